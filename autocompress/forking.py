@@ -103,6 +103,11 @@ class Forked:
         except (EOFError, OSError):
             return
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
+
     def end(self) -> None:
         """Ends the process, whatever it does."""
         self._process.kill()

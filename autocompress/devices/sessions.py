@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,20 @@ KEPT = 3
 """Number of cached sessions: of the baseline, of the candidate, and one more."""
 
 _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
+_inherited: list[onnxruntime.InferenceSession] = []
+"""Sessions of the parent in a forked process. Their threads do not exist there, and a session that
+is destroyed waits for its threads.
+"""
+
+
+def _inherit() -> None:
+    """Sets the sessions of the parent aside; called in a forked process."""
+    _inherited.extend(_kept.values())
+    _kept.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_inherit)
 
 
 def providers() -> list[str]:

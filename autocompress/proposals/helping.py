@@ -7,6 +7,7 @@ moments from the store.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from autocompress.proposals.probes import Built, Point, ProbeBuilder
 
 MOST_WAITED = 60.0
 """Most seconds to wait for a message; then this process does the work itself."""
+NICENESS = 10
+"""Of the process: the first recipe and the moments, which others wait for, come before probes."""
 Measure = Callable[[Selection], float]
 """Divergence of a selection."""
 
@@ -59,6 +62,7 @@ class Helper:
         folder, claims = tempfile.TemporaryDirectory(), Claims()
 
         def work(send: Send) -> None:
+            os.nice(NICENESS)
             made = builder.build(parts, points, Path(folder.name), MachineLock())
             send([(point, replace(file, module=None)) for point, file in made])  # a module cannot be sent
             lock, cells = MachineLock(), None
@@ -72,13 +76,6 @@ class Helper:
     def offer(self, count: int) -> None:
         """Lets the forked process begin with this number of cells; with none, it ends."""
         self._claims.fill(count)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the probes are built, so that the process waits for cells or has ended."""
-        for message in self._forked.arrived():
-            self._take(message)
-        return self._probes is not None
 
     def cells(self, selections: Sequence[Selection], measure: Measure, deadline: float) -> list[float | None]:
         """Divergences of cells, measured by both processes.

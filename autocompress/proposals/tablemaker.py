@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from autocompress import models, proposals
 from autocompress.compression.candidate import Candidate
@@ -91,7 +89,6 @@ class TableMaker:
         breathe: called often, while the lock is held shared or not held.
         notes: for the user, about the tables.
         helper: a forked process that builds probes and measures cells; None where none helps.
-        most_threads: of torch, while no helper computes.
     """
 
     job: Job
@@ -106,7 +103,6 @@ class TableMaker:
     breathe: Callable[[], None] = _nothing
     notes: list[str] = field(default_factory=list)
     helper: Helper | None = None
-    most_threads: int = 1
 
     def begin(self) -> None:
         """Starts a helper if that is safe and the probes are not profiled yet.
@@ -114,7 +110,6 @@ class TableMaker:
         It must be called in the main thread, before other threads work.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
-        self.most_threads = torch.get_num_threads()
         is_able = self.device.formats == {"onnx"} and may_fork()
         if not is_able or default is None or default.prune is None or neutral is None:
             return
@@ -159,8 +154,8 @@ class TableMaker:
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None
         self.progress(0.0, "collecting input statistics of the layers")
-        with self.lock.shared(), self._widening() as breathe:
-            known = self.pipeline.of_baseline(default, self.progress, breathe)
+        with self.lock.shared():
+            known = self.pipeline.of_baseline(default, self.progress, self.breathe)
         if not known.images.enough or not len(known.images.held_out):
             return None
         model, pruning = self.pipeline.baseline, default.prune
@@ -187,21 +182,6 @@ class TableMaker:
             {part.name: models.group_of(part.name, groups) for part in parts},
             errors,
         )
-
-    @contextmanager
-    def _widening(self) -> Iterator[Callable[[], None]]:
-        """Yields what to call for ``breathe``. It also takes the processor of an idle helper."""
-        threads = torch.get_num_threads()
-
-        def breathe() -> None:
-            self.breathe()
-            if self.helper is not None and threads < self.most_threads and self.helper.is_idle:
-                torch.set_num_threads(threads + 1)
-
-        try:
-            yield breathe
-        finally:
-            torch.set_num_threads(threads)
 
     def _tables(
         self,

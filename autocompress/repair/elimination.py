@@ -24,6 +24,11 @@ import torch
 
 from autocompress.repair.moments import Moments, factor
 
+SHRINK = 0.7
+"""Matrices are copied without removed columns when less than this share is left.
+
+Otherwise they are changed in place, because copies of large matrices take longer than equation (3).
+"""
 STEPS = 32
 """Channels are removed in chunks of C / STEPS, which is faster and gives almost the same order."""
 
@@ -34,7 +39,8 @@ class Reader:
 
     Attributes:
         weight: W over the columns of the coupling, ``[outputs, n]``; rows are scaled by importance.
-        inverse: H over the same columns, ``[n, n]``.
+        inverse: H over the same columns, ``[n, n]``. Both are changed in place; some columns may
+            belong to removed channels.
         columns: for each channel of the coupling that this group reads, its columns among the n.
     """
 
@@ -54,8 +60,8 @@ class Reader:
                 continue
             index = torch.stack([self.columns[channel] for channel in channels])
             blocks = self.inverse[index[:, :, None], index[:, None, :]]
-            weights = self.weight[:, index].permute(1, 2, 0)  # [channels, size, outputs]
-            errors = (torch.linalg.solve(blocks, weights) * weights).sum((1, 2))
+            weights = self.weight[:, index].transpose(0, 1).contiguous()  # [channels, outputs, size]
+            errors = (torch.linalg.inv(blocks) * (weights.mT @ weights)).sum((1, 2))  # tr(A B) = sum(A * B)
             found.update(zip(channels, errors.tolist(), strict=True))
         return found
 
@@ -65,18 +71,23 @@ class Reader:
         gone = torch.cat(mine) if mine else torch.empty(0, dtype=torch.int64)
         if not len(gone):
             return 0.0
-        stays = torch.ones(len(self.inverse), dtype=torch.bool)
-        stays[gone] = False
-        left = stays.nonzero().flatten()
         block = factor(self.inverse[gone[:, None], gone].double())
-        weights, rows = self.weight[:, gone], self.inverse[gone[:, None], left]
+        weights, rows = self.weight[:, gone], self.inverse[gone]
         solved = torch.cholesky_solve(weights.T.double(), block).to(weights).T
-        self.weight = self.weight[:, left] - solved @ rows
+        self.weight.addmm_(solved, rows, alpha=-1)
         half = torch.linalg.solve_triangular(block.to(rows), rows, upper=False)  # L^-1 H_c:
-        self.inverse = self.inverse[left[:, None], left] - half.T @ half
-        place = stays.cumsum(0) - 1
-        self.columns = {channel: place[columns] for channel, columns in self.columns.items()}
+        self.inverse.addmm_(half.T, half, alpha=-1)
+        self._shrink()
         return float((solved * weights).sum())
+
+    def _shrink(self) -> None:
+        """Leaves out the columns of removed channels, once they are many."""
+        left = torch.cat(list(self.columns.values())) if self.columns else torch.empty(0, dtype=torch.int64)
+        if len(left) > SHRINK * len(self.inverse):
+            return
+        self.weight, self.inverse = self.weight[:, left], self.inverse[left[:, None], left]
+        own = torch.arange(len(left)).split([len(columns) for columns in self.columns.values()])
+        self.columns = dict(zip(self.columns, own, strict=True))
 
 
 def inverses(moments: Moments) -> list[torch.Tensor]:

@@ -16,6 +16,9 @@ form):
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -42,35 +45,70 @@ def refit(
         W' with zeros at the columns in R, float64 like ``matrix``, and b', ``[groups, outputs]``.
     """
     strength = moments.ridge if ridge is None else ridge
-    new, shift = torch.zeros_like(matrix), matrix.new_zeros(matrix.shape[:2])
-    for group, (weight, stay) in enumerate(zip(matrix, kept, strict=True)):
-        left, gone = stay.nonzero().flatten(), (~stay).nonzero().flatten()
-        change = _change(weight, moments, group, left, gone, strength * float(moments.scale[group]))
-        mean = moments.mean[group]
-        new[group][:, left] = weight[:, left] + change
-        shift[group] = weight[:, gone] @ mean[gone] - change @ mean[left]
-    return new, shift
+    return next(_refits(matrix, moments, kept, [strength]))
 
 
-def _change(
-    weight: torch.Tensor, moments: Moments, group: int, left: torch.Tensor, gone: torch.Tensor, ridge: float
-) -> torch.Tensor:
-    """W'_S - W_S of one group; ``ridge`` is lambda s."""
-    if ridge <= NOTHING or not len(left) or not len(gone):
-        return weight.new_zeros((len(weight), len(left)))
-    if moments.covariance is not None:
-        covariance = moments.covariance[group]
-        system = covariance[left[:, None], left]
-        system.diagonal().add_(ridge)
-        cross = weight[:, gone].to(covariance) @ covariance[gone[:, None], left]
-        return torch.cholesky_solve(cross.T, factor(system)).T.to(weight)
-    assert moments.samples is not None
-    samples = moments.samples[group]
-    inside = samples[:, left].double()
-    system = inside @ inside.T
-    system.diagonal().add_(moments.count * ridge)
-    target = weight[:, gone] @ samples[:, gone].double().T
-    return torch.cholesky_solve(target.T, factor(system)).T @ inside
+def _refits(
+    matrix: torch.Tensor, moments: Moments, kept: torch.Tensor, ridges: Sequence[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """:func:`refit` for each lambda; what does not depend on it is computed once."""
+    sides = [(stay.nonzero().flatten(), (~stay).nonzero().flatten()) for stay in kept]
+    fits = [_Fit.of(matrix[group], moments, group, *side) for group, side in enumerate(sides)]
+    for ridge in ridges:
+        new, shift = torch.zeros_like(matrix), matrix.new_zeros(matrix.shape[:2])
+        for group, (weight, fit, (left, gone)) in enumerate(zip(matrix, fits, sides, strict=True)):
+            strength = ridge * float(moments.scale[group])
+            if fit is None or strength <= NOTHING:
+                change = weight.new_zeros((len(weight), len(left)))
+            else:
+                change = fit.change(strength).to(weight)
+            mean = moments.mean[group]
+            new[group][:, left] = weight[:, left] + change
+            shift[group] = weight[:, gone] @ mean[gone] - change @ mean[left]
+        yield new, shift
+
+
+@dataclass
+class _Fit:
+    """The equations of one group, before lambda is known.
+
+    Attributes:
+        system: G_SS, or X_S X_S^T in the dual form; its diagonal changes with lambda.
+        diagonal: a copy of its diagonal.
+        target: the transpose of W_R G_RS, or of W_R X_R^T.
+        inside: X_S in the dual form; else None.
+        count: factor of lambda: the number of samples in the dual form, else 1.
+    """
+
+    system: torch.Tensor
+    diagonal: torch.Tensor
+    target: torch.Tensor
+    inside: torch.Tensor | None = None
+    count: int = 1
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, moments: Moments, group: int, left: torch.Tensor, gone: torch.Tensor) -> _Fit:
+        """The equations for the weights of a group, the columns in S and those in R."""
+        if not len(left) or not len(gone):
+            nothing = weight.new_zeros((len(left), len(left)))
+            return cls(nothing, nothing.diagonal(), weight.new_zeros((len(left), len(weight))))
+        if moments.covariance is not None:
+            covariance = moments.covariance[group]
+            system = covariance[left[:, None], left]
+            cross = weight[:, gone].to(covariance) @ covariance[gone[:, None], left]
+            return cls(system, system.diagonal().clone(), cross.T)
+        assert moments.samples is not None
+        samples = moments.samples[group]
+        inside = samples[:, left].double()
+        system = inside @ inside.T
+        target = weight[:, gone] @ samples[:, gone].double().T
+        return cls(system, system.diagonal().clone(), target.T, inside, moments.count)
+
+    def change(self, ridge: float) -> torch.Tensor:
+        """W'_S - W_S, ``[outputs, columns in S]``, where ``ridge`` is lambda s."""
+        self.system.diagonal().copy_(self.diagonal + self.count * ridge)
+        solved = torch.cholesky_solve(self.target, factor(self.system)).T
+        return solved if self.inside is None else solved @ self.inside
 
 
 def output_error(old: torch.Tensor, new: torch.Tensor, shift: torch.Tensor, moments: Moments) -> torch.Tensor:
@@ -103,8 +141,6 @@ def choose_ridge(layer: nn.Module, whole: Moments, fit: Moments, held_out: Momen
     matrix = matrix[:, torch.randperm(matrix.shape[1], generator=generator)[:RIDGE_OUTPUTS]]
     stays = torch.rand((columns.groups, columns.inputs), generator=generator).argsort(1) < (columns.inputs + 1) // 2
     kept = stays.repeat_interleave(len(columns.taps), dim=1)
-    errors = {}
-    for ridge in RIDGES:
-        new, shift = refit(matrix, fit, kept, ridge)
-        errors[ridge] = float(output_error(matrix, new, shift, held_out).sum())
+    fits = zip(RIDGES, _refits(matrix, fit, kept, RIDGES), strict=True)
+    errors = {ridge: float(output_error(matrix, *found, held_out).sum()) for ridge, found in fits}
     return min(errors, key=lambda ridge: errors[ridge])

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from autocompress.cluster.handing import handed_out
+from autocompress.compute import long_lived
 from autocompress.contract import Manager, Pruner, Value, manager_for
 from autocompress.data import task_of
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, own_variables
+from autocompress.forking import may_fork
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
@@ -51,6 +53,7 @@ from autocompress.searching.dashboard import front_files
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.earlier import recipes_from
+from autocompress.searching.early import TrialProcess, TrialThread
 from autocompress.searching.endings import Endings
 from autocompress.searching.explaining import allowed
 from autocompress.searching.gates import Lock, Trial
@@ -69,11 +72,8 @@ from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
-FIRST_ALONE = 4
-"""Proposals that the driver tries before workers start, if these would take all processors.
-
-While a worker starts, a trial beside it takes twice as long.
-"""
+MOST_FORKED = 3
+"""Most forked processes that try recipes before workers have started; a dozen proposals wait."""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -343,7 +343,8 @@ class _Run:
         self._observer.on_start(self._job.budget.trials)
         self._plugins.tell("autocompress_search_started", job=self._job)
         try:
-            return self._searched(len(rows))
+            with long_lived():
+                return self._searched(len(rows))
         except BaseException as error:
             if self._mirror is not None and isinstance(error, Terminated):
                 self._mirror.release()  # first: a slow plugin may take all the time that is left
@@ -402,39 +403,46 @@ class _Run:
         recipes = self._study, self._opened.compose, allowance, self._spool
         dispatcher = Dispatcher(*recipes, *told, self._endings, self._climbing)
         self._recorded.under_way = lambda: dispatcher.under_way
-        self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
         # If workers take all processors, starting them while tables are made delays both.
         is_crowded = self._cluster is None and usable_processors() <= self._job.workers
         busy = 0 if is_crowded else self._job.workers
-        if (
-            not self._study.is_proposed and self._opened.begin_proposals()
-        ):  # it forks, which needs that no other thread works yet
+        # Forking needs that no other thread works yet.
+        self._own_worker = self._worker_of(dispatcher, allowance, forks=is_crowded and not self._study.is_proposed)
+        if not self._study.is_proposed and self._opened.begin_proposals():
             busy += 1
         threads = max(1, min(torch.get_num_threads(), usable_processors() - busy))
         self._own_worker.start(with_recipe=is_first, threads=threads, deadline=allowance.deadline)
         self._study.before_ask = self._take_proposals
-        if is_crowded:
-            self._background.wait_for_proposals(self._own_worker.turn)
-            if self._background.has_recipes:
-                self._own_worker.alone(FIRST_ALONE)
-            self._own_worker.collect()
-            if self._seconds_left() == 0 and not self._own_worker.is_busy:  # workers would start for nothing
-                return "the time is up"
-        placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn, self._cluster)
+        try:
+            if is_crowded:
+                self._background.wait_for_proposals(self._own_worker.turn)
+                if self._background.has_recipes:
+                    self._own_worker.alone()
+                self._own_worker.collect()
+                if self._seconds_left() == 0 and not self._own_worker.is_busy:  # workers would start for nothing
+                    return "the time is up"
+            placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn, self._cluster)
+        finally:
+            self._own_worker.end()
         return dispatcher.why_ended
 
-    def _worker_of(self, dispatcher: Dispatcher, allowance: Allowance) -> DriverWorker:
+    def _worker_of(self, dispatcher: Dispatcher, allowance: Allowance, *, forks: bool) -> DriverWorker:
+        """The driver's own worker, with forked processes if ``forks`` and that is safe."""
         folder = self._folder.resolve()
 
         def attempt(asked: Asked, lock: Lock) -> Row:
             trial = Trial(self._opened, self._measurer, lock, asked.number, folder, self._baseline)
             return trial.run(asked.values, asked.label)
 
+        device, config = self._measurer.device, self._measurer.config
+        is_safe = device.formats == {"onnx"} and (device.deterministic or device.is_in_thread(config)) and may_fork()
+        others = min(usable_processors(), self._job.workers) - 1 if forks and is_safe else 0
         return DriverWorker(
             dispatcher,
             self._background,
-            attempt,
+            TrialThread(attempt),
+            [TrialProcess(attempt, number) for number in range(1, 1 + min(others, MOST_FORKED))],
             is_quick=lambda asked: not asked.rung and not self._trains((asked.label, asked.values)),
             workers=self._job.workers,
             threads=self._threads,
