@@ -13,9 +13,9 @@ from autocompress.opened.job import OpenedJob
 from autocompress.recipes.choosers import Replay
 from autocompress.results import SearchResult
 from autocompress.searching import run
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress_adder.integers import HardenedAdder2d
 from autocompress_adder.layer import AdderConv2d
 

@@ -23,9 +23,9 @@ from autocompress.opened.job import OpenedJob
 from autocompress.quantization import LayerBits
 from autocompress.recipes.choosers import Policy
 from autocompress.recipes.recipe import Recipe
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress_quantize import Quantize
 
 SIZE = (3, 8, 8)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 from toy_search import OpenedToy, ToyDevice, offer_toy_device, open_toy, toy_job
 
+from autocompress import models
 from autocompress.compute import Compute, compute_of
 from autocompress.contract import Callback
 from autocompress.data import DataInfo, Split, TensorSplit
@@ -272,9 +273,14 @@ def test_a_compiled_network_is_trained_through_its_compiled_form(monkeypatch: py
 def test_large_moments_are_estimated_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(tmp_path)
     assert memory_notes(job, example_model()) == ()
-    wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3, groups=2), nn.Linear(10, 4), nn.Linear(9000, 2))
-    assert moments_bytes(wide) == 8 * 2 * 36**2 + 8 * 10**2 + 4 * 8192 * 9000, "all but the layer that reads the image"
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3, groups=2), nn.Flatten(), nn.Linear(9000, 8000)
+    wide = nn.Sequential(*layers)
+    own = 8 * 2 * 36**2 + 4 * 8192 * 9000
+    assert moments_bytes(wide, (3, 34, 34)) == own, "all but the layer that reads the image"
+    tiny = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
+    assert moments_bytes(tiny, (3, 1, 1)) == 8 * 8**2, "taps that only read padding have no columns"
     wide.append(nn.Linear(8000, 2))
+    monkeypatch.setattr(models, "input_size", lambda model: (3, 34, 34))
     assert re.fullmatch(r"estimate: the moments of the layers take 0.8 GB in each of 3 .*", memory_notes(job, wide)[0])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e9))
     assert "1.0 GB are free: lower workers" in memory_notes(job, wide)[0]

@@ -21,10 +21,10 @@ from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes.choosers import Policy, Replay
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 
 PROFILES = built_in_profiles()
 CONFIG = DeviceConfig()

@@ -19,9 +19,9 @@ from autocompress.contract import Deployable
 from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, unsealed
 from autocompress.devices.lock import MachineLock
 from autocompress.opened.job import OpenedJob
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress.searching.trainable import Settings, WorkerState
 
 INFO = DataInfo(2, 1, (4, 4), (0.5,), (0.5,), ("a", "b"))

@@ -22,11 +22,12 @@ from autocompress.recipes.choosers import Replay
 from autocompress.report.page import render
 from autocompress.report.steps import steps
 from autocompress.report.strip import strip
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing
 from autocompress.searching.explaining import Explainer
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row, search
+from autocompress.searching.run import search
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
 from autocompress.searching import run
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress.searching.spool import Spool
 from autocompress.searching.storing import journal
 from autocompress.searching.storing.opening import STUDY_FILE

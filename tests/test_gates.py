@@ -19,9 +19,9 @@ from autocompress.devices.lock import MachineLock
 from autocompress.objectives.bounds import misses
 from autocompress.opened.job import OpenedJob
 from autocompress.results import COLUMNS
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 
 
 class Recorder:

@@ -21,10 +21,10 @@ from autocompress.devices.measuring import SITTINGS
 from autocompress.devices.timing import REPRODUCIBLE, median_interval, ratio_interval
 from autocompress.job import DeviceConfig
 from autocompress.objectives.bounds import is_borderline
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import AGAIN, Measurer, combined
-from autocompress.searching.run import baseline_row
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
 HALF = WHOLE | {"toy.width": 0.5}

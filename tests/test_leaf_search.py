@@ -24,10 +24,10 @@ from autocompress.devices.lock import MachineLock
 from autocompress.devices.measuring import PATIENCE
 from autocompress.job import DeviceConfig, Job, load_job
 from autocompress.opened.job import OpenedJob
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 
 REASON = SlowSubstitute.layers[0].slow_in_file
 QUICK = {"distance.layers": "all", "recover.epochs": 0}

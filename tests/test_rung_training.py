@@ -28,9 +28,9 @@ from autocompress.opened.job import OpenedJob
 from autocompress.recipes import rungs
 from autocompress.recipes.choosers import Fixed, Policy
 from autocompress.recipes.recipe import Recipe
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress.store import Store
 from autocompress.training import checkpoint, logits
 

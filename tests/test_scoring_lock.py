@@ -21,10 +21,10 @@ from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.export import check_agreement, export
 from autocompress.scoring import Scorer, images_between_pauses
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 from autocompress.training import evaluate
 
 CHUNK_S = 0.02

@@ -16,10 +16,10 @@ from autocompress.contract import manager
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import psutil
+import torch
 from torch import nn
 
 from autocompress import models
 from autocompress.job import Job
-from autocompress.repair import MOST_COLUMNS, has_columns
+from autocompress.repair import MOST_COLUMNS, columns_of, has_columns
 
 FLOAT64, FLOAT32 = 8, 4
 WORTH_TELLING = 1e9
@@ -16,21 +17,24 @@ SAMPLES = 8192
 """Samples of a layer whose moments are stored as samples (512 images, 16 positions each)."""
 
 
-def moments_bytes(model: nn.Module) -> int:
+def moments_bytes(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Bytes of the moments of all layers that can be refitted, in one process.
 
     A layer with more than ``MOST_COLUMNS`` columns keeps samples, others a matrix for each group.
+    Kernel taps that only read padding have no columns.
+
+    Args:
+        model: in any mode, on the CPU.
+        input_size: (channels, height, width) of an image.
     """
-    total = 0
     stem = models.stem(model)
-    for name, layer in model.named_modules():
-        if name in stem or not has_columns(layer):
-            continue
-        weight = layer.weight
-        assert isinstance(weight, nn.Parameter)
-        groups, width = int(getattr(layer, "groups", 1)), weight[0].numel()
-        total += FLOAT64 * groups * width**2 if width <= MOST_COLUMNS else FLOAT32 * SAMPLES * width
-    return total
+    layers = [name for name, layer in model.named_modules() if name not in stem and has_columns(layer)]
+    with torch.no_grad():
+        every = columns_of(model, layers, torch.zeros(1, *input_size))
+    return sum(
+        FLOAT64 * own.groups * own.width**2 if own.width <= MOST_COLUMNS else FLOAT32 * SAMPLES * own.groups * own.width
+        for own in every.values()
+    )
 
 
 def memory_notes(job: Job, model: nn.Module) -> tuple[str, ...]:
@@ -42,7 +46,7 @@ def memory_notes(job: Job, model: nn.Module) -> tuple[str, ...]:
     """
     if not job.search.repair:
         return ()
-    each = moments_bytes(model)
+    each = moments_bytes(model, models.input_size(model))
     needed, free = each * (job.workers + 1), psutil.virtual_memory().available  # the driver makes tables
     if needed < min(WORTH_TELLING, free):
         return ()

@@ -15,7 +15,7 @@ from autocompress.repair.columns import Columns, has_columns
 from autocompress.repair.curves import curve
 from autocompress.repair.elimination import Reader, eliminate, inverses, readers
 from autocompress.repair.importance import gradient_energy
-from autocompress.repair.moments import MOST_COLUMNS, RIDGES, Moments, gather
+from autocompress.repair.moments import MOST_COLUMNS, RIDGES, Moments, columns_of, gather
 from autocompress.repair.oneshot import repair
 from autocompress.repair.refit import choose_ridge, output_error, refit
 from autocompress.repair.rescaling import correction, rescaled, variance_ratios
@@ -34,6 +34,7 @@ __all__ = [
     "Report",
     "Rounding",
     "choose_ridge",
+    "columns_of",
     "correction",
     "curve",
     "eliminate",

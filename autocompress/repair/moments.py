@@ -265,7 +265,10 @@ def gather(
     """
     found: dict[str, Moments] = {}
     with evaluating(model):
-        columns = _columns(model, layers, batches)
+        batch = next(iter(batches()), None)
+        if batch is None or not len(batch):
+            raise ValueError("moments need at least one image")
+        columns = columns_of(model, layers, batch[:1])
         for names in _passes(columns):
             gatherings = {name: _Gathering(name, columns[name], position_generator(name, seed)) for name in names}
             _watch(model, gatherings, batches, positions, pause)
@@ -274,6 +277,21 @@ def gather(
                 choose = partial(choose_ridge, layer) if choose_ridge is not None else _default_ridge
                 found[name] = gathering.moments(choose)
     return {name: found[name] for name in layers if name in found}
+
+
+def columns_of(model: nn.Module, layers: Sequence[str], image: torch.Tensor) -> dict[str, Columns]:
+    """The unfolding of the input of each layer, from a forward pass of ``image``, ``[1, C, H, W]``.
+
+    A layer that does not run is left out.
+    """
+    found: dict[str, Columns] = {}
+
+    def see(name: str, layer: nn.Module, x: torch.Tensor) -> None:
+        found[name] = Columns.of(layer, x.shape[1:])
+
+    with evaluating(model), _hooked(model, layers, see):
+        model(image)
+    return found
 
 
 def prefix_tokens(model: nn.Module) -> int:
@@ -288,23 +306,6 @@ def position_generator(name: str, seed: int) -> torch.Generator:
 
 def _default_ridge(*_: Moments) -> float:
     return DEFAULT_RIDGE
-
-
-def _columns(
-    model: nn.Module, layers: Sequence[str], batches: Callable[[], Iterable[torch.Tensor]]
-) -> dict[str, Columns]:
-    """The unfolding of the input of each layer, found with one image."""
-    batch = next(iter(batches()), None)
-    if batch is None or not len(batch):
-        raise ValueError("moments need at least one image")
-    found: dict[str, Columns] = {}
-
-    def see(name: str, layer: nn.Module, x: torch.Tensor) -> None:
-        found[name] = Columns.of(layer, x.shape[1:])
-
-    with _hooked(model, layers, see):
-        model(batch[:1])
-    return found
 
 
 def _watch(
