@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +57,9 @@ class Compute:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def record(self) -> dict[str, Any]:
-        """The settings that change results, as JSON. The number of threads only changes the last
-        bits.
+        """The settings that change results, as JSON.
+
+        The number of threads is not one of them, because it only changes the last bits.
         """
         told: dict[str, Any] = {
             "device": self.device.type,
@@ -167,3 +169,20 @@ def _check_native(device: torch.device, half: torch.dtype, asked: str) -> None:
         raise UserError(
             f"'compute.precision' is {asked}, which this processor only emulates", "set it to float32, or to auto"
         )
+
+
+def warm_seconds(run: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of a call of ``run``, after a first call that allocates memory.
+
+    Args:
+        run: computes on ``device``.
+        device: if it is a GPU, the time includes waiting for its result.
+        clock: returns seconds.
+    """
+    began = 0.0
+    for _ in range(2):
+        began = clock()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return clock() - began

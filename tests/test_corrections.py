@@ -194,9 +194,9 @@ def test_proposals_for_other_objectives(opened: OpenedJob, objectives: tuple[str
 
 @pytest.mark.slow
 def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autocompress.proposals import tablemaker
+    from autocompress.proposals import costmaker
 
-    monkeypatch.setattr(tablemaker, "PROBES_VERSION", "a test's own, so that no probe is kept")
+    monkeypatch.setattr(costmaker, "PROBES_VERSION", "a test's own, so that no probe is kept")
 
     def fails(*_: Any, **__: Any) -> None:
         raise TrialFailed("no such operator")
@@ -213,9 +213,9 @@ def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: py
 def test_a_table_by_two_processes_is_that_of_one(
     opened: OpenedJob, dies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autocompress.proposals import helping, tablemaker
+    from autocompress.proposals import costmaker, helping, tablemaker
 
-    monkeypatch.setattr(tablemaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")
+    monkeypatch.setattr(costmaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")
     monkeypatch.setattr(tablemaker, "VERSION", f"a version of a test's own, {dies}")
     monkeypatch.setattr(tablemaker, "may_fork", lambda: True)
     job = replace(opened)

@@ -37,8 +37,10 @@ def test_every_knob_of_every_method_says_what_it_decides(reference: ModuleType) 
 
 
 def test_the_engines_own_parameters_are_those_that_are_told(reference: ModuleType) -> None:
+    from method_pages import ENGINE
+
     rows = cells(reference.methods_page().partition("## deepinversion")[0])
-    assert {row[0].strip("`").replace(".GROUP", "") for row in rows} == set(reference.ENGINE)
+    assert {row[0].strip("`").replace(".GROUP", "") for row in rows} == set(ENGINE)
 
 
 def test_every_flag_and_public_name_is_there(reference: ModuleType) -> None:
@@ -53,12 +55,11 @@ def test_every_flag_and_public_name_is_there(reference: ModuleType) -> None:
     ] == []
 
 
-def test_docstrings_become_markdown(reference: ModuleType) -> None:
+def test_docstrings_become_markdown() -> None:
+    from docstrings import sections
+
     text = "Does ``x``.\n\nArgs:\n    one: the first,\n        which goes on.\n\nReturns:\n    ``y``."
-    assert (
-        reference.sections(text)
-        == "Does `x`.\n\n**Args**\n\n- `one`: the first, which goes on.\n\n**Returns**\n\n- `y`."
-    )
+    assert sections(text) == "Does `x`.\n\n**Args**\n\n- `one`: the first, which goes on.\n\n**Returns**\n\n- `y`."
 
 
 @pytest.mark.slow

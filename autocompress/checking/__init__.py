@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autocompress.lazy import importer
 
 if TYPE_CHECKING:
     from autocompress.checking.limits import Limits, read_limits
@@ -20,9 +21,4 @@ _HOMES = {
     "read_limits": "limits",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, because torch takes seconds to import.
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

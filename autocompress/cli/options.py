@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,18 @@ _WHAT, _WISH, _HOW, _SPEND = "Model and data", "Constraints and objectives", "Se
 
 def _flag(help_text: str, panel: str, metavar: str | None = None) -> Any:
     return typer.Option(help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+def _plugins(help_text: str, callback: Callable[..., Any], panel: str | None = None, *, is_eager: bool = False) -> Any:
+    return typer.Option(
+        "--plugin",
+        help=help_text,
+        rich_help_panel=panel,
+        metavar="FILE",
+        show_default=False,
+        callback=callback,
+        is_eager=is_eager,
+    )
 
 
 JobFile = Annotated[
@@ -69,24 +82,13 @@ RecipesFrom = Annotated[
     ),
 ]
 Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        help="Python file with plugin hooks; may be given several times.",
-        rich_help_panel=_HOW,
-        metavar="FILE",
-        show_default=False,
-        callback=with_earlier,
-    ),
+    list[Path] | None, _plugins("Python file with plugin hooks; may be given several times.", with_earlier, _HOW)
 ]
 OwnPlugins = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--plugin",
-        help="Python file with plugin hooks, used by this command without installing it; may be given several times.",
-        metavar="FILE",
-        show_default=False,
-        callback=add_files,
+    _plugins(
+        "Python file with plugin hooks, used by this command without installing it; may be given several times.",
+        add_files,
         is_eager=True,
     ),
 ]

@@ -1,1 +1,1 @@
-"""From one recipe to one compressed model: the stages, their kept results, and artifacts."""
+"""Makes a compressed model from a recipe: the stages, their stored results, and artifacts."""

@@ -1,4 +1,4 @@
-"""Artifacts: a candidate's files, and the way back from them to a torch module."""
+"""Artifacts: writes the files of a candidate, and makes a torch module from them again."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def metadata(model: nn.Module) -> dict[str, str]:
     """The metadata of the ONNX file: JSON texts by name.
 
     input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation
-    transform. ``exif`` says whether pictures are turned upright before that by their EXIF
-    orientation. ``preprocessing`` says the same as a list of steps. The others are
-    ``class_names``; ``session_config``, the session options with which the file's integers are
-    exact on every processor; and ``session_config_when``, the processors that need these options.
+    transform. ``exif`` is true if pictures are turned upright before that by their EXIF
+    orientation. ``preprocessing`` has all steps as a list. The others are ``class_names``;
+    ``session_config``, the session options with which the file's integers are exact on every
+    processor; and ``session_config_when``, the processors that need these options.
     ``task`` is there where it is not classification: its name and its options.
     """
     facts = models.architecture(model)
@@ -101,7 +101,9 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"the artifact {folder} is damaged: {error}") from None
     methods = {method.name: method for method in (plugins or manager()).methods()}
-    needed = {step["method"] for step in plan["transforms"] if "stage" not in step}  # the engine's stages need none
+    needed = {
+        step["method"] for step in plan["transforms"] if "stage" not in step
+    }  # stages of the engine need no method
     if missing := sorted(needed - set(methods)):
         raise UserError(
             f"the artifact {folder} needs the method '{missing[0]}', which is not installed",

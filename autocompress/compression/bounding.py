@@ -1,9 +1,10 @@
-"""Fewer images and iterations where a transfer set would take longer than its time.
+"""Reduces images and iterations of transfer sets that would take too long.
 
 Images are made by gradient descent on pixels, so a set takes images x passes x seconds of a pass.
 On a processor, a pass of an image takes thousandths of a second at 32 pixels, and some tenths at
-224. One pass is timed first. If a set takes too long, passes are reduced to their share's root, to
-100 at the least, and then images, to 64 at the least.
+224. One pass is timed first. Suppose that only a share of the time of a set is available. Then
+passes are multiplied by the square root of this share (but at least 100 remain), and images are
+reduced to fit (but at least 64 remain).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.compute import warm_seconds
 from autocompress.contract import DataSource, Params
 
 SHARE = 0.3
 """Largest share of the minutes of a search for all images."""
 UNLIMITED_SECONDS = 1800.0
-"""Seconds for all images where the search has no limit."""
+"""Seconds for all images if the search has no limit."""
 LEAST_PASSES, LEAST_IMAGES = 100, 64
 PROBED = 4
-"""Images of the pass that is timed, after one that is not."""
+"""Images of the timed pass, which follows a pass that is not timed."""
 IMAGES = "images"
 
 
@@ -34,9 +36,9 @@ class Bounded:
     """A transfer set of a source, and the images of that source that judge candidates.
 
     Attributes:
-        params: of the source.
-        held_out: number of images that judge.
-        seconds: that both take.
+        params: parameters of the source.
+        held_out: number of images that judge candidates.
+        seconds: time for both.
     """
 
     params: Params
@@ -49,9 +51,9 @@ class Sharing:
     """The time of each source.
 
     Attributes:
-        sets: by source, what it has time for, the cheapest first.
+        sets: by source, the set that fits into its time, the cheapest first.
         seconds: by source, its time.
-        left_out: by source, why it has no time.
+        left_out: by source, the reason why it is not used.
     """
 
     sets: Mapping[str, Bounded]
@@ -66,16 +68,16 @@ def shared_out(
     each: float,
     stated: Collection[str] = (),
 ) -> Sharing:
-    """Divides the time among sources, the cheapest first; what one leaves goes to the others.
+    """Divides the time among sources, the cheapest first. Unused time goes to the others.
 
-    A source that needs more than its time even for the least set is left out, but for the cheapest.
+    A source whose smallest set does not fit into its time is left out, except the cheapest source.
 
     Args:
         asked: each source with its default parameters.
         held_out: number of images of each source that judge candidates.
-        seconds: for all.
+        seconds: time for all sources.
         each: seconds of a pass of one image.
-        stated: sources that make what they are asked for, however long it takes.
+        stated: sources whose sets are not reduced, however long they take.
     """
     wanted = {name: bounded(*own, held_out, math.inf, each).seconds for name, own in asked.items()}
     sets, times, left_out = dict[str, Bounded](), dict[str, float](), dict[str, str]()
@@ -95,7 +97,7 @@ def shared_out(
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people, with few digits."""
+    """A duration as text, with few digits."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -103,9 +105,9 @@ def in_words(seconds: float) -> str:
 
 
 def bounded(method: DataSource, params: Params, held_out: int, seconds: float, each: float) -> Bounded:
-    """The set with ``params``, with fewer passes and images where it takes longer than ``seconds``.
+    """The set with ``params``, with fewer passes and images if it takes longer than ``seconds``.
 
-    A set of the least size may take longer.
+    The smallest set may still take longer.
 
     Args:
         method: the source.
@@ -134,10 +136,5 @@ def pass_seconds(
     """Seconds of a pass of one image: the outputs, and their gradient in the pixels."""
     device = models.device_of(teacher)
     pixels = torch.zeros(PROBED, *input_size, device=device, requires_grad=True)
-    began = 0.0
-    for _ in range(2):
-        began = clock()
-        torch.autograd.grad(teacher(pixels).float().sum(), pixels)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return (clock() - began) / PROBED
+    seconds = warm_seconds(lambda: torch.autograd.grad(teacher(pixels).float().sum(), pixels), device, clock)
+    return seconds / PROBED

@@ -22,12 +22,13 @@ class Candidate:
         plan: the applied steps as JSON. It suffices to build the structure of ``model`` again
             without data.
         recipe: the recipe that was applied.
-        operators: number of operations by layer and width, for cost models; the tap crop does not
+        operators: number of operations by layer and bits, for cost models; the tap crop does not
             change them.
         params, macs: of the float network after the transforms (quantization changes neither); macs
             for one image.
         float_layers: names of layers that QUANTIZE could not quantize; empty for a float candidate.
-        slow: why a standard runtime is slow with the file (``LayerSpec.slow_in_file``), else empty.
+        slow: the reason why a standard runtime is slow with the file (``LayerSpec.slow_in_file``),
+            else empty.
         estimated: transforms that a dry run applied without their prepared state. The real
             structure may differ.
         cache_hits, cache_misses: stages read from the store, and stages computed.

@@ -1,4 +1,4 @@
-"""What the stages of a recipe are given: images, prepared state, callbacks, a context."""
+"""Inputs of the stages of a recipe: images, prepared state, callbacks and context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autocompress.training import computed_with
 
 @dataclass
 class Inputs:
-    """What the stages of recipes on one baseline are given.
+    """Makes the inputs of the stages, for recipes of one baseline.
 
     Attributes:
         baseline, baseline_key, methods, transfer, seed, compute, store, sources: of the pipeline.
@@ -42,7 +42,7 @@ class Inputs:
         self._states: dict[str, Any] = {}
 
     def first_key(self, recipe: Recipe) -> str:
-        """Content key before any stage: the baseline, the images, the seed and what computes."""
+        """Content key before any stage: baseline, images, seed and way of computing."""
         transfer = self.transfer_set(recipe)
         # A source that adapts to the student gives more images during recovery.
         more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
@@ -55,7 +55,7 @@ class Inputs:
         progress: Callable[..., None] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> TransferSet | None:
-        """The images of ``recipe``: its data source's (made if need be), or else the user's."""
+        """The images of ``recipe``: those of its data source, made if necessary, or of the user."""
         if recipe.source is None or self.sources is None:
             return self.transfer
         return self.sources.transfer_set(*recipe.source, progress, pause)
@@ -69,7 +69,7 @@ class Inputs:
         return replace(context, transfer=transfer)
 
     def adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
-        """Makes images for a student in training; None where the source does not adapt."""
+        """Makes images for a student in training; None if the source does not adapt."""
         return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
 
     def pruner(self, recipe: Recipe) -> Pruner | None:
@@ -94,7 +94,7 @@ class Inputs:
     ) -> dict[str, str]:
         """Calls ``prepare`` of each method for each data source; recipes share the result.
 
-        Nothing is prepared again that the store has.
+        States in the store are not prepared again.
 
         Args:
             progress: called during long work.
@@ -126,7 +126,7 @@ class Inputs:
         recipe: Recipe,
         pause: Callable[[], None] | None = None,
     ) -> Any:
-        """What ``method`` prepared for recipes like this one; None where it prepares nothing."""
+        """The state that ``method`` prepared for this recipe; None without ``prepare``."""
         if not method.prepares:
             return None
         shared = method.shared(params)
@@ -153,7 +153,7 @@ class Inputs:
         return self._states[key]
 
     def transform(self, name: str) -> Transform:
-        """The transform of that name."""
+        """The transform called ``name``."""
         method = self.by_name[name]
         assert isinstance(method, Transform)
         return method
@@ -165,7 +165,7 @@ class Inputs:
         recipe: Recipe,
         pause: Callable[[], None] | None = None,
     ) -> Context:
-        """What methods may use in a run of ``recipe``."""
+        """The context of methods in a run of ``recipe``."""
         context = Context(
             input_size=models.input_size(self.baseline),
             compute=Compute() if dry_run else self.compute,

@@ -1,4 +1,4 @@
-"""The layer types that methods bring, and what follows from them for a network."""
+"""The layer types of methods, and their consequences for a network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
 
 
 def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:
-    """Why a stock runtime would run ``model`` slowly; empty if no layer type says so."""
+    """The reason why a standard runtime is slow with ``model``; empty if no layer type has one."""
     reasons = [spec.slow_in_file for spec in specs if any(isinstance(m, spec.layer_type) for m in model.modules())]
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

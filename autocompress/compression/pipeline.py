@@ -1,4 +1,4 @@
-"""The pipeline makes a candidate from a recipe, stage by stage. Results of stages are kept."""
+"""The pipeline makes a candidate from a recipe, stage by stage. Results of stages are stored."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class Pipeline:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
         methods: those that apply, in the order of the plugin manager.
-        transfer: images to score, calibrate and train on, for recipes that name no data source;
-            None where only dry runs are wanted.
+        transfer: images for scoring, calibration and training of recipes without a data source;
+            None for dry runs only.
         granularity: of the job.
         seed: of the job.
         compute: where and how torch computes.
-        store: where stage results are kept.
-        sources: make the images where a recipe names a data source.
-        table: what the device computes on integers.
-        crops: whether files leave out kernel taps that only ever meet padding.
-        costs: where the device is faster with integers; None uses integers wherever the table
-            allows.
+        store: the store for results of stages.
+        sources: makes the images of recipes with a data source.
+        table: the operators that the device computes on integers.
+        crops: whether files leave out kernel taps that only read padding.
+        costs: times of layers in float and in integers on the device; None uses integers wherever
+            the table allows.
     """
 
     baseline: nn.Module
@@ -106,7 +106,7 @@ class Pipeline:
         """Makes the candidate of ``recipe``.
 
         With ``dry_run`` there is no data and no training. The candidate has the deployed structure,
-        and its weights mean nothing.
+        but not the deployed weights.
 
         Raises:
             InvalidRecipe: if it cannot be built.
@@ -143,7 +143,7 @@ class Pipeline:
         )
 
     def _estimated(self, recipe: Recipe, context: Context) -> tuple[str, ...]:
-        """The transforms of a dry run that need prepared state and have none."""
+        """The transforms of a dry run that need prepared state, but have none."""
         acting = (
             [(self._inputs.transform(name), params) for name, params in recipe.transforms] if context.dry_run else []
         )
@@ -230,9 +230,10 @@ class Pipeline:
         )
 
     def _ask_order(self, recipe: Recipe, context: Context, pause: Callable[[], None] | None) -> None:
-        """Asks the pruner for the baseline's order of channels, which the key of PRUNE needs.
+        """Gets the baseline's order of channels from the pruner, because the key of PRUNE needs it.
 
-        The order of a network that a transform has changed is asked for when that network is made.
+        For a network that a transform changed, the pruner is called when that network has been
+        made.
         """
         pruner, asked = self._inputs.pruner(recipe), recipe.prune
         if pruner is None or asked is None or recipe.transforms or self.keys.of_structural(recipe) is not None:
@@ -266,7 +267,7 @@ class Pipeline:
     def of_baseline(
         self, recipe: Recipe, progress: Callable[..., None] | None = None, pause: Callable[[], None] | None = None
     ) -> OfBaseline:
-        """Orders and moments of the baseline for the pruner of ``recipe``; made once and kept."""
+        """Orders and moments of the baseline for the pruner of ``recipe``; made once and stored."""
         context, pruner = self._inputs.context(False, progress, recipe, pause), self._inputs.pruner(recipe)
         assert pruner is not None
         assert recipe.prune is not None
@@ -305,7 +306,7 @@ class Pipeline:
             self.store.put(key, hardened.state_dict(), {"quantization": plan})
         return hardened, plan
 
-    # --- what stages are given --------------------------------------------------------------------
+    # --- inputs of stages -------------------------------------------------------------------------
 
     def transfer_set(
         self,

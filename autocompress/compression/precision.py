@@ -35,12 +35,13 @@ EXEMPT_BITS = 8
 CALIBRATION_BATCH, BATCH_PIXELS = 64, 64 * 112**2
 """Images per batch, and their pixels: a batch of large images needs gigabytes of activations."""
 CALIBRATION_PIXELS, LEAST_CALIBRATION = 1024 * 64**2, 64
-"""Ranges are taken over places as well as over images: larger images need fewer of them."""
+"""Larger images are fewer, because ranges are over positions as well as over images."""
 ROUNDING_IMAGES = 512
-"""Images for the moments by which weights are rounded, all layers at once."""
+"""Images for the moments if the weights of all layers are rounded at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
-"""At 2 bits and fewer, layers are rounded one after the other. This fits more numbers, so it uses
-up to 2048 images, and it is not done with fewer than 512.
+"""Most and fewest images for rounding layers one after the other, at 2 bits and fewer.
+
+This fits more numbers than rounding all layers at once, so it needs more images.
 """
 
 
@@ -88,8 +89,8 @@ def quantize(
 ) -> tuple[nn.Module, Plan]:
     """The deployable network and its plan: placed, calibrated, trained if asked, and hardened.
 
-    ``specs`` are those of the layer types that plugins brought into ``model``; ``table`` is that of
-    the device; ``choose`` says which layers compute in float.
+    ``specs`` are those of the layer types of plugins in ``model``; ``table`` is that of the device;
+    ``choose`` returns the layers that compute in float.
 
     Raises:
         TrialFailed: if ranges or the loss are not finite, or the calibration images are none or
@@ -142,11 +143,11 @@ def _round(
     *,
     trains: bool,
 ) -> None:
-    """Rounds weights so that outputs change least, where their quantizer asks for it.
+    """Rounds weights so that outputs change least, if their quantizer asks for it.
 
     If some layers have 2 bits or fewer, layers are rounded one after the other, and each
-    compensates for those before it. If the network trains, only quantizers that start from such
-    levels get them.
+    compensates for the errors of those before it. If the network trains, only weights whose
+    quantizers start from rounded weights are rounded.
     """
     wanted: dict[str, Rounding] = {}
     for name, layer in quantized.layers().items():

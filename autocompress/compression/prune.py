@@ -22,7 +22,7 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Cut:
-    """A removal that is decided and not yet made.
+    """A planned removal of channels.
 
     Attributes:
         couplings: of the network, in ``mode``.
@@ -35,7 +35,7 @@ class Cut:
     mode: str
 
     def plan(self, size: tuple[int, int, int]) -> Plan:
-        """Enough to make the structure again on the same network."""
+        """The plan, as JSON, from which :func:`rebuild` makes the structure on the same network."""
         return {"mode": self.mode, "input_size": list(size), "keep": {n: list(k) for n, k in self.keep.items()}}
 
 
@@ -54,7 +54,7 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
     size = models.input_size(baseline)
     try:
         every = known_couplings(model, size, asked.mode, specs)
-    except UntraceableModel as error:  # a transform has changed it
+    except UntraceableModel as error:  # a transform changed it
         raise InvalidRecipe(str(error)) from error
     if not _widths(every, baseline, asked):
         raise InvalidRecipe(f"no layer loses a channel at these widths, rounded to multiples of {asked.multiple}")
@@ -73,13 +73,13 @@ def decide(
     asked: Pruning,
     orders: Mapping[str, Sequence[int]] | None,
 ) -> Cut:
-    """Which channels stay.
+    """Decides which channels stay.
 
     Args:
         every: the couplings of the network that enters the stage; see :func:`affected`.
         baseline: whose couplings the recipe names.
         asked: by the recipe.
-        orders: by coupling; None in a dry run, where only counts mean something.
+        orders: by coupling; None in a dry run, where only the numbers of channels matter.
     """
     by_name = {coupling.name: coupling for coupling in every}
     keep: dict[str, list[int]] = {}

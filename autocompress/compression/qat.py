@@ -19,17 +19,17 @@ VERSION = "1"
 
 
 class QuantizationSchedule(Callback):
-    """Switches the states of a network of fake-quantizers as training goes on.
+    """Switches the states of a network of fake-quantizers during training.
 
     Quantization starts after ``delay``. Statistics of batch norm freeze at ``norm_freeze``, or at
     the start where ``norm`` is "frozen". Ranges freeze at ``range_freeze``.
 
-    Layers whose quantizer does not fold the norm (``FakeQuantizer.folds_norm``) are left to their
-    own method.
+    Norms of layers whose quantizer does not fold them (``FakeQuantizer.folds_norm``) are left to
+    their method.
 
     Args:
-        params: of a recipe (``recipes.settings.qat_space``); ``norm`` may also be "naive", the
-            paper's counter-example.
+        params: of a recipe (``recipes.settings.qat_space``); ``norm`` may also be "naive", which
+            the paper shows as a worse alternative.
     """
 
     def __init__(self, params: Params) -> None:

@@ -23,18 +23,18 @@ def unlike(
     batches: Callable[[], Iterable[torch.Tensor]],
     pause: Callable[[], None] | None = None,
 ) -> Scales:
-    """The layers whose inputs vary differently on ``batches`` than on the data.
+    """The layers whose inputs have another variance on ``batches`` than on the data.
 
     Args:
         model: a baseline, in eval mode.
         network: facts about it.
-        every: its couplings: which norms write what a layer reads.
+        every: its couplings, which give the norms before each layer.
         batches: gives images, on the model's device.
         pause: called between batches.
 
     Returns:
-        The factors by layer. A layer is left out if all its inputs vary as recorded, or if no norm
-        recorded them.
+        The factors by layer. A layer is left out if the variances of all its inputs are as
+        recorded, or if no norm recorded them.
     """
     norms = {name for coupling in every for name in coupling.norms if _records(model.get_submodule(name))}
     norms |= {

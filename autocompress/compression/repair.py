@@ -36,7 +36,7 @@ _CLASSES = Classification()
 HELD_OUT, HELD_OUT_PIXELS, LEAST_HELD_OUT = 256, 256 * 64**2, 64
 """Images on which a repaired network must not be worse than before; at most a third of all.
 
-Each recipe passes them twice. Above 64 pixels they are fewer, but not fewer than 64.
+Each recipe runs them twice. Above 64 pixels there are fewer of them, but at least 64.
 """
 DEEP = 0.25
 """Networks with fewer of the baseline's MACs than this are repaired sequentially."""
@@ -45,13 +45,13 @@ BATCH = 64
 
 @dataclass
 class Images:
-    """The images of a repair: some to fit on, others to judge by.
+    """The images of a repair: some for fitting, others for judging the result.
 
     Attributes:
-        split: from which both are drawn.
-        count: images to fit on.
-        seed: of the draw.
-        device: where the images are put.
+        split: the images from which both are drawn.
+        count: number of images to fit on.
+        seed: seed of the draw.
+        device: the device for the images.
         source: content key of the transfer set that ``split`` is a part of.
         synthetic: a data source made them.
     """
@@ -102,16 +102,16 @@ class Images:
 
 @dataclass
 class Inputs:
-    """Moments of the inputs of a network's layers, gathered when they are first asked for.
+    """Moments of the inputs of a network's layers, gathered on first use.
 
     Attributes:
         model: the network to repair, in eval mode; not changed.
-        layers: whose moments may be asked for; they are gathered together.
+        layers: the layers with moments, which are gathered together.
         images: for the moments.
         pause: called between batches.
         of_baseline: the network is the baseline itself.
-        scales: for synthetic images, what the inputs of some layers must be multiplied with
-            (:func:`recorded.unlike`); None for images that are as the data.
+        scales: for synthetic images, the factors for the inputs of some layers
+            (:func:`recorded.unlike`); None for images of the data.
         keep: called with a function that gathers the moments of all ``layers``; returns these
         moments, perhaps from the store.
     """
@@ -153,7 +153,7 @@ def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
     return [name for name, layer in layers.items() if has_columns(layer) and uses[id(layer.weight)] == 1]
 
 
-# --- what a repair changes in the structure -------------------------------------------------------
+# --- changes of the structure by a repair ---------------------------------------------------------
 
 
 def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_macs: int) -> bool:
@@ -161,9 +161,9 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
 
     Args:
         fit: of the recipe.
-        network: that enters PRUNE.
-        cut: what it loses; None where nothing is pruned, and only a sequential repair is possible.
-        baseline_macs: of the baseline.
+        network: the network that enters PRUNE.
+        cut: its removal; None if nothing is pruned, and only a sequential repair is possible.
+        baseline_macs: multiply-adds of the baseline.
     """
     if cut is None:
         return True
@@ -229,7 +229,7 @@ def one_shot(
 
     Args:
         model: the network that enters PRUNE.
-        cut: what it will lose.
+        cut: the removal.
         network: facts about it.
         inputs: gives moments of its layers.
 
@@ -257,7 +257,7 @@ def sequential(
     Args:
         model: compressed.
         original: the baseline.
-        cut: what it lost; None where nothing was pruned.
+        cut: the removal; None if nothing was pruned.
         context: of the stage.
         images: to fit on.
         leaves: layer types that stay whole in the graph.

@@ -1,4 +1,4 @@
-"""Images for recipes in jobs without training data: each transfer set is made once and kept."""
+"""Images for recipes in jobs without training data. Each transfer set is made once and stored."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from autocompress.training.joining import images_of
 
 VERSION = "1"
 HELD_OUT = 512
-"""Synthetic images, of all sources together, on which candidates are compared with the baseline."""
+"""Number of synthetic images, of all sources, that compare candidates with the baseline."""
 HELD_OUT_SEED = 104_729
 """Added to the job's seed, so that no recipe trains on held-out images."""
 ADAPTED_SHARE = 0.25
 """Images that are made for the student in training, as a share of the set at the beginning.
 
-They are made anew in each training.
+They are made again in each training.
 """
 MOST_IN_MEMORY = 2
 """Transfer sets that a process keeps in memory; others are read from the store again."""
@@ -56,12 +56,12 @@ class Sources:
         teacher_key: content key of its weights and architecture.
         methods: the active sources, by name.
         defaults: their parameters in the default recipe; the first source is the default one.
-        store: where sets are kept.
+        store: the store for sets.
         seed: of the job.
         compute: where and how torch computes.
         seconds: for the images of all sources.
         most_seconds: more than this is an error.
-        stated: sources with amounts that the job states; these are not reduced.
+        stated: sources whose amounts the job sets; these are not reduced.
         notes: for the user, about sets that were reduced.
     """
 
@@ -175,7 +175,7 @@ class Sources:
         return again
 
     def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
-        """Has each source make its images with its default parameters, and its held-out images.
+        """Makes the images of each source with its default parameters, and its held-out images.
 
         Images in the store are not made again. The cheapest source comes first. A source that takes
         longer than its part of the time, even with few images, is left out if there is another one.
@@ -189,7 +189,7 @@ class Sources:
                 held_out = self._held_out_of(name, progress, pause)
                 own = self.transfer_set(name, self.defaults[name], progress, pause)
                 if _same_images(held_out.train, own.train):
-                    raise TrialFailed("it gives the same images whatever the seed, so that none can be held out")
+                    raise TrialFailed("it gives the same images for every seed, so none can be held out")
             except Exception as error:  # a plugin's fault must not end the search
                 text = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
                 log.warning("the data source '%s' is left out: %s", name, text)
@@ -206,7 +206,8 @@ class Sources:
         ones, must make the same sets.
 
         Returns:
-            The sources, the cheapest first, and by name of the others why they are left out.
+            The sources, the cheapest first; and by name of the others, the reason why they are left
+            out.
 
         Raises:
             UserError: if even few images take longer than the search.
@@ -243,7 +244,7 @@ class Sources:
         """The images on which all candidates are compared with the baseline.
 
         Each source gives an equal share, whatever the source of a recipe. No recipe trains
-        on them. Labels are the baseline's answers.
+        on them. Labels are the baseline's predictions.
 
         Args:
             info: of the job's data.
@@ -292,7 +293,7 @@ class Sources:
             torch.manual_seed(seed)
             made = self.methods[name].apply(teacher, params, context, student)
         _check(made, context.input_size)
-        return replace(made, labelled=False, synthetic=True)  # labels are what the source aimed at, not the truth
+        return replace(made, labelled=False, synthetic=True)  # labels are the targets of the source, and may be wrong
 
 
 def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Content keys of what the stages of a recipe leave, each made from the key before it."""
+"""Content keys of the results of stages, each made from the key before it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class StageKeys:
         """The keys of the stages before QUANTIZE, in order.
 
         There is one for each transform, one for PRUNE and REPAIR together, one for RECOVER if it
-        trains, and one for each rung above 0. The list ends before PRUNE while the pruner has not
-        been asked for its order.
+        trains, and one for each rung above 0. The list ends before PRUNE while the order of the
+        pruner is unknown.
         """
         keys = self._of_transforms(recipe)
         key = self.entering_prune(recipe)
@@ -64,7 +64,7 @@ class StageKeys:
         return (self._of_transforms(recipe) or [self.inputs.first_key(recipe)])[-1]
 
     def of_structural(self, recipe: Recipe) -> str | None:
-        """The key of what PRUNE and REPAIR leave; None while no order of channels is known."""
+        """The key of the result of PRUNE and REPAIR; None while no order of channels is known."""
         return self.structural.key(
             recipe.prune,
             recipe.repair,
@@ -76,7 +76,7 @@ class StageKeys:
         )
 
     def of_quantize(self, recipe: Recipe) -> str:
-        """The key of what a QUANTIZE with training leaves."""
+        """The key of the result of a QUANTIZE with training."""
         before = (self.of_stages(recipe) or [self.inputs.first_key(recipe)])[-1]
         assert not is_structural(recipe) or self.of_structural(recipe) is not None, "what was run has an order"
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
@@ -89,5 +89,5 @@ class StageKeys:
 
 
 def is_structural(recipe: Recipe) -> bool:
-    """Whether PRUNE or REPAIR has anything to do."""
+    """Whether PRUNE or REPAIR changes the network."""
     return recipe.prune is not None or recipe.repair.get("fit", "none") != "none"

@@ -45,8 +45,8 @@ class OfBaseline:
     Attributes:
         orders: for each coupling of one mode, its channels, least needed first.
         moments: for each layer that reads channels.
-        images: for the moments, and held out from them.
-        key: content key of all this.
+        images: the images for the moments, and held-out images.
+        key: content key of all these.
     """
 
     orders: Mapping[str, Sequence[int]]
@@ -63,7 +63,7 @@ class Structural:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
         specs: of the layer types that plugins bring.
-        store: where moments and orders of the baseline are kept.
+        store: the store for moments and orders of the baseline.
         seed: of the job.
     """
 
@@ -77,7 +77,7 @@ class Structural:
     _logits: dict[str, torch.Tensor] = field(default_factory=dict)
     _facts: NetworkFacts | None = None
 
-    # --- what a stage key needs -------------------------------------------------------------------
+    # --- content keys -----------------------------------------------------------------------------
 
     def key(
         self,
@@ -112,7 +112,7 @@ class Structural:
     def dry(
         self, model: nn.Module, asked: Pruning | None, settings: Params, context: Context, *, untouched: bool
     ) -> nn.Module:
-        """The structure after both stages; its weights mean nothing.
+        """The structure after both stages, without the deployed weights.
 
         Arguments as for :meth:`run`.
         """
@@ -136,18 +136,18 @@ class Structural:
         untouched: bool,
         entering: str = "",
     ) -> tuple[nn.Module, list[Plan]]:
-        """Removes what the recipe asks for and refits what is left.
+        """Removes the channels that the recipe does not keep, and refits the remaining weights.
 
         Args:
             model: the network that enters PRUNE, on ``context.device``; changed.
-            asked: None where nothing is pruned.
+            asked: parameters of PRUNE; None if nothing is pruned.
             settings: of REPAIR.
             pruner: orders the channels.
             context: with images, and the pruner's state.
             seconds: time by stage is added to it.
             untouched: ``model`` is still the baseline.
             entering: content key of ``model``; without one, orders of a network that is not the
-                baseline are not kept.
+                baseline are not stored.
 
         Returns:
             The network in eval mode, and the steps of its plan.
@@ -246,7 +246,7 @@ class Structural:
     def baseline_orders(
         self, asked: Pruning, settings: Params, pruner: Pruner, context: Context
     ) -> tuple[dict[str, list[int]], Inputs]:
-        """Orders of the baseline's couplings, and what gathers its moments; kept."""
+        """Orders of the baseline's couplings from the store, and the function for its moments."""
         model = copy.deepcopy(self.baseline).to(context.device)
         inputs = self._inputs(model, self.images(settings, context), context, untouched=True)
         every = self._every_of_baseline(asked.mode)
@@ -267,7 +267,7 @@ class Structural:
     ) -> dict[str, list[int]]:
         """The orders of the couplings that lose channels.
 
-        For the baseline, all couplings get an order. Orders are kept.
+        For the baseline, all couplings get an order. Orders are stored.
         """
         context = replace(context, model=model, moments=inputs)
         of_baseline = inputs.of_baseline
@@ -284,7 +284,7 @@ class Structural:
         return known
 
     def _found_orders(self, key: str) -> dict[str, list[int]] | None:
-        """Orders that this or another process has asked for before."""
+        """Orders from the store, made earlier by this or another process."""
         if key not in self._orders and self.store.has(key) and (found := self.store.get(key)) is not None:
             self._orders[key] = unpack(found[0], found[1]["state"])["orders"]
         return self._orders.get(key)
@@ -319,7 +319,7 @@ class Structural:
         return self._moments[key]
 
     def _unlike(self, images: Images, context: Context) -> Scales:
-        """Which inputs of the baseline have other statistics on the images than on the data."""
+        """The inputs of the baseline that have other statistics on the images than on the data."""
         if not images.synthetic:
             return {}
         every = fixed_couplings(self.baseline, self._size, "group")
@@ -364,7 +364,7 @@ class Structural:
         return context.teacher
 
     def _divergence(self, model: nn.Module, images: Images, context: Context) -> float:
-        """KL divergence of the model from the baseline, on images that no moments were taken of."""
+        """KL divergence of the model from the baseline, on images not used for moments."""
         if images.key not in self._logits:
             self._logits[images.key] = logits(self._teacher(context), images.held_out, context.device)
         return repair.divergence(model, self._logits[images.key], images.held_out, context.device)

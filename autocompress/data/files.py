@@ -84,7 +84,7 @@ class Files:
 
 
 class Paths(Sequence[Path]):
-    """The paths of files, made when they are asked for."""
+    """The paths of files, made on access."""
 
     def __init__(self, root: Path, files: Files) -> None:
         self.root, self.of = root, files

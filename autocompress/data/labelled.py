@@ -56,7 +56,7 @@ class Labelled(AtPath):
 
 @dataclass(frozen=True)
 class Table:
-    """What a table says.
+    """The content of a table.
 
     Attributes:
         labels: names, in the order of the columns.
@@ -75,7 +75,7 @@ def read_table(file: Path) -> Table:
     """Reads a table of labels.
 
     Raises:
-        UserError: if it is missing or cannot be read, with the line of what is wrong.
+        UserError: if it is missing or cannot be read, with the line of the fault.
     """
     if not file.is_file():
         raise UserError(f"there is no file {file}", "data: labels:FILE.csv needs a table of pictures and their labels")

@@ -30,7 +30,7 @@ log = logging.getLogger("autocompress")
 VERSION = 1
 FOLDER = "listings"
 LEAST = 10_000
-"""Fewest files of a listing that is kept; fewer are listed anew each time."""
+"""Fewest files of a listing that is kept. Smaller folders are listed again each time."""
 SETTLED_S = 2.0
 """Seconds since the last change of a folder after which its listing is kept.
 
@@ -175,7 +175,7 @@ def keep(
     key, home = files.key, _home(root, asked)
     shutil.rmtree(home, ignore_errors=True)  # from an earlier state of the folder
     with suppress(OSError):
-        _finding(home, key).unlink()  # the folder is again as it was
+        _finding(home, key).unlink()  # the folder has its earlier state again
     if len(files) < LEAST:
         return key
     top = root.stat()

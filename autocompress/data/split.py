@@ -25,7 +25,7 @@ class DataInfo:
     """The properties of the data that a model depends on.
 
     Attributes:
-        num_classes: how many classes there are.
+        num_classes: number of classes.
         channels: 1 or 3.
         size: (height, width) that the loaders give.
         mean, std: of each channel, for values between 0 and 1; the loaders normalise with them.
@@ -66,7 +66,7 @@ class DataInfo:
 
     @property
     def in_keys(self) -> tuple[Any, ...]:
-        """What content keys of splits have of this."""
+        """The properties that content keys of splits contain."""
         more = () if self.augment is None else (self.augment.model_dump(),)
         return (*self.preprocessing, *more, *(() if self.task.is_classification else (self.task.key,)))
 
@@ -123,8 +123,9 @@ class Split(ABC):
 
     @abstractmethod
     def labels(self) -> torch.Tensor:
-        """All labels in order, without reading an image: int64 ``(N,)`` for classes, else as the
-        task needs them, images first.
+        """All labels in order, read without the images.
+
+        They are int64 ``(N,)`` for classes. For other tasks, the first dimension is that of images.
         """
 
     @property

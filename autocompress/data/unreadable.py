@@ -28,7 +28,7 @@ READERS = 16
 PART = 64
 """Pictures that a thread checks in a row."""
 MANY = 20_000
-"""From so many pictures on, the log says that they are checked."""
+"""The log mentions the check of at least this number of pictures."""
 NAMED = 5
 """Most pictures that a note names."""
 
@@ -40,8 +40,8 @@ class Fault:
     Attributes:
         position: in the split.
         message: the sentence about it.
-        passes: it says nothing about the picture: a server that does not answer, or too many open
-            files.
+        passes: the fault is not in the picture: a server does not answer, or too many files are
+            open.
     """
 
     position: int
@@ -52,7 +52,7 @@ class Fault:
 def without_unreadable(split: Split, role: str, share: float) -> tuple[Split, str | None]:
     """``split`` without the pictures that cannot be read, and a note about them.
 
-    Every picture is decoded once; what was found is remembered in the cache folder.
+    Every picture is decoded once; the result is stored in the cache folder.
 
     Args:
         split: other splits than those of pictures are returned as they are.
@@ -131,7 +131,7 @@ def _passes(cause: BaseException | None) -> bool:
 
 
 def _recorded(mark: Path) -> list[Fault] | None:
-    """What an earlier check found; None where there was none."""
+    """The result of an earlier check; None if there was none."""
     try:
         return [Fault(**fault) for fault in json.loads(mark.read_text(encoding="utf-8"))["faults"]]
     except (OSError, ValueError, KeyError, TypeError):

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autocompress.lazy import importer
 
 if TYPE_CHECKING:
     from autocompress.delivery.check import Check
@@ -16,9 +17,4 @@ __all__ = ["Check", "Delivered", "export_model"]
 
 _HOMES = {"Check": "check", "Delivered": "folder", "export_model": "folder"}
 
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, because torch takes seconds to import.
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autocompress.lazy import importer
 
 if TYPE_CHECKING:
     from autocompress.devices.comparing import Compared, compare_files
@@ -40,9 +41,5 @@ _FILES = {
     "measure": "measuring",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that the lock can be used without loading torch and ONNX Runtime.
-    if name not in _FILES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+# The lock can thus be used without loading torch and ONNX Runtime.
+__getattr__ = importer(__name__, _FILES)

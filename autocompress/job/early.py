@@ -9,7 +9,8 @@ from pathlib import Path
 
 from autocompress.errors import did_you_mean
 from autocompress.job.modelnames import PLUGIN_GROUP, check_model_name, other_plugins
-from autocompress.job.schema import COST_MODEL, DeviceConfig, Job
+from autocompress.job.schema import COST_MODEL, Job
+from autocompress.job.sections import DeviceConfig
 from autocompress.job.spaces import Limits, limits_of
 from autocompress.job.yamlfile import read_yaml
 

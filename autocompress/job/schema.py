@@ -1,10 +1,9 @@
-"""Job and its sections: what the user asked for, as types."""
+"""Job: what the user asked for, as a type. Its sections are in modules of their own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,12 +12,10 @@ import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
     PrivateAttr,
-    create_model,
     field_validator,
     model_validator,
 )
@@ -26,13 +23,13 @@ from pydantic import (
 from autocompress.errors import HintedError
 from autocompress.files import cache_folder, digest
 from autocompress.job.cluster import ClusterConfig, workers_moved
+from autocompress.job.constraints import Constraints
 from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.section import Section as _Section
+from autocompress.job.sections import BaselineConfig, Budget, ComputeConfig, DeviceConfig, SearchConfig
 from autocompress.job.source import Source
-from autocompress.job.storage import checked_storage
 from autocompress.job.task import TaskConfig
-from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
-from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
+from autocompress.objectives.quantities import OBJECTIVES
 from autocompress.remote.urls import checked_url, joined, url_of
 
 if TYPE_CHECKING:
@@ -59,12 +56,6 @@ def _spelled(results: Path) -> str:
 
 
 _Path = Annotated[Path, Field(strict=False)]
-_Epochs = Annotated[
-    float,
-    AfterValidator(lambda epochs: int(epochs) if epochs == int(epochs) else epochs),
-    PlainSerializer(lambda epochs: epochs),  # "3" and not "3.0"
-]
-"""A number of epochs; a whole number is an int."""
 _Results = Annotated[Path, Field(strict=False), AfterValidator(_place), PlainSerializer(_spelled, when_used="json")]
 _Names = Annotated[tuple[str, ...], Field(strict=False)]
 _Paths = Annotated[tuple[_Path, ...], Field(strict=False)]
@@ -75,166 +66,6 @@ def _files_of(plugins: Any) -> Any:
     if isinstance(plugins, list | tuple):
         return [getattr(one, "__file__", one) if isinstance(one, ModuleType) else one for one in plugins]
     return plugins
-
-
-def _bound(quantity: str) -> Any:
-    """The type of a bound: in the units of ``quantity``, or a number of percentage points."""
-    if not BY_NAME[quantity].units:
-        text = f"Upper bound on the {BY_NAME[quantity].short} against the baseline, in percentage points."
-        return (float | None, Field(default=None, ge=0, le=100, description=text))
-    kind = Annotated[
-        Bound | None,
-        BeforeValidator(partial(parse_bound, quantity)),
-        AfterValidator(positive),
-        PlainSerializer(partial(spell_bound, quantity), when_used="json"),
-    ]
-    text = f"Upper bound on the {BY_NAME[quantity].short}: a ratio to the baseline (``0.5x``) or an amount"
-    return (kind, Field(default=None, description=f"{text} (``{BY_NAME[quantity].example}``)."))
-
-
-class DeviceConfig(_Section):
-    """Where latency is measured, and how. A name alone is a device with the defaults."""
-
-    name: str = "onnxruntime-cpu"
-    """Name of the device; ``autocompress plugins`` lists them."""
-    threads: int = Field(default=1, ge=1)
-    """Threads of the runtime that is measured."""
-    batch: int = Field(default=1, ge=1)
-    """Images in one run of the model."""
-    input_size: int | None = Field(default=None, ge=8)
-    """Side of the square input in pixels; without it, the size of the data or of the model."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of this device alone; its page and its errors name them."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
-
-
-class _Constraints(_Section):
-    """Upper bounds that a candidate must meet.
-
-    ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or
-    amounts.
-    """
-
-    # ``create_model`` leaves no source, for which pydantic would look in every frame of the stack.
-    model_config = ConfigDict(use_attribute_docstrings=False)
-
-    def bounds(self) -> dict[str, Bound]:
-        """The bounds on costs that are set, by quantity (without ``accuracy_drop``)."""
-        return {name: bound for name, bound in self.all_bounds().items() if BY_NAME[name].units}
-
-    def all_bounds(self) -> dict[str, Bound]:
-        """All bounds that are set, by quantity."""
-        given = {name: getattr(self, name) for name in BOUNDED}
-        return {
-            name: bound if isinstance(bound, Bound) else Bound(value=float(bound), relative=False)
-            for name, bound in given.items()
-            if bound is not None
-        }
-
-
-if TYPE_CHECKING:
-
-    class Constraints(_Constraints):
-        """See :class:`_Constraints`."""
-
-else:
-    Constraints = create_model(
-        "Constraints",
-        __base__=_Constraints,
-        __module__=__name__,
-        __doc__=_Constraints.__doc__,
-        **{name: _bound(name) for name in BOUNDED},
-    )
-
-
-class Budget(_Section):
-    """Limits of the search. It ends with the first one that is reached."""
-
-    trials: int = Field(default=60, ge=1)
-    """Number of trials."""
-    minutes: float | None = Field(default=None, gt=0)
-    """Duration from the start of the process, after a resume too.
-
-    Training the baseline does not count.
-    """
-    stall: int | None = Field(default=None, ge=1)
-    """Ends after so many finished trials in a row without a gain of hypervolume."""
-    until_met: bool = False
-    """Ends as soon as one trial meets all constraints."""
-    epochs: _Epochs = Field(default=2, ge=0)
-    """Most recovery epochs of one trial; with a fraction, recipes have quarters of it."""
-    trial_minutes: float = Field(default=30, gt=0)
-    """Ends a hung trial. Making images that several trials share does not count."""
-
-
-class SearchConfig(_Section):
-    """Where the study is kept, and parts of a search that can be switched off to measure them."""
-
-    storage: Annotated[str | None, AfterValidator(checked_storage)] = None
-    """PostgreSQL or Redis for the study, a URL without a password; else a file of the run."""
-    tables: bool = True
-    """Measure what the network loses when each coupling alone is narrowed."""
-    proposals: bool = True
-    """Make the first recipes from the tables; without it, only the sampler uses the tables."""
-    repair: bool = True
-    """Refit layers without training."""
-    crop: bool = True
-    """Leave kernel taps that only meet padding out of candidates' files; this changes no output."""
-    rungs: bool = True
-    """Train promising recipes further."""
-    placement: bool = True
-    """Measure each layer in float and in int8 on the device; stay in float where that is faster."""
-    explain: bool = True
-    """Measure after the search what each stage of the recommended recipe does.
-
-    It takes at most a tenth of the search's time and 30 seconds.
-    """
-
-
-class ComputeConfig(_Section):
-    """Where and how torch computes trainings, repairs, moments and images of data sources."""
-
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """``auto`` is float32 on a processor, 16 bits on a GPU that computes them natively."""
-    channels_last: Literal["auto"] | bool = "auto"
-    """Memory format of trainings; ``auto`` times a step in both and keeps the faster."""
-    compile: bool = False
-    """Compile networks before they are trained."""
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Threads of torch on the processor."""
-
-
-class BaselineConfig(_Section):
-    """How the baseline is trained if there is neither ``pretrained`` nor ``checkpoint``.
-
-    If ``epochs`` is given and ``steps`` is not, only the epochs count.
-    """
-
-    epochs: _Epochs = Field(default=12, ge=0)
-    """Passes over the training images."""
-    steps: int = Field(default=600, ge=0)
-    """Least number of steps: a small data set has few an epoch."""
-    batch_size: int = Field(default=128, ge=1)
-    """Images of one batch."""
-    lr: float = Field(default=2e-3, gt=0)
-    """Highest learning rate."""
-    accumulate: int = Field(default=1, ge=1)
-    """Batches whose gradients are added up for one step."""
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of a moving average of the weights, which is the baseline then; 0 for none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_epochs(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "epochs" in given and "steps" not in given:
-            return {**given, "steps": 0}
-        return given
 
 
 def default_name(values: dict[str, Any]) -> str:
@@ -288,7 +119,7 @@ class Job(_Section):
     space: str | dict[str, Any] = "default"
     """A name in search_spaces/, a YAML file, limits written here, or ``default``."""
     granularity: Granularity = "stage"
-    """What a parameter is chosen for: the model, a stage of the network, or a block."""
+    """Scope of one parameter: the model, a stage of the network, or a block."""
     budget: Budget = Budget()
     """Limits of the search."""
     baseline: BaselineConfig = BaselineConfig()
@@ -296,9 +127,9 @@ class Job(_Section):
     compute: ComputeConfig = ComputeConfig()
     """Where and how torch computes."""
     augment: AugmentConfig | None = None
-    """How training images are augmented; without it, as it suits the data set."""
+    """How training images are augmented; without it, the augmentation of the data set."""
     sampler: str = "tpe"
-    """What draws recipes: ``tpe``, ``nsga2``, ``gp``, ``random``, or the sampler of a plugin."""
+    """Sampler of recipes: ``tpe``, ``nsga2``, ``gp``, ``random``, or that of a plugin."""
     search: SearchConfig = SearchConfig()
     """Parts of a search that can be switched off."""
     recipes_from: _Path | None = None

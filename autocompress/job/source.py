@@ -46,7 +46,7 @@ class Source:
         return what if self.file is None else f"{self.file}: {what}"
 
     def holds(self, key: str) -> bool:
-        """Whether ``key`` was written in a file or as a flag."""
+        """Whether ``key`` was written in the file, or given as a flag."""
         return key in self.places or key in self.flags
 
     def line(self, key: str) -> int:

@@ -19,7 +19,8 @@ from autocompress.job.early import (
     unknown_device,
 )
 from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
-from autocompress.job.schema import COST_MODEL, DeviceConfig, Job
+from autocompress.job.schema import COST_MODEL, Job
+from autocompress.job.sections import DeviceConfig
 from autocompress.job.spaces import limits_of
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.compute import warm_seconds
 from autocompress.data import Split
 from autocompress.graph import evaluating
 
@@ -51,12 +52,7 @@ def affordable(
     device = models.device_of(model)
     images = next(iter(split.loader(min(PROBED, len(split)))))[0].to(device)
     with evaluating(model):
-        model(images)
-        began = clock()
-        model(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        each = OF_A_PASS * (clock() - began) / len(images)
+        each = OF_A_PASS * warm_seconds(lambda: model(images), device, clock) / len(images)
     most = int(seconds / max(each * cells, 1e-12))
     return min(max(LEAST_IMAGES, most), len(split))
 

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from autocompress import models, proposals
-from autocompress.compression.candidate import Candidate
-from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.structural import OfBaseline
-from autocompress.contract import Coupling, Deployable, Device
-from autocompress.devices import layer_times
-from autocompress.devices.lock import MachineLock
-from autocompress.export import tap_crop
+from autocompress.contract import Coupling
 from autocompress.files import digest
 from autocompress.forking import may_fork
 from autocompress.graph import NetworkFacts, facts
 from autocompress.job import Job
 from autocompress.proposals import (
-    LatencyModel,
-    Layer,
     Part,
     Problem,
-    Profile,
     RemovedChannels,
     Selection,
     Table,
     probes,
 )
 from autocompress.proposals.costed import CostedLayers, work
+from autocompress.proposals.costmaker import CostMaker
 from autocompress.proposals.helping import Helper
 from autocompress.proposals.jobtables import Tables
 from autocompress.proposals.judging import affordable, batch_size, evenly
-from autocompress.proposals.probes import ProbeBuilder
-from autocompress.proposals.shares import ShareRecipes
 from autocompress.proposals.structure import divergence_of
 from autocompress.proposals.tables import planned
 from autocompress.recipes.pruning import Pruning, prunable
@@ -49,60 +37,23 @@ from autocompress.recipes.recipe import Recipe
 
 VERSION = "2"
 """Version of the tables, part of their key."""
-PROBES_VERSION = "2"
 SHARE, QUICK_SECONDS = 0.2, 30.0
 """Tables may take this share of the minutes of a search, up to so many seconds."""
 LONG_SHARE, MOST_SECONDS = 0.1, 120.0
 """In a longer search they may take this share, up to so many seconds."""
 THOROUGH_MINUTES = 10.0
-"""Searches of at least so long measure further cells. On resnet18 these changed the divergence of
-proposals by 6 % at most, and took 40 % of the time for tables.
+"""Searches of at least this duration measure further cells.
+
+On resnet18 these changed the divergence of proposals by at most 6 %, and took 40 % of the time for
+tables.
 """
 COPIES = 4
 """Free memory must hold this many times the moments before a helper, with its copy, measures."""
-Progress = Callable[[float, str], None]
-log = logging.getLogger("autocompress.proposals")
-
-
-def _nothing() -> None:
-    """The default of ``breathe``."""
-
-
-def _silent(done: float, text: str) -> None:
-    """The default of ``progress``."""
 
 
 @dataclass
-class TableMaker:
-    """Measures the tables of a job.
-
-    Attributes:
-        job: of the search.
-        recipes: makes recipes from shares of channels.
-        pipeline: makes a candidate from a recipe.
-        device: measures latency.
-        baseline: the file of the baseline.
-        export: writes the file of a candidate.
-        costs_key: everything that decides costs on this machine.
-        lock: the machine lock. Computing holds it shared and gives way to measurements.
-        progress: called with the progress of long steps.
-        breathe: called often, while the lock is held shared or not held.
-        notes: for the user, about the tables.
-        helper: a forked process that builds probes and measures cells; None where none helps.
-    """
-
-    job: Job
-    recipes: ShareRecipes
-    pipeline: Pipeline
-    device: Device
-    baseline: Deployable
-    export: Callable[[Candidate, Path], Deployable]
-    costs_key: Any
-    lock: MachineLock
-    progress: Progress = _silent
-    breathe: Callable[[], None] = _nothing
-    notes: list[str] = field(default_factory=list)
-    helper: Helper | None = None
+class TableMaker(CostMaker):
+    """Measures the tables of a job; its attributes are those of :class:`CostMaker`."""
 
     def begin(self) -> None:
         """Starts a helper if that is safe and the probes are not profiled yet.
@@ -121,9 +72,9 @@ class TableMaker:
         if not parts:
             return
         network = facts(model, models.input_size(model))
-        widths = CostedLayers.of(self._layers_of_files(network, couplings), parts, couplings, pruning.multiple)
+        widths = CostedLayers.of(self.layers_of_files(network, couplings), parts, couplings, pruning.multiple)
         points = probes.points(parts, widths.factors(work))
-        if not self.pipeline.store.has(self._probes_key(neutral, parts, points)):
+        if not self.pipeline.store.has(self.probes_key(neutral, parts, points)):
 
             def measures(breathe: Callable[[], None]) -> tuple[list[Selection], Callable[[Selection], float]]:
                 known = self.pipeline.of_baseline(default, None, breathe)
@@ -131,7 +82,7 @@ class TableMaker:
                 removed = self._removed(known, network, couplings, pruning, self._images(known, parts))
                 return self._planned(parts), lambda selection: removed.measure(removed.keep(parts, selection))
 
-            self.helper = Helper.started(self._builder, parts, points, measures)
+            self.helper = Helper.started(self.builder, parts, points, measures)
 
     def end(self) -> None:
         """Ends the helper."""
@@ -140,10 +91,6 @@ class TableMaker:
 
     def _planned(self, parts: Sequence[Part]) -> list[Selection]:
         return planned(parts, thorough=is_thorough(self.job))
-
-    @property
-    def _builder(self) -> ProbeBuilder:
-        return ProbeBuilder(self.recipes, self.pipeline, self.export)
 
     def tables(self) -> Tables | None:
         """Measures losses of couplings and costs of widths, once per baseline and machine.
@@ -173,7 +120,7 @@ class TableMaker:
         with self.lock.shared():
             table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
-        costs, fixed, errors = self._costs(neutral, network, couplings, parts, pruning)
+        costs, fixed, errors = self.costs(neutral, network, couplings, parts, pruning)
         groups = models.groups(model, self.job.granularity)
         return self._tables(
             Problem(tuple(parts), divergences, costs, fixed),
@@ -275,87 +222,6 @@ class TableMaker:
         return proposals.measure(
             parts, measured, errors=errors, deadline=began + seconds, thorough=is_thorough(self.job)
         )
-
-    # --- costs ------------------------------------------------------------------------------------
-
-    def _costs(
-        self,
-        neutral: Recipe,
-        network: NetworkFacts,
-        couplings: Sequence[Coupling],
-        parts: Sequence[Part],
-        pruning: Pruning,
-    ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-        """Factors, constants and errors of each cost; latency comes first."""
-        widths = CostedLayers.of(proposals.layers_of(network, couplings), parts, couplings, pruning.multiple)
-        of_files = replace(widths, layers=self._layers_of_files(network, couplings))
-        bits = 8.0 if neutral.bits else 32.0
-        formulas = {"macs": proposals.macs, "params": proposals.parameters, "energy": proposals.macs}
-        costs = {name: widths.factors(cost) for name, cost in formulas.items()}
-        costs["size"] = of_files.factors(proposals.size_bytes(bits))
-        fixed = dict.fromkeys(costs, 0.0)
-        profiles = self._profiles(neutral, network, of_files, probes.points(parts, of_files.factors(work)))
-        if len(profiles) < 2:
-            self.notes.append("latency could not be profiled, so predictions take it as proportional to multiply-adds")
-            whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
-            shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
-            return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
-        fitted = LatencyModel.fit(of_files.layers, profiles)
-        factors, rest = fitted.factors(of_files.layers, parts, of_files.kept)
-        return {"latency": factors, **costs}, {"latency": rest, **fixed}, {"latency": fitted.error}
-
-    def _layers_of_files(self, network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
-        """The layers with the kernel taps that candidates' files have."""
-        layers = proposals.layers_of(network, couplings)
-        crop = tap_crop(network, self.pipeline.baseline).layers if self.job.search.crop else {}
-        return [replace(layer, taps=crop[layer.name].taps) if layer.name in crop else layer for layer in layers]
-
-    def _profiles(
-        self, neutral: Recipe, network: NetworkFacts, widths: CostedLayers, points: Sequence[Sequence[int]]
-    ) -> list[Profile]:
-        """Layer times of the probes.
-
-        Times are shares of the latency of the baseline, because they are measured together.
-        """
-        parts, kept = widths.parts, widths.kept
-
-        def make() -> Any:
-            with tempfile.TemporaryDirectory() as folder:
-                built = self._built(parts, points, Path(folder))
-                files = [self.baseline, *(file for _, file in built)]
-                times = layer_times(self.device, files, list(network.layers), self.job.device) or []
-            whole = times[0].total if times else 1.0
-            found = []
-            for (indices, _), own in zip(built, times[1:], strict=False):
-                shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
-                seconds = {name: value / whole for name, value in own.layers.items()}
-                found.append([proposals.layer_widths(widths.layers, shares), seconds, own.total / whole])
-            return {"profiles": found}
-
-        return [
-            Profile({name: (pair[0], pair[1]) for name, pair in own.items()}, seconds, total)
-            for own, seconds, total in self.pipeline.store.made(
-                self._probes_key(neutral, parts, points), make, self.breathe
-            )["profiles"]
-        ]
-
-    def _built(self, parts: Sequence[Part], points: Sequence[Sequence[int]], folder: Path) -> probes.Built:
-        """The files of the probes, from the forked process if there is one."""
-        text = "profiling the latency of channel widths"
-        self.progress(0.0, text)
-        if self.helper is not None and (known := self.helper.probes(parts, points, self.breathe)):
-            return known
-
-        def tell(number: int) -> None:
-            self.breathe()
-            self.progress(number / len(points), text)
-
-        return self._builder.build(parts, points, folder, self.lock, tell)
-
-    def _probes_key(self, neutral: Recipe, parts: Sequence[Part], points: Sequence[Sequence[int]]) -> str:
-        own = [list(part.choices) for part in parts]
-        asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
-        return digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
 
 
 def is_thorough(job: Job) -> bool:

@@ -183,7 +183,7 @@ class JobSpace:
             pruner = pruners.get(label)
             values = self.policy(rule, pruner=pruner)
             if values is None or (pruner is not None and values.get("prune.method") != pruner):
-                continue  # the job neither searches nor names it
+                continue  # the job does not search it, and does not name it
             if values not in [known for _, known in points]:
                 points.append((label, values))
         return points

@@ -156,7 +156,7 @@ def compose(
 
 @contextmanager
 def _raised_later(faults: list[InvalidRecipe]) -> Iterator[None]:
-    """Adds an InvalidRecipe to ``faults``, so that an invalid recipe still asks all parameters."""
+    """Collects an InvalidRecipe in ``faults``, so that it is raised after all parameters."""
     try:
         yield
     except InvalidRecipe as error:
@@ -170,7 +170,7 @@ def _acting(space: Space, model: nn.Module, methods: Sequence[Method]) -> list[t
 
 
 def _used(bits: Mapping[str, GroupBits], methods: Sequence[Method]) -> list[Quantizer]:
-    """The quantizers that some group chose."""
+    """The quantizers that at least one group uses."""
     names = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
     return [method for method in methods if isinstance(method, Quantizer) and method.name in names]
 

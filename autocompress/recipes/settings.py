@@ -9,13 +9,13 @@ from autocompress.errors import InvalidRecipe
 
 FITS = ("auto", "one-shot", "sequential", "none")
 QUARTERS = 4
-"""Parts of a budget of epochs that is a fraction."""
+"""A fractional budget of epochs is divided into this number of parts."""
 LEAST_IMAGES = 32
 """Fewest images for refitting."""
 
 
 def repair_space(space: Space) -> Params:
-    """How to refit, and on how many images; searched only where the job says so.
+    """The way of refitting, and the number of images. Searched only if the job says so.
 
     Args:
         space: without a prefix.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,26 +15,22 @@ import numpy as np
 
 from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load_deployed
 from autocompress.contract import Deployable, Manager, Measurement
-from autocompress.data import Scored, Splits, task_of, unsealed
-from autocompress.data.preprocessing import steps_of
+from autocompress.data import Scored, task_of, unsealed
 from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.figures import ratio
-from autocompress.objectives.fronts import fastest_within, front_hypervolume, front_rows, nearest_miss
+from autocompress.objectives.fronts import fastest_within, front_rows
 from autocompress.results import (
     BASELINE,
     COLUMNS,
     FRONT_COLUMNS,
-    SHOWN_METRICS,
-    STATUSES,
     SUMMARY_FILE,
     Row,
     read,
     write_front,
     write_trials,
 )
-from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.cropping import crop_told
 from autocompress.searching.elsewhere import measured_also
 from autocompress.searching.explaining import Explainer, allowed
@@ -44,6 +39,7 @@ from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
 from autocompress.searching.reach import OutOfReach
 from autocompress.searching.searchable import SearchableJob
+from autocompress.searching.summary import Summary, only
 
 log = logging.getLogger("autocompress.search")
 FRONT_SECONDS = 3.0
@@ -52,11 +48,7 @@ FRONT_SECONDS = 3.0
 
 def save_trials(folder: Path, rows: Sequence[Row]) -> None:
     """Writes trials.csv from the study's rows."""
-    write_trials(folder, [_only(COLUMNS, with_artifact(folder, row)) for row in rows])
-
-
-def _only(columns: Sequence[str], row: Mapping[str, Any]) -> Row:
-    return {name: row.get(name) for name in columns}
+    write_trials(folder, [only(COLUMNS, with_artifact(folder, row)) for row in rows])
 
 
 def _is_slow(row: Mapping[str, Any]) -> bool:
@@ -179,16 +171,19 @@ class Closing:
         fastest model within the accuracy bar.
         """
         head = {**self.baseline, "status": BASELINE}
-        write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
+        write_front(self.folder, [only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
         rows = [final.get(row["trial"], row) for row in rows]
         save_trials(self.folder, rows)
-        summary = self._summary(rows, front, seconds, ended, plugins)
-        there = [row for row in front if row.get("artifact")]
-        summary["metrics"] = {str(row["trial"]): _shown_metrics(self.folder / row["artifact"]) for row in there}
-        summary["fastest_within_bar"] = None
-        if fastest is not None:
-            told = _only(FRONT_COLUMNS, with_artifact(self.folder, fastest))
-            summary["fastest_within_bar"] = {**told, "points": accuracy_bar(self.opened.job)}
+        told = Summary(self.opened, self.folder, self.baseline, rows, front)
+        summary = {
+            **told.of_rows(fastest, judged=None if self._whole is None else len(self._whole)),
+            **told.of_job(plugins),
+            "seconds": round(seconds, 1),
+            "ended": ended,
+            "tap_crop": dict(self._crop),
+            "also": list(self._also),
+            "out_of_reach": [found.state() for found in self.out_of_reach],
+        }
         write_json(self.folder / SUMMARY_FILE, summary)
         return summary
 
@@ -298,71 +293,3 @@ class Closing:
         latency = statistics.median(figures) if figures else None
         self.baseline |= {"latency_ms": latency, **dict.fromkeys(ones, 1.0)}
         self.baseline["energy_ratio"] = None if self.baseline.get("energy_uj") is None else 1.0
-
-    def _summary(
-        self, rows: Sequence[Row], front: Sequence[Row], seconds: float, ended: str, plugins: Manager
-    ) -> dict[str, Any]:
-        counts = Counter(row["status"] for row in rows)
-        missed = nearest_miss(rows)
-        environments = [row["latency"]["environment"] for row in front if row.get("latency")]
-        splits = self.opened.splits
-        judged = len(splits.val) if self._whole is None else len(self._whole)
-        return {
-            "hypervolume": front_hypervolume(front),
-            "seconds": round(seconds, 1),
-            "ended": ended,
-            "trials": {status: counts[status] for status in STATUSES},
-            "cache": {
-                "hits": sum(row.get("cache_hits", 0) for row in rows),
-                "misses": sum(row.get("cache_misses", 0) for row in rows),
-            },
-            "images": {"train": len(splits.train), "val": judged, "test": len(splits.test)},
-            "preprocessing": steps_of(splits.info),
-            "synthetic": _synthetic(splits),
-            "unlabelled": _unlabelled(splits),
-            **({} if splits.info.task.is_classification else {"metric": splits.val.task.metric_name}),
-            "notes": list(splits.notes),
-            "baseline": _only(FRONT_COLUMNS, self.baseline),
-            "environment": environments[0] if environments else {},
-            "neutral": dict(self.opened.neutral()),
-            "float_layers": self.opened.float_layers(),
-            "tap_crop": dict(self._crop),
-            "placement": self.opened.placement(),
-            "also": list(self._also),
-            "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
-            "rungs": climbing_summary(rows),
-            "out_of_reach": [found.state() for found in self.out_of_reach],
-            "plugins": {
-                "applied": [method.name for method in self.opened.methods],
-                "refused": dict(self.opened.refused),
-                "broken": {broken.name: broken.reason for broken in plugins.broken},
-            },
-        }
-
-
-def _shown_metrics(artifact: Path) -> dict[str, Any]:
-    """The metrics of an artifact for the report, so that the report needs no models."""
-    file = artifact / METRICS_FILE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {name: known[name] for name in SHOWN_METRICS if name in known}
-
-
-def _synthetic(splits: Splits) -> dict[str, Any]:
-    """The images that replaced training data; empty in a job with training data."""
-    if not splits.synthetic:
-        return {}
-    return {"train": dict(splits.synthetic), **_held_out(splits), "classes": splits.info.num_classes}
-
-
-def _unlabelled(splits: Splits) -> dict[str, Any]:
-    """The images that replaced labelled ones; empty in a job with labelled training images."""
-    if not splits.unlabelled:
-        return {}
-    return {"train": len(splits.train), **_held_out(splits), "classes": splits.info.num_classes}
-
-
-def _held_out(splits: Splits) -> dict[str, Any]:
-    """The images that compare candidates with the baseline; empty if labels judge."""
-    if not splits.by_agreement:
-        return {}
-    return {"held_out": len(splits.val), "classes_seen": len(splits.val.labels().unique())}

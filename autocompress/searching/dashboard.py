@@ -38,9 +38,7 @@ class LinkedStore(FileSystemArtifactStore):
         """Links the file that ``content_body`` reads; replaces an earlier one."""
         target = self.folder / artifact_id
         target.unlink(missing_ok=True)
-        try:
-            os.link(content_body.name, target)
-        except OSError:
+        if not _linked(content_body.name, target):
             super().write(artifact_id, content_body)
 
 
@@ -74,8 +72,15 @@ def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
             continue
         with tempfile.TemporaryDirectory(dir=store.folder) as scratch:  # Optuna takes the name of the file
             named = Path(scratch) / name
-            try:
-                os.link(file, named)
-            except OSError:
+            if not _linked(file, named):
                 shutil.copyfile(file, named)
             upload_artifact(artifact_store=store, file_path=str(named), study_or_trial=study)
+
+
+def _linked(file: str | Path, target: Path) -> bool:
+    """Makes ``target`` a hard link to ``file``; False if the file system has none."""
+    try:
+        os.link(file, target)
+    except OSError:
+        return False
+    return True

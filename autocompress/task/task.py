@@ -26,8 +26,10 @@ class Task(ABC):
     metric_name: ClassVar[str] = "accuracy"
     """The name of the metric in reports, in lower case: ``mean IoU``."""
     augments: ClassVar[bool] = True
-    """Whether the engine may rotate, shift and scale training images, which leaves targets as they
-    are. False where targets have positions; then override :meth:`augmented`.
+    """Whether the engine rotates, shifts and scales training images.
+
+    Targets are not changed. Set it to False if targets have positions, and override
+    :meth:`augmented`.
     """
 
     # --- what every task has ----------------------------------------------------------------------
