@@ -26,7 +26,7 @@ class UserError(Exception):
 
     Args:
         message: one sentence that says what is wrong, naming file, line and key where there is one.
-        hint: what to do about it; optional.
+        hint: how to correct it; optional.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -43,7 +43,7 @@ class HintedError(ValueError):
 
     Args:
         message: the end of the sentence.
-        hint: what to do about it.
+        hint: how to correct it.
         key: the key, where the validator sees more than one.
     """
 

@@ -46,8 +46,8 @@ def may_fork() -> bool:
 def settle() -> None:
     """Must be called first in a forked process.
 
-    OpenMP's threads do not exist there. Signals are the parent's business: the process ignores
-    Ctrl-C, and it ends with its parent.
+    OpenMP's threads do not exist there. The parent handles signals: this process ignores Ctrl-C,
+    and ends with its parent.
     """
     torch.set_num_threads(1)
     signal.set_wakeup_fd(-1)
@@ -96,7 +96,8 @@ class Forked:
             return
 
     def arrived(self) -> Iterator[Any]:
-        """What it has sent so far, without waiting: it waits itself while its pipe is full."""
+        """The messages so far, without waiting. Call it often: the process waits while its pipe is
+        full."""
         try:
             while self._receiver.poll():
                 yield self._receiver.recv()
@@ -109,7 +110,7 @@ class Forked:
         return self._process.is_alive()
 
     def end(self) -> None:
-        """Ends the process, whatever it does."""
+        """Ends the process at once."""
         self._process.kill()
         self._process.join()
         self._receiver.close()

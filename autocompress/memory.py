@@ -30,7 +30,7 @@ def out_of_memory_told(what: str = "this job", hint: str = _HINT) -> Iterator[No
 
     Args:
         what: the work that needs the memory.
-        hint: what to do about it.
+        hint: how to correct it.
 
     Raises:
         UserError: in the place of such an error.

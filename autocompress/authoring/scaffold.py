@@ -12,7 +12,7 @@ from typing import Any
 from autocompress.errors import UserError, did_you_mean
 
 KINDS = ("pruner", "transform", "quantizer", "source", "device", "dataset", "observer", "sampler", "command")
-"""Kinds of plugins that there is an example of."""
+"""Kinds of plugins with an example."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 PROJECT = """\

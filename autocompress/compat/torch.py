@@ -22,5 +22,5 @@ def has_native_bfloat16() -> bool:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often ``tensor`` was changed in place. Private: ``Tensor._version``."""
+    """The number of changes of ``tensor`` in place. Private: ``Tensor._version``."""
     return int(tensor._version)

@@ -61,7 +61,7 @@ def describe(
 
 
 def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
-    """Copies what :func:`describe` stored from ``source`` to ``target``; returns ``target``."""
+    """Copies the description (:func:`describe`) of ``source`` to ``target``; returns ``target``."""
     for attribute in _REMEMBERED:
         if hasattr(source, attribute):
             setattr(target, attribute, getattr(source, attribute))

@@ -1,7 +1,7 @@
 """A forked process that helps to make tables: it builds the probes, then measures cells.
 
-If a search has a worker for each processor, workers start after the first proposals, so until then
-a processor is free. The process has the baseline from the time of forking, and reads orders and
+If a search has a worker for each processor, workers start after the first proposals. Until then a
+processor is free. The process has the baseline from the time of forking, and reads orders and
 moments from the store.
 """
 

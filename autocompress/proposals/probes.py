@@ -1,6 +1,6 @@
 """Builds the probes: networks of other widths, whose profiles give the costs of widths.
 
-Their weights mean nothing, so they need no table.
+Costs do not depend on their weights, so probes are built before losses are measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is allocated: the parts of a network, what each choice loses, and what it costs."""
+"""The problem of allocation: the parts of a network, with the loss and the costs of each choice."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ from autocompress.recipes.recipe import Recipe
 VERSION = "2"
 """Version of the tables, part of their key."""
 SHARE, QUICK_SECONDS = 0.2, 30.0
-"""Tables may take this share of the minutes of a search, up to so many seconds."""
+"""Tables may take this share of the minutes of a search, up to this number of seconds."""
 LONG_SHARE, MOST_SECONDS = 0.1, 120.0
-"""In a longer search they may take this share, up to so many seconds."""
+"""In a longer search they may take this share, up to this number of seconds."""
 THOROUGH_MINUTES = 10.0
 """Searches of at least this duration measure further cells.
 

@@ -29,8 +29,9 @@ EDITABLE = ("name", "results", "budget", "workers", "cluster", "sampler", "recip
 IMAGES_VERSION = "2"
 """Version of the digests of images. A record of another version counts as none."""
 CHANGES_NO_ROW = ("search.explain", "search.storage")
-"""Keys within a section that may change as well: what is measured after the last row, and where the
-server of the study is.
+"""Keys within a section that may change as well, because no row depends on them.
+
+They switch a measurement after the last row, and name the server of the study.
 """
 MOST_SHOWN = 60
 """Most characters of a value in an error."""

@@ -22,7 +22,7 @@ from autocompress.compression.artifact import MODEL_FILE
 from autocompress.results import SearchResult
 
 FOLDER = "dashboard"
-"""In the run's folder: the store of the artifacts."""
+"""The store of the artifacts, in the folder of the run."""
 FILES = ("report.html", "front.png")
 log = logging.getLogger("autocompress.search")
 
@@ -43,7 +43,7 @@ class LinkedStore(FileSystemArtifactStore):
 
 
 def front_files(result: SearchResult) -> dict[str, Path]:
-    """The files that are offered, by the name that the dashboard shows."""
+    """The files for the dashboard, by the names that it shows."""
     found = {name: result.folder / name for name in FILES}
     for _, row in result.models.iterrows():
         if isinstance(home := row["artifact"], str) and home:
@@ -54,7 +54,7 @@ def front_files(result: SearchResult) -> dict[str, Path]:
 def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     """Makes ``files`` artifacts of ``study``; those of an earlier closing get their new content.
 
-    Models that have left the front are no artifacts any more, and leave the disk.
+    Models that are not on the front any more are removed from the artifacts and from the disk.
 
     Raises:
         OSError: if they cannot be written.

@@ -55,7 +55,7 @@ class Measurer:
         return self.device.deterministic
 
     def measured_with(self) -> dict[str, Any]:
-        """On what latencies depend, as JSON; see ``opened.keys.measured_with``."""
+        """The values on which latencies depend, as JSON; see ``opened.keys.measured_with``."""
         return measured_with(self.device, self.config)
 
     def measure(

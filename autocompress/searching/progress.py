@@ -49,21 +49,21 @@ class Silent:
     """An observer that ignores everything."""
 
     def on_start(self, total: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def on_baseline(self, row: Row) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
     ) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def on_note(self, text: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Unbreakable:

@@ -25,7 +25,7 @@ BACK_WITHIN_S = 60.0
 """Most seconds until one of the stations answers; Ray restarts lost stations."""
 LOOK_AGAIN_S = 1.0
 A_SHARE = 0.001
-"""Of the device's resource, which a station takes."""
+"""The share of the device's resource that a station takes."""
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 
 
@@ -54,12 +54,13 @@ class Refused:
 class Station:
     """The measurer of one machine; an actor of Ray. The engine's machine lock holds there too.
 
-    Ray starts it again where its process dies, and on another node with the resource where its node
-    is lost. It measures nothing on a machine whose latencies differ.
+    Ray starts it again if its process ends, and on another node with the resource if its node is
+    lost. It measures nothing on a machine whose latencies cannot be compared.
 
     Args:
         job: of the search.
-        measured_by: on what latencies of the search depend (``opened.keys.measured_with``).
+        measured_by: the values on which latencies of the search depend
+            (``opened.keys.measured_with``).
     """
 
     def __init__(self, job: Job, measured_by: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ class Station:
 
 
 def different(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Why latencies that depend on ``here`` cannot be compared; empty where they can."""
+    """The reason why latencies that depend on ``here`` cannot be compared; empty if they can."""
     for name in {**wanted, **here}:
         if wanted.get(name) != here.get(name):
             return f"its {name.replace('_', ' ')} is {here.get(name)}, the driver's is {wanted.get(name)}"

@@ -20,12 +20,12 @@ def given() -> Path | None:
 
 
 def kept() -> Path | None:
-    """Where the last baseline that was trained for a job of this process is stored."""
+    """The path of the last baseline that was trained for a job of this process."""
     return _Handed.kept
 
 
 def keep(path: Path) -> None:
-    """Remembers where a baseline is stored."""
+    """Stores the path of a baseline."""
     _Handed.kept = path
 
 

@@ -121,7 +121,7 @@ class Climbing:
         self._learn(row)
 
     def promote(self, promotion: Promotion) -> None:
-        """A worker gets the recipe."""
+        """Records that a worker gets the recipe."""
         if promotion.number in self._unheld:
             self._unheld.remove(promotion.number)
         else:
@@ -130,7 +130,7 @@ class Climbing:
         self._is_chosen = False
 
     def row(self, number: int) -> Row:
-        """The present row of a recipe that climbs."""
+        """The current row of a recipe that climbs."""
         return self._rows[number]
 
     # --- choosing ---------------------------------------------------------------------------------

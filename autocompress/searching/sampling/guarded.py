@@ -37,7 +37,7 @@ def make_sampler(sampler: Sampler, job: Job, told: int = 0) -> BaseSampler:
 
 
 class Guarded(BaseSampler):
-    """Asks a sampler, and draws at random where it fails.
+    """Draws values by a sampler, and at random if it fails.
 
     A fault is an exception, or a value outside of a parameter. Each is logged once, and names the
     sampler.

@@ -48,7 +48,7 @@ class Gp(Sampler):
     name = "gp"
 
     def make(self, job: Job, seed: int) -> BaseSampler:
-        """Optuna's, with its defaults."""
+        """Optuna's GP sampler, with its defaults."""
         from optuna.samplers import GPSampler
 
         del job
@@ -63,7 +63,7 @@ class Random(Sampler):
     learns_from_pruned = True
 
     def make(self, job: Job, seed: int) -> BaseSampler:
-        """Optuna's."""
+        """Optuna's random sampler."""
         from optuna.samplers import RandomSampler
 
         del job
