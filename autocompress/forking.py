@@ -96,8 +96,10 @@ class Forked:
             return
 
     def arrived(self) -> Iterator[Any]:
-        """The messages so far, without waiting. Call it often: the process waits while its pipe is
-        full."""
+        """The messages so far, without waiting.
+
+        Call it often, because the process waits while its pipe is full.
+        """
         try:
             while self._receiver.poll():
                 yield self._receiver.recv()

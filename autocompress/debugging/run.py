@@ -147,8 +147,7 @@ def _plugins(job: Job) -> Manager:
 
 
 def _study_of(job: Job) -> tuple[dict[str, Any] | None, str | None]:
-    """The record of the search's begin, and the key of its baseline; None if they cannot be
-    read."""
+    """The record of the search, and the key of its baseline; None if they cannot be read."""
     try:
         return read_begun(job.folder, job.search.storage), read_baseline_key(job.folder, job.search.storage)
     except UserError as error:
