@@ -1,5 +1,6 @@
-"""Low-rank convolutions: W [n, c k k] is cut to its r largest singular values, a k x k and a 1 x 1
-convolution.
+"""Low-rank convolutions: W [n, c k k] is cut to its r largest singular values.
+
+The result is a k x k convolution, followed by a 1 x 1 convolution.
 """
 
 from __future__ import annotations
