@@ -81,7 +81,7 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 
 def compute_of(config: ComputeConfig) -> Compute:
-    """What a job asks for, with ``auto`` decided for this machine.
+    """The settings of a job, with ``auto`` decided for this machine.
 
     ``channels_last: auto`` is False here; ``opened.computing`` measures it.
 

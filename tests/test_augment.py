@@ -101,7 +101,7 @@ def test_a_job_says_again_how_it_augments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [({"auto": "much"}, "timm knows no augmentation 'much'"), ({"auto": "rand-x9"}, "no augment")]
+    ("given", "told"), [({"auto": "much"}, "timm has no augmentation 'much'"), ({"auto": "rand-x9"}, "no augment")]
 )
 def test_unknown_policies_are_refused(folder: Path, given: dict[str, object], told: str) -> None:
     with pytest.raises(UserError, match=told):

@@ -85,10 +85,10 @@ def test_a_run_is_fetched_from_a_url_and_from_a_folder(tmp_path: Path) -> None:
         (("fetch", "/not/here"), "/not/here is not seen from here (copy it from a node"),
         (("fetch", "file:///tmp/no-such-run-9"), "file:///tmp/no-such-run-9 is not a run"),
         (("fetch", "s3://key:secret@bucket/run"), "the URL holds a password"),
-        (("fetch", "name"), "nothing says where the run 'name' is (give --address, or its URL)"),
+        (("fetch", "name"), "the place of the run 'name' is unknown (give --address, or its URL)"),
         (("status", "--address", "head:6379"), "no address of a job server: 'head:6379' (write it like http://"),
         (("status", "--address", "http://127.0.0.1:9", "--token", "/no/file"), "the token in /no/file cannot be read"),
-        (("status", "--address", "http://127.0.0.1:9"), "nobody answers at http://127.0.0.1:9"),
+        (("status", "--address", "http://127.0.0.1:9"), "no job server answers at http://127.0.0.1:9"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

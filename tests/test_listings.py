@@ -129,7 +129,7 @@ def test_every_process_is_told_of_a_change(root: Path) -> None:
     assert not one.changed
     other.watch.compare()
     assert "b/5.png has changed" in one.changed
-    assert not Listing.read(root).changed, "it is listed anew"
+    assert not Listing.read(root).changed, "it is listed again"
     (root / "b" / "5.png").write_bytes(before[0])
     os.utime(root / "b" / "5.png", ns=(before[1], before[1]))
     aged(root)

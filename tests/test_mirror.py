@@ -217,7 +217,7 @@ def test_of_two_drivers_the_one_that_was_taken_for_dead_ends(
     second_study.spend(2.0)
     second.push()
     Study(job.folder, job, {"accuracy": 90.0}).spend(1.0)
-    with pytest.raises(UserError, match=r"another process goes on with the search in file://.*\(this one ends\)"):
+    with pytest.raises(UserError, match=r"another process continues the search in file://.*\(this one ends\)"):
         first.push()
     third = Mirror(first.url, tmp_path / "three")
     third.claim(wait_s=0.0)

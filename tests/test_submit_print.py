@@ -123,7 +123,7 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
         (("--print", "slurm", "--results", "s3://runs"), "needs --results on a folder that the nodes share"),
         (("--print", "slurm", "--results", "/my runs"), "Slurm cannot read output '/my runs/"),
         (("--print", "slurm", "--results", "/runs", "--time", "1:0\n#SBATCH --x"), "Slurm cannot read time"),
-        ((), "nothing says where to send the job"),
+        ((), "the job has no destination"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(commands: Commands, options: tuple[str, ...], sentence: str) -> None:

@@ -165,7 +165,7 @@ def test_what_synthesize_refuses(here: Command, checkpoint: Path, tmp_path: Path
     assert "--set images stands beside --images" in here(*start, "--set", "images=3", code=2)
     assert "--set lr has no value" in here(*start, "--set", "lr", code=2)
     assert here("synthesize", "--model", "resnet18", "--out", "x", code=2) == (
-        "a model without weights knows no data (give --checkpoint PATH or --pretrained)"
+        "a model without weights was trained on no data (give --checkpoint PATH or --pretrained)"
     )
     message = here("synthesize", "--model", "resnet81", "--checkpoint", checkpoint, "--out", "x", code=2)
     assert message.startswith("--model names no timm model: 'resnet81' (did you mean ")

@@ -125,7 +125,7 @@ def test_a_checkpoint_that_cannot_be_used_is_as_none(
         training.run()
     model, training, _ = trained(file, every=1000)
     assert training.step == STEPS
-    assert "begins anew" in caplog.text
+    assert "begins again" in caplog.text
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, undisturbed[name]), name
 

@@ -49,7 +49,7 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
     result = read(subject)
     row = _row(result, trial)
     if row is None:
-        wish = Judged("model", "meets what the job asks", "no model of the front does", Verdict.MISSED)
+        wish = Judged("model", "meets the constraints of the job", "no model of the front does", Verdict.MISSED)
         return Checked(str(subject), [wish], RECORDED)
     name, file = f"{subject}, trial {row['trial']}", subject / str(row["artifact"]) / "model.onnx"
     if limits.reference is not None or limits.data is not None:

@@ -20,7 +20,7 @@ FILES = "plugins"
 """The parameter of a command that takes ``--plugin``."""
 OF_THE_JOB = {
     "submit": "the nodes load the files of the job",
-    "resume": "a run goes on with the files that it began with",
+    "resume": "a run continues with its own plugin files",
 }
 """Commands that take no other plugin files than those of the job, and why."""
 log = logging.getLogger("autocompress")

@@ -86,7 +86,7 @@ def submit(
     from autocompress.submission.order import order_of
 
     if (printed is None) == (address is None):
-        raise UserError("nothing says where to send the job", "give --address http://HEAD:8265 or --print KIND")
+        raise UserError("the job has no destination", "give --address http://HEAD:8265 or --print KIND")
     job = load_job(job_file)
     plugins = manager_for(job)
     validate(job, plugins)
@@ -171,7 +171,7 @@ def stop(name: Name, address: Server, token: TokenFile = None) -> None:
 
     server = JobServer(address, token)
     job = server.stop(server.latest(name))
-    print(f"{job.id} {job.status.lower()}; 'autocompress submit' with the same job goes on")
+    print(f"{job.id} {job.status.lower()}; 'autocompress submit' with the same job continues it")
 
 
 @cluster.command()
@@ -195,7 +195,7 @@ def fetch(
         from autocompress.submission.jobserver import JobServer
 
         if not address:
-            raise UserError(f"nothing says where the run '{place}' is", "give --address, or its URL")
+            raise UserError(f"the place of the run '{place}' is unknown", "give --address, or its URL")
         job = JobServer(address, token).latest(place)
         place = f"{job.results}/{job.run}"
     folder = fetch(place, to)

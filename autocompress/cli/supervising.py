@@ -102,7 +102,7 @@ def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _S
         if ends >= MOST_ENDS:
             _say(f"the driver was lost {ends} times in a row; 'autocompress resume {url or folder}' continues")
             return code
-        _say("the driver was lost; the search goes on when the head of the cluster answers")
+        _say("the driver was lost; the search continues when the head of the cluster answers")
         tries_until = time.monotonic() + HEAD_BACK_WITHIN_S
         if not _answers(address, tries_until, signals):
             _say(f"the head of the cluster does not answer; 'autocompress resume {url or folder}' continues")

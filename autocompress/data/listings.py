@@ -105,7 +105,7 @@ class Watch:
         with kept_if_possible(self.home.parent):
             write_text(_finding(self.home, self.key), finding)
         shutil.rmtree(self.home, ignore_errors=True)
-        log.warning("%s; start again, so that the folder is listed anew", finding)
+        log.warning("%s; start again, so that the folder is listed again", finding)
 
     def _mark(self, name: str) -> None:
         with suppress(OSError):

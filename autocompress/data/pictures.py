@@ -100,7 +100,7 @@ class _PictureLoader(Loader[DatasetSplit]):
     def on(self, device: torch.device, first: int = 0) -> Iterator[Batch]:
         split = self.split
         if split.pictures.changed:
-            raise UserError(split.pictures.changed, "start again, so that the folder is listed anew")
+            raise UserError(split.pictures.changed, "start again, so that the folder is listed again")
         order = self._order()
         parts = order.split(self.batch_size)[first : len(self)]
         requests = [self._request(positions) for positions in parts]

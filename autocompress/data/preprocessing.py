@@ -16,7 +16,7 @@ from autocompress.job import AugmentConfig
 
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-"""Names that ``timm.data.create_transform`` knows."""
+"""Names that ``timm.data.create_transform`` accepts."""
 DEFAULT_CROP_PCT = 0.875
 """Default crop (timm's) for pictures of varying size, where neither job nor weights give one."""
 
@@ -32,7 +32,7 @@ def evaluated_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
 
 
 def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's training transform for ``info``: random resized crop, flip, and what the job asks.
+    """timm's training transform for ``info``: random resized crop, flip, and options of the job.
 
     Gives uint8 ``(C, H, W)``; with random erasing, float32 that is normalised.
 
@@ -59,7 +59,7 @@ def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
             normalize=own.re_prob > 0,
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
-        raise UserError(f"timm knows no augmentation '{own.auto}'", "see 'augment' in docs/data.md") from error
+        raise UserError(f"timm has no augmentation '{own.auto}'", "see 'augment' in docs/data.md") from error
     return quickened(made) if info.channels == 3 else made
 
 

@@ -153,7 +153,7 @@ class Split(ABC):
 
     @abstractmethod
     def prepared(self, info: DataInfo) -> Self:
-        """The same images, resized and normalised as ``info`` says."""
+        """The same images, resized and normalised by ``info``."""
 
     def subset(self, n: int, seed: int = 0) -> Self:
         """At most ``n`` images, a stratified sample by ``seed``, in their original order."""
@@ -198,7 +198,7 @@ class Splits:
         return digest(self.train.digest, self.val.digest, self.test.digest)
 
     def prepared(self, info: DataInfo) -> Splits:
-        """The same images, resized and normalised as ``info`` says."""
+        """The same images, resized and normalised by ``info``."""
         train = self.train.prepared(replace(info, augment=self.train.info.augment))
         val, test = (split.prepared(info) for split in (self.val, self.test))
         whole = None if self.whole_val is None else self.whole_val.prepared(info)

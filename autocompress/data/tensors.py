@@ -77,7 +77,7 @@ class TensorSplit(Split):
         return (images - mean) / std
 
     def augmented(self, indices: torch.Tensor, seed: int) -> torch.Tensor:
-        """The images at ``indices``, augmented as the job asks, normalised."""
+        """The images at ``indices``, with the augmentation of the job, normalised."""
         change = augmented_pixels(self.info)
         found = []
         with random_kept():

@@ -1,4 +1,4 @@
-"""Finds pictures that cannot be read, before a search; a few are left out where the job says so."""
+"""Finds pictures that cannot be read, before a search; a job may allow to leave out a few."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _number(best: Any, trial: int | None, folder: Path) -> int:
     if trial is not None:
         return trial
     if best is None:
-        raise UserError(f"no model of {folder} meets what was asked", "name a trial: --trial N")
+        raise UserError(f"no model of {folder} meets the constraints", "name a trial: --trial N")
     return int(best["trial"])
 
 

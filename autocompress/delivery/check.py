@@ -139,7 +139,7 @@ def _compared(
 
 
 def _told(folder: Path, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
-    """What the script says of each picture.
+    """The output of the script for each picture.
 
     Raises:
         UserError: if it fails.

@@ -139,7 +139,7 @@ def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
         best = result.recommended()
         if best is None:
             hint = f"choose one with --trial: {_listed(models)}" if len(models) else "see 'autocompress show'"
-            raise UserError(f"no model of {result.folder} meets what was asked", hint)
+            raise UserError(f"no model of {result.folder} meets the constraints", hint)
         return _plain(best)
     found = models[models["trial"] == trial]
     if found.empty or not found.iloc[0]["artifact"]:

@@ -91,7 +91,7 @@ class CostModel(Device):
                 known = ", ".join(self.profile.kinds)
                 raise TrialFailed(
                     f"'{self.name}' has no unit for '{counted.kind}', which layer '{counted.layer}' needs "
-                    f"(it knows {known})"
+                    f"(it has {known})"
                 )
             seconds += counted.operations * (math.nan if found.seconds is None else found.seconds)
             joules += counted.operations * (math.nan if found.joules is None else found.joules)

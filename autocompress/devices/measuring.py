@@ -51,7 +51,7 @@ def measure(
     alternate, and each pair of blocks gives a ratio. The result is the median ratio with a 95 %
     interval for the median of later measurements (``timing.ratio_interval``).
 
-    A measurement has several sittings. Each holds ``lock`` alone, and opens both models anew if
+    A measurement has several sittings. Each holds ``lock`` alone, and opens both models again if
     that is quick, because the placement of memory is one cause of variation.
 
     It takes about ``seconds``, or longer if there are fewer than 6 pairs of blocks, which are too

@@ -1,4 +1,4 @@
-"""The section of a job that says what the network is for."""
+"""The section of a job about the purpose of the network."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Corrections:
         self._used, self._is_cut, began = len(self._rows), False, time.monotonic()
         try:
             made = self._again(self._rows, self._baseline)
-        except Exception:  # the sampler goes on without
+        except Exception:  # the sampler continues without them
             log.exception("nothing is proposed again")
             self._again = None
             return

@@ -163,7 +163,7 @@ class Mirror:
             warn_once(Path(self.url), "is away: results stay on this machine until it is back", error)
             return
         if not is_mine:
-            raise UserError(f"another process goes on with the search in {self.url}", "this one ends")
+            raise UserError(f"another process continues the search in {self.url}", "this one ends")
         self._keep_state(count + 1, size + len(piece))
         if rest:
             self.push()

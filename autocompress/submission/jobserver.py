@@ -180,7 +180,7 @@ class JobServer:
             raise UserError(f"the cluster at {self.address} {what}", hint) from None
         except (requests.RequestException, ConnectionError) as error:
             why = type(error).__name__
-            raise UserError(f"nobody answers at {self.address} ({why})", "is it http://HEAD:8265?") from None
+            raise UserError(f"no job server answers at {self.address} ({why})", "is it http://HEAD:8265?") from None
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             said = lines[-1].strip()[:300] if lines else type(error).__name__

@@ -96,7 +96,7 @@ def optimise_pixels(
         norms = stack.enter_context(watching_norms(teacher))
         for phase, end in zip(settings.phases, ends, strict=True):
             optimizer = torch.optim.Adam([x], lr=settings.lr, betas=settings.betas, eps=settings.eps)
-            # Each phase begins anew, because objectives at two resolutions cannot be compared. A
+            # Each phase begins again, because objectives at two resolutions cannot be compared. A
             # low objective of the pooled phase would otherwise select images that are bad at full
             # resolution, as in the official code.
             best = _Best()

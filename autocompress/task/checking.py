@@ -99,7 +99,7 @@ def _called(ref: TaskRef, member: str, about: str, function: Callable[..., Any],
         raise _fault(ref, f"'{member}' raised {type(error).__name__}{where}: {reason}") from error
 
 
-def _fault(ref: TaskRef, text: str, hint: str = "docs/tasks.md says what each member does") -> UserError:
+def _fault(ref: TaskRef, text: str, hint: str = "docs/tasks.md describes each member") -> UserError:
     return UserError(f"the task '{ref.title}' cannot be used: {text}", hint)
 
 

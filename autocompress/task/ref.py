@@ -79,7 +79,7 @@ def load_task(ref: TaskRef) -> Task:
     kind = _class_of(ref)
     if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
         named = " and ".join(f"'{name}'" for name in lacking)
-        raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md says what each member does")
+        raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md describes each member")
     options = json.loads(ref.options)
     try:
         return kind(**options)

@@ -65,9 +65,9 @@ class Checkpoint:
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            log.warning("the checkpoint %s cannot be used (%s); the training begins anew", self.file, error)
+            log.warning("the checkpoint %s cannot be used (%s); the training begins again", self.file, error)
             return False
-        log.info("a training goes on from step %d of %d", training.step, training.total_steps)
+        log.info("a training continues from step %d of %d", training.step, training.total_steps)
         return True
 
     def offer(self, training: Training) -> None:

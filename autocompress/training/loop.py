@@ -267,7 +267,7 @@ class Training:
             self._checkpoint.offer(self)
 
     def _augmented(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels, changed together as the task wants it."""
+        """Images and labels, changed together by the task."""
         generator = torch.Generator().manual_seed((self.seed * 104_729 + self.step) % 2**63)
         return self.split.task.augmented(images, labels, generator)
 

@@ -37,7 +37,7 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says of a batch, ``(N, ...)``, and its temperature.
+    """The outputs of a teacher for a batch, ``(N, ...)``, and their temperature.
 
     For classes, these are log-probabilities, ``(N, classes)``; else those of :meth:`Task.answers`.
     """

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: images of a batch, and their labels, mixed as the job asks."""
+"""Mixup and CutMix: images of a batch, and their labels, mixed by the settings of the job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mixing:
 
     @classmethod
     def of(cls, split: Split, seed: int) -> Mixing | None:
-        """What the job asks for these training images; None where it asks nothing."""
+        """The mixing of the job for these training images; None without any."""
         asked = split.info.augment
         if asked is None or not (asked.mixup or asked.cutmix) or not split.info.task.is_classification:
             return None

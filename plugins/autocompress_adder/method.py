@@ -114,7 +114,7 @@ class Adder(Transform):
         }
 
     def _convolutions(self, model: nn.Module) -> list[str]:
-        """Eligible convolutions; cached, because every trial asks for those of the baseline."""
+        """Eligible convolutions; cached, because every trial needs those of the baseline."""
         if model not in self._found:
             self._found[model] = eligible(model)
         return self._found[model]

@@ -83,7 +83,7 @@ class Ghost(Transform):
     def _convolutions(self, model: nn.Module) -> list[str]:
         """Convolutions that s = 2, d = 3 would make small enough.
 
-        Cached, because every trial asks for those of the baseline.
+        Cached, because every trial needs those of the baseline.
         """
         if model not in self._found:
             self._found[model] = [

@@ -133,7 +133,7 @@ class Quantize(Quantizer):
         return int(params["calibration_images"])
 
     def equalises(self, params: Params) -> bool:
-        """As the recipe says."""
+        """The choice of the recipe."""
         return bool(params["equalise"])
 
     def rounding(self, params: Params, bits: int) -> Rounding:
@@ -144,7 +144,7 @@ class Quantize(Quantizer):
         return "nearest" if bits > 4 else "gptq" if bits == 4 else "descent"
 
     def corrects_bias(self, params: Params) -> bool:
-        """As the recipe says."""
+        """The choice of the recipe."""
         return bool(params["bias_correction"])
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:

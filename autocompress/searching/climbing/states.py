@@ -109,7 +109,7 @@ class Standing:
         return replace(self, state=State.PROMOTED)
 
     def resumed(self) -> Standing:
-        """The state for another driver, which counts lost workers anew."""
+        """The state for another driver, which counts lost workers from 0."""
         return replace(self, attempts=0)
 
 

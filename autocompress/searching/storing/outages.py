@@ -52,7 +52,7 @@ def insisted(action: Callable[[bool], T], is_outage: Callable[[Exception], bool]
             return found
 
 
-def away(what: str, error: BaseException, hint: str = "'autocompress resume' goes on") -> StudyAway:
+def away(what: str, error: BaseException, hint: str = "'autocompress resume' continues") -> StudyAway:
     """The error that ends a search."""
     return StudyAway(f"{what}, which keeps the study, cannot be used: {told(error)}", hint)
 

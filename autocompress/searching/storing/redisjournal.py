@@ -124,7 +124,7 @@ class RedisJournal(BaseJournalBackend):
         if missing > len(self._tail):
             raise StudyAway(
                 f"{self._url} has lost {missing} changes of the study {self._name}",
-                "switch its 'appendonly' on; 'autocompress resume' goes on with what is there",
+                "switch its 'appendonly' on; 'autocompress resume' continues from the remaining study",
             )
         lost = list(islice(self._tail, len(self._tail) - missing, None))
         for first in range(0, len(lost), READ_AT_ONCE):
