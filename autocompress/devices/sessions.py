@@ -30,8 +30,9 @@ KEPT = 3
 
 _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
 _inherited: list[onnxruntime.InferenceSession] = []
-"""Sessions of the parent in a forked process. Their threads do not exist there, and a session that
-is destroyed waits for its threads.
+"""Sessions of the parent, kept in a forked process.
+
+Their threads do not exist there, and a session that is destroyed waits for its threads.
 """
 
 
