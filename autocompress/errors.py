@@ -38,6 +38,11 @@ class UserError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+def clipped(text: str, longest: int = 60) -> str:
+    """``text`` with at most ``longest`` characters, for a value in a sentence."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 class HintedError(ValueError):
     """An invalid value of a key. The message completes the sentence ``<key> ...``.
 

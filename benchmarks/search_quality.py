@@ -53,6 +53,7 @@ TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0}
 CURVE = tuple(step / 8 for step in range(2, 25))
 """Times at which hypervolume is drawn, in T."""
 SWITCHES = ("tables", "proposals", "repair", "rungs", "crop")
+RIVAL = "Torch-Pruning and int8"
 MOST_FILES = 12
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 60.0
@@ -246,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
             files = dict.fromkeys([*sweep, *(file for front in fronts.values() for file in front)])
             rows = scored(folder, asked.rivals, list(files))
         told["T"] = round(seconds, 1)
-        told["rival"] = part(sweep, rows) if asked.rivals is not None else None
+        told["rival"] = {"name": RIVAL} | part(sweep, rows) if asked.rivals is not None else None
         told["searches"] = {
             search: {
                 "first_trial": min(there.values(), default=None),
@@ -272,7 +273,7 @@ def drawn(told: dict[str, Any], file: Path) -> None:
             [share * told["T"] for share in shares], volumes, where="post", label=label, ls=":" if switch else "-"
         )
     if told["rival"] is not None:
-        axes.plot(told["T"], told["rival"]["hypervolume"], "kD", label="Torch-Pruning and int8")
+        axes.plot(told["T"], told["rival"]["hypervolume"], "kD", label=RIVAL)
     axes.set(xlabel="seconds from process start", ylabel="hypervolume, neutral scorer", ylim=(0, None))
     axes.set_title(f"{told['model']} on {told['data']}")
     axes.grid(alpha=0.3)

@@ -172,6 +172,8 @@ def test_files_that_are_none_of_ours(tmp_path: Path, commands: Commands) -> None
     (tmp_path / "text.onnx").write_text("no model")
     asked = budget(tmp_path, limits={"size": "1 MB"})
     assert "cannot load" in commands("check", tmp_path / "text.onnx", "--budget", asked, code=2)
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    assert "is a pointer of Git LFS" in commands("check", tmp_path / "pointer.onnx", "--budget", asked, code=2)
     assert "there is no file" in commands("check", tmp_path / "gone.onnx", "--budget", asked, code=2)
     assert "has no trials" in commands("check", foreign, "--budget", asked, "--trial", "1", code=2)
 
@@ -201,6 +203,9 @@ def test_runs_in_every_state(small_run: Path, tmp_path: Path, commands: Commands
     assert "MET" in out
     assert "at most" in out
     commands("check", run, "--budget", asked, "--markdown")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"ended": "interrupted"}))
+    assert "the search was interrupted" in commands("check", run, "--budget", asked).replace("\n", " ")
     (run / "front.csv").unlink()
     assert "has no front.csv yet" in commands("check", run, "--budget", asked, code=2), "half finished"
     (run / "trials.csv").unlink()
@@ -223,7 +228,7 @@ def repository(small_run: Path, tmp_path: Path) -> Path:
     """A scratch repository with a model, its baseline, pictures and the example's budget."""
     (tmp_path / "models").mkdir()
     (tmp_path / "bin").mkdir()
-    for name in ("model", "baseline"):
+    for name in ("model", "reference"):
         shutil.copyfile(small_run / "artifacts" / "0" / "model.onnx", tmp_path / "models" / f"{name}.onnx")
     write_pictures(small_run, tmp_path / "pictures" / "val")
     asked = yaml.safe_load((EXAMPLES / "budget.yaml").read_text())

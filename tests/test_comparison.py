@@ -123,6 +123,9 @@ def test_runs_in_every_state_are_compared(two: tuple[Path, Path], tmp_path: Path
     assert not run.is_over
     assert len(run.drops) > 2
     assert "not over" in commands("compare", two[0], running)
+    assert not [key for key, _ in compare(two[0], running).differences if key.startswith("environment")]
+    (two[1] / "summary.json").write_text('{"ended": "interrupted"}')
+    assert "interrupted" in commands("compare", *two)
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "job.yaml").write_text((two[0] / "job.yaml").read_text())

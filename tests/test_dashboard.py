@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -30,16 +29,10 @@ def offered(folder: Path) -> dict[str, bytes]:
 
 
 def names_of(study: optuna.Study) -> dict[str, str]:
-    """The ids that optuna-dashboard shows, by name: it leaves out those that are null."""
-    prefix = "artifacts:"
-    found = [
-        json.loads(text)
-        for name, text in study._storage.get_study_system_attrs(study._study_id).items()
-        if name.startswith(prefix)
-    ]
-    metas = [meta for meta in found if meta is not None]
-    assert len({meta["filename"] for meta in metas}) == len(metas)
-    return {meta["filename"]: meta["artifact_id"] for meta in metas}
+    """The ids by name, as Optuna lists them."""
+    metas = get_all_artifact_meta(study)
+    assert len({meta.filename for meta in metas}) == len(metas)
+    return {meta.filename: meta.artifact_id for meta in metas}
 
 
 @pytest.mark.slow
@@ -96,6 +89,25 @@ def test_a_model_that_left_the_front_is_not_offered_and_leaves_the_disk(tmp_path
     assert {file.name for file in (tmp_path / "dashboard").iterdir()} == set(found.values())
     dashboard.offer(study, tmp_path, files)
     assert set(names_of(study)) == set(files), "one that comes back is offered again"
+
+
+def test_a_front_that_shrinks_leaves_a_note(tmp_path: Path) -> None:
+    files = {f"trial-{number}.onnx": tmp_path / f"{number}.onnx" for number in range(3)}
+    for name, file in files.items():
+        file.write_text(name)
+    study = optuna.create_study()
+    dashboard.offer(study, tmp_path, files)
+    for _ in range(2):
+        dashboard.offer(study, tmp_path, {"trial-1.onnx": files["trial-1.onnx"]})
+        found = names_of(study)
+        assert set(found) == {"trial-0-left-the-front.txt", "trial-1.onnx", "trial-2-left-the-front.txt"}
+        note = tmp_path / "dashboard" / found["trial-0-left-the-front.txt"]
+        assert note.read_text() == "trial-0 is no longer on the front.\n"
+    assert files["trial-0.onnx"].read_text() == "trial-0.onnx", "the note is not written into the model"
+    dashboard.offer(study, tmp_path, files)
+    found = names_of(study)
+    assert set(found) == set(files), "the places are taken again"
+    assert all((tmp_path / "dashboard" / found[name]).read_text() == name for name in files)
 
 
 def test_an_outage_while_the_models_are_offered_costs_the_run_nothing(

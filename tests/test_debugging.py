@@ -176,6 +176,10 @@ def test_the_command_prints_a_table_or_json(small_run: Path, commands: Commands)
     out = commands("debug", small_run, "--trial", "1", "--images", "8")
     for text in ("SNR, dB", "KL alone", " of ", "trial 1 on 8 validation images", "space:", "bits.weight."):
         assert text in out
+    commands.columns = 40
+    narrow = commands("debug", small_run, "--trial", "1", "--images", "8").partition("trial 1 on")[0]
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert "KL alone" in narrow, "no heading is folded"
     told = json.loads(commands("debug", small_run, "--trial", "0", "--images", "8", "--json"))
     assert told["layers"][0]["layer"] == "conv1.0"
     assert told["parted"] is None
@@ -189,7 +193,9 @@ def test_what_cannot_be_debugged_is_told(small_run: Path, tmp_path: Path, comman
     assert "trial 1 on 4 validation images" in commands("debug", run, "--trial", "1", "--images", "4")
     assert "is not a run" in commands("debug", tmp_path, code=2)
     (run / "front.csv").unlink()
-    assert "name a trial" in commands("debug", run, code=2), "half finished"
+    said = commands("debug", run, code=2)
+    assert "is not over, so no model is recommended yet" in said
+    assert "choose one with --trial: 0, 1" in said
     edit_job(run, checkpoint=None)
     said = commands("debug", run, "--trial", "0", code=2)
     assert "the trained baseline is not in" in said

@@ -29,6 +29,7 @@ from autocompress.delivery import export_model
 from autocompress.errors import UserError
 from autocompress.job import load_job
 from autocompress.report.markdown import escaped, fenced, plain, table
+from autocompress.results import write_trials
 
 FILES = ("README.md", "infer.py", "model.onnx", "preprocessing.json")
 ALONE = """
@@ -179,9 +180,15 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(copied: Path, tmp_path: P
     assert "it has no model.onnx" in commands("export", copied, "--to", to, code=2)
     edit_job(copied, constraints={"latency": "0.1x"})
     assert "choose one with --trial: 0, 1" in commands("export", copied, "--to", to, code=2)
+    assert "meets the constraints" in commands("export", copied, "--to", to, code=2)
     (copied / "front.csv").unlink()
+    said = commands("export", copied, "--to", to, code=2)
+    assert "is not over, so no model is recommended yet" in said
+    assert "choose one with --trial: 0, 1" in said
     (copied / "trials.csv").unlink()
-    assert "no model of" in commands("export", copied, "--to", to, code=2), "an empty run"
+    assert "is not over" in commands("export", copied, "--to", to, code=2), "an empty run"
+    write_trials(copied, [{"trial": 0, "status": "failed", "reason": "no"}])
+    assert "every trial of" in commands("export", copied, "--to", to, code=2)
     assert not to.exists()
 
 

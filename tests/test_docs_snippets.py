@@ -20,6 +20,7 @@ from test_delivery import write_pictures
 from autocompress.checking.limits import read_limits
 from autocompress.cli.app import app
 from autocompress.job import load_job
+from autocompress.report import write_report
 
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -84,9 +85,11 @@ def scratch(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder with what the pages take to be there."""
     run = tmp_path / "results" / "demo"
     shutil.copytree(small_run, run)
-    shutil.copytree(small_run, tmp_path / "results" / "other")
+    write_report(run)
+    shutil.copytree(run, tmp_path / "results" / "other")
     for trial, name in ((0, "float"), (1, "int8")):
         shutil.copyfile(run / "artifacts" / str(trial) / "model.onnx", tmp_path / f"{name}.onnx")
+    shutil.copytree(ROOT / "results" / "search", tmp_path / "results" / "search")
     write_pictures(run, tmp_path / "pictures" / "val")
     shutil.copyfile(next((tmp_path / "pictures").rglob("*.png")), tmp_path / "picture.png")
     for block in ALL:

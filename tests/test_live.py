@@ -159,7 +159,9 @@ def test_watch_looks_once_at_runs_in_every_state(
     assert "resume" in out
     (running / "trials.csv").unlink()
     (running / STATUS_FILE).unlink()
-    assert "no front yet: 0 of 60 trials" in commands("watch", running).replace("\n", " "), "an earlier version's"
+    assert "the search is not over: 0 of 60 trials" in commands("watch", running).replace("\n", " "), (
+        "an earlier version's"
+    )
     over = write_run(tmp_path / "over", trials=20)
     assert "the search is over" in commands("watch", over).replace("\n", " ")
     (over / "summary.json").write_text('{"ended": "interrupted"}')
@@ -199,6 +201,20 @@ def test_hostile_names_of_finished_runs_reach_no_terminal(tmp_path: Path, comman
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert len(text) < 30_000
+
+
+def test_hostile_folders_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
+    folder = tmp_path / "two\nlines \u202e<b>"
+    assert "is not a run: there is no such folder" in commands("show", folder, code=2)
+    run = write_run(folder, name=10_000 * "a" + "!")
+    said = commands("debug", run, code=2)
+    assert "it names a folder" in said
+    assert len(said) < 500
+    (run / "report.html").touch()
+    out = commands("show", run) + said
+    assert "report: " in out
+    assert "\u202e" not in out
+    assert "two\n" not in out
 
 
 def test_hostile_notes_reach_no_terminal(running: Path, commands: Commands) -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from example_run import JOB, write_run
+from PIL import Image
 
+import autocompress.searching.run  # noqa: F401 - loaded, so that conftest.py shortens its measurements
 from autocompress import SearchResult, read
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "docs" / "examples").glob("*.ipynb"))
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+FIRST = EXAMPLES / "first_search.ipynb"
+NOTEBOOKS = sorted(set(EXAMPLES.glob("*.ipynb")) - {FIRST})
+"""Those that read a run."""
 
 
 def cells(notebook: Path) -> list[str]:
@@ -40,6 +49,37 @@ def test_every_cell_runs(notebook: Path, small_run: Path, tmp_path: Path, monkey
     assert len(found) >= 5
     assert len([value for value in found if value is not None]) >= 4
     assert all("trial" in value._repr_html_() for value in found if isinstance(value, SearchResult))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("search_here")
+def test_the_first_search_runs(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its cells run, on a smaller network and with two trials."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))  # as in a notebook
+    names: dict[str, Any] = {}
+    first, *others = cells(FIRST)
+    run_cell(first, names)
+    names["job"] |= {"model": "test_resnet", "checkpoint": teacher, "methods": ["quantize"], "trials": 2}
+    names["job"] |= {"latency": "9x", "accuracy_drop": 100.0, "budget": {"epochs": 0}, "search": {"tables": False}}
+    found = [run_cell(source, names) for source in others]
+    assert isinstance(found[0], SearchResult)
+    assert "use trial" in found[0]._repr_html_()
+    assert found[-1].sum() == 2
+    shown = capsys.readouterr().out
+    assert "\r2 of 2 trials; trial " in shown, "the progress is shown"
+    assert re.search(r"\r2 trials done *\n", shown)
+    told = subprocess.run(
+        [sys.executable, "first-model/infer.py", write_picture(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "picture.png" in told.stdout
+
+
+def write_picture(folder: Path) -> str:
+    Image.new("L", (8, 8), 90).save(folder / "picture.png")
+    return "picture.png"
 
 
 def test_a_notebook_shows_a_picture_and_a_table(tmp_path: Path) -> None:

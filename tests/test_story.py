@@ -19,7 +19,7 @@ PRUNED = {"prune.method": "obs", "prune.mode": "group", "prune.keep.a": 0.0625, 
         (
             {**PRUNED, "repair.fit": "auto", "recover.epochs": 0, "bits.weight.a": "q:8", "bits.activation.a": 8},
             [
-                ("Channels", "6 % to 50 % of them are kept everywhere, those that obs needs most"),
+                ("Channels", "6 % to 50 % of them are kept everywhere, chosen by obs"),
                 ("Training", "none in the recipe; the weights were refitted in closed form"),
                 ("Numbers", "8-bit integers everywhere"),
             ],
@@ -28,7 +28,7 @@ PRUNED = {"prune.method": "obs", "prune.mode": "group", "prune.keep.a": 0.0625, 
             {**PRUNED, "prune.keep.b": 1.0, "ghost.ratio.a": 2, "recover.epochs": 1, "qat.epochs": 1},
             [
                 ("Operators", "ghost ratio 2 in a"),
-                ("Channels", "6 % of them are kept in 1 of 2 places, those that obs needs most"),
+                ("Channels", "6 % of them are kept in 1 of 2 places, chosen by obs"),
                 ("Training", "2 epochs, with the baseline as the teacher"),
             ],
         ),

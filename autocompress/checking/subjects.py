@@ -24,6 +24,7 @@ from autocompress.results import FRONT_FILE, SearchResult, read
 from autocompress.searching.measurer import Measurer
 
 RECORDED = "figures are those that the run recorded; latency was measured when it ended"
+INTERRUPTED = "figures are those of the trials: the search was interrupted, and its front not measured again"
 _STANDARD = ("", "ai.onnx")
 
 
@@ -48,14 +49,15 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
         return _file(subject, limits)
     result = read(subject)
     row = _row(result, trial)
+    policy = INTERRUPTED if result.is_interrupted else RECORDED
     if row is None:
         wish = Judged("model", "meets the constraints of the job", "no model of the front does", Verdict.MISSED)
-        return Checked(str(subject), [wish], RECORDED)
+        return Checked(str(subject), [wish], policy)
     name, file = f"{subject}, trial {row['trial']}", subject / str(row["artifact"]) / "model.onnx"
     if limits.reference is not None or limits.data is not None:
         found = _file(file, limits)
         return Checked(name, found.judged, found.policy)
-    return Checked(name, judged(limits, _recorded(result, row, file, limits)), RECORDED)
+    return Checked(name, judged(limits, _recorded(result, row, file, limits)), policy)
 
 
 def _row(result: SearchResult, trial: int | None) -> pd.Series | None:

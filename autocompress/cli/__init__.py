@@ -20,6 +20,8 @@ __all__ = ["app", "main"]
 
 THE_MACHINES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of the file system that are not bugs: no room left, or no permission."""
+LONGEST = 2000
+"""Most characters of an error; paths and values may be long."""
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_on_one_line(error)}", file=sys.stderr)
         sys.exit(ExitCode.WRONG_USE)
     except OSError as error:
         if error.errno not in THE_MACHINES_FAULT:
@@ -44,6 +46,13 @@ def main() -> None:
         if ended.code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
             _end_at_once(ExitCode(ended.code))
         raise
+
+
+def _on_one_line(error: UserError) -> str:
+    """The error, which may have names of files with line breaks or unseen characters."""
+    from autocompress.report.markdown import plain
+
+    return plain(error, LONGEST)
 
 
 def _end_at_once(code: ExitCode) -> NoReturn:

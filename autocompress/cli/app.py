@@ -184,14 +184,24 @@ def show(run_folders: Runs) -> None:
 
 
 @app.command()
-def report(run_folder: Run) -> None:
+def report(
+    run_folder: Run,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON of benchmarks/search_quality.py: the page also shows hypervolume over time, and the rival's.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Write report.html, report.md and front.png of a run again."""
     from autocompress.files import full_disk_told
     from autocompress.report import write_report
 
     with full_disk_told(run_folder):
-        write_report(run_folder)
-    Console().print(f"wrote {run_folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        write_report(run_folder, benchmark)
+    models.say(Console(), f"wrote {_path(run_folder / 'report.html')}")
 
 
 @app.command()
@@ -278,12 +288,19 @@ def _show(result: SearchResult, console: Console) -> None:
         console.print(told, markup=False, highlight=False)
     page = result.folder / "report.html"
     if page.exists():
-        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+        models.say(console, f"report: {_path(page)}")
+
+
+def _path(path: Path) -> str:
+    """A path on one line, without unseen characters."""
+    from autocompress.report.markdown import plain
+
+    return plain(path, MOST_SAID)
 
 
 def _show_progress(result: SearchResult, console: Console) -> None:
     """Prints the number of trials and the current front of a search that is not over."""
     from autocompress.cli.watch import Watched
 
-    console.print(f"{result.folder}:", markup=False, highlight=False, soft_wrap=True)
+    models.say(console, f"{_path(result.folder)}:")
     console.print(Watched(result.folder).picture(console.width))

@@ -17,6 +17,11 @@ from autocompress.cli.models import Json, Run, say
 if TYPE_CHECKING:
     from autocompress.debugging import Debugged
 
+HEADINGS = ("bits", "channels", "SNR, dB", "cosine", "KL here", "KL alone")
+NARROW = ("SNR, dB", "KL alone")
+WIDE = 78
+"""Columns of a terminal from which on all figures are shown."""
+
 
 def debug(
     run_folder: Run,
@@ -42,21 +47,22 @@ def debug(
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    console.print(_table(found))
+    console.print(_table(found, is_narrow=console.width < WIDE))
     for line in _sentences(found):
         say(console, line)
 
 
-def _table(found: Debugged) -> Table:
+def _table(found: Debugged, *, is_narrow: bool) -> Table:
+    """The layers; in a narrow terminal with the figures that decide."""
     from autocompress.report import words
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("layer", overflow="fold")
-    for heading in ("bits", "channels", "SNR, dB", "cosine", "KL here", "KL alone"):
-        table.add_column(heading, justify="right", overflow="fold")
+    shown = NARROW if is_narrow else HEADINGS
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in found.layers:
         cells = [
-            one.layer,
             found.bits.get(one.layer, "float"),
             str(one.kept) if one.kept == one.channels else f"{one.kept} of {one.channels}",
             "exact" if one.snr_db == float("inf") else f"{one.snr_db:.1f}",
@@ -64,7 +70,8 @@ def _table(found: Debugged) -> Table:
             f"{one.kl:.2g}",
             words.MISSING if one.own_kl is None else f"{one.own_kl:.2g}",
         ]
-        table.add_row(*map(Text, cells), style="bold" if one.layer == found.parted else "")
+        told = [cell for heading, cell in zip(HEADINGS, cells, strict=True) if heading in shown]
+        table.add_row(*map(Text, [one.layer, *told]), style="bold" if one.layer == found.parted else "")
     return table
 
 

@@ -50,7 +50,9 @@ def export(
 
 
 def _delivered(delivered: Delivered) -> str:
-    text = f"wrote {delivered.folder}: trial {delivered.trial}, {', '.join(delivered.files)}"
+    from autocompress.report.markdown import plain
+
+    text = f"wrote {plain(delivered.folder, 1000)}: trial {delivered.trial}, {', '.join(delivered.files)}"
     check = delivered.check
     if check is None:
         return f"{text}\ninfer.py was not tried"
@@ -116,6 +118,7 @@ def check(
     autocompress check model.onnx --budget budget.yaml --json
     """
     from autocompress.checking import check as checked
+    from autocompress.report.markdown import plain
 
     del plugins  # the option's callback loads them
     found = checked(subject, budget, trial)
@@ -126,7 +129,7 @@ def check(
     else:
         console = Console()
         console.print(_verdicts(found))
-        say(console, f"{found.subject}: {found.verdict}\n{found.policy}")
+        say(console, f"{plain(found.subject, 1000)}: {found.verdict}\n{found.policy}")
     raise typer.Exit(found.exit_code)
 
 

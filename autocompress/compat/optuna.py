@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE, ArtifactMeta
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
@@ -66,12 +68,19 @@ def artifacts_of(study: Study) -> dict[str, str]:
     return {meta["filename"]: meta["artifact_id"] for meta in metas if meta is not None}
 
 
-def forget_artifact(study: Study, artifact: str) -> None:
-    """Removes an artifact of ``study`` by its id, in the way of optuna-dashboard; its file stays.
+def rename_artifact(study: Study, artifact: str, name: str) -> None:
+    """Gives an artifact of ``study`` the name of another file.
 
-    Private: see :func:`artifacts_of`.
+    Optuna removes no artifact. optuna-dashboard writes null in place of one, which
+    ``get_all_artifact_meta`` cannot read.
+
+    Private: see :func:`artifacts_of`, and the fields of the meta data.
     """
-    study._storage.set_study_system_attr(study._study_id, f"{ARTIFACTS_ATTR_PREFIX}{artifact}", json.dumps(None))
+    mimetype, encoding = mimetypes.guess_type(name)
+    meta = ArtifactMeta(artifact, name, mimetype or DEFAULT_MIME_TYPE, encoding)
+    study._storage.set_study_system_attr(
+        study._study_id, f"{ARTIFACTS_ATTR_PREFIX}{artifact}", json.dumps(asdict(meta))
+    )
 
 
 def trial_id(frozen: FrozenTrial) -> int:

@@ -25,7 +25,7 @@ from autocompress.errors import UserError
 from autocompress.job import Job, load_job
 from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
-from autocompress.results import JOB_FILE, read
+from autocompress.results import JOB_FILE, SearchResult, read
 from autocompress.searching.begun import as_begun
 from autocompress.searching.study import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
@@ -86,7 +86,7 @@ def debug(
         UserError: if ``run`` is not a run, has no such model, or its data or weights are missing.
     """
     result = read(run)
-    number = _number(result.recommended() if trial is None else None, trial, result.folder)
+    number = _recommended(result) if trial is None else trial
     folder = _artifact(result.folder, number)
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
@@ -114,25 +114,32 @@ def debug(
     )
 
 
-def _number(best: Any, trial: int | None, folder: Path) -> int:
-    if trial is not None:
-        return trial
+def _recommended(result: SearchResult) -> int:
+    best = result.recommended()
     if best is None:
-        raise UserError(f"no model of {folder} meets the constraints", "name a trial: --trial N")
+        there = ", ".join(map(str, sorted(_artifacts(result.folder))))
+        shown = f"see 'autocompress show {result.folder}'"
+        raise UserError(result.why_none(), f"choose one with --trial: {there}" if there else shown)
     return int(best["trial"])
 
 
 def _artifact(folder: Path, trial: int) -> Path:
     """The artifact of the highest rung of the trial; a running search may have it too."""
+    found = _artifacts(folder)
+    if trial not in found:
+        there = ", ".join(map(str, sorted(found))) or "none"
+        raise UserError(f"trial {trial} has no model in {folder}", f"trials with a model: {there}")
+    return max(found[trial])[1]
+
+
+def _artifacts(folder: Path) -> dict[int, list[tuple[int, Path]]]:
+    """(rung, folder) of the artifacts of each trial."""
     found: dict[int, list[tuple[int, Path]]] = {}
     for file in folder.glob(f"artifacts/*/{MODEL_FILE}"):
         number, _, rung = file.parent.name.partition("-rung")
         if number.isdigit():
             found.setdefault(int(number), []).append((int(rung or 0), file.parent))
-    if trial not in found:
-        there = ", ".join(map(str, sorted(found))) or "none"
-        raise UserError(f"trial {trial} has no model in {folder}", f"trials with a model: {there}")
-    return max(found[trial])[1]
+    return found
 
 
 def _plugins(job: Job) -> Manager:

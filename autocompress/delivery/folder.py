@@ -138,8 +138,9 @@ def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
     if trial is None:
         best = result.recommended()
         if best is None:
-            hint = f"choose one with --trial: {_listed(models)}" if len(models) else "see 'autocompress show'"
-            raise UserError(f"no model of {result.folder} meets the constraints", hint)
+            shown = f"see 'autocompress show {result.folder}'"
+            hint = f"choose one with --trial: {_listed(models)}" if len(models) else shown
+            raise UserError(result.why_none(), hint)
         return _plain(best)
     found = models[models["trial"] == trial]
     if found.empty or not found.iloc[0]["artifact"]:

@@ -17,6 +17,7 @@ from autocompress.job import DeviceConfig
 SECONDS = 3.0
 """Seconds of measuring, for each pair of files."""
 _FLOAT, _AXES = "tensor(float)", 4
+_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,14 @@ def deployable(file: Path, config: DeviceConfig) -> Deployable:
     Raises:
         UserError: if it cannot be loaded, or does not take images as ``config`` gives them.
     """
+    if not file.is_file():
+        raise UserError(f"there is no file {file}", "give the path of an ONNX file")
+    if _is_pointer(file):
+        raise UserError(f"{file} is a pointer of Git LFS, and the file itself is not here", "run 'git lfs pull'")
     try:
-        loaded = load(file, 1) if file.is_file() else None
+        loaded = load(file, 1)
     except TrialFailed as failed:
         raise UserError(str(failed), "it must be an ONNX file with the operators of ONNX itself") from None
-    if loaded is None:
-        raise UserError(f"there is no file {file}", "give the path of an ONNX file")
     inputs = loaded.get_inputs()
     if len(inputs) != 1 or inputs[0].type != _FLOAT or len(inputs[0].shape) != _AXES:
         found = ", ".join(f"{one.name} {one.type} {list(one.shape)}" for one in inputs)
@@ -117,6 +120,12 @@ def deployable(file: Path, config: DeviceConfig) -> Deployable:
     if isinstance(batch, int) and batch != config.batch:
         raise UserError(f"{file} runs {batch} image{'s' * (batch != 1)} at a time", f"give --batch {batch}")
     return Deployable(file, _image_size(file, size, _own_size(loaded), config.input_size))
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether Git LFS left a few lines of text in place of the file."""
+    with file.open("rb") as opened:
+        return opened.read(len(_LFS)) == _LFS
 
 
 def _image_size(

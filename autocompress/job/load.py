@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import UserError, clipped, did_you_mean
 from autocompress.job.images import SPLITS
 from autocompress.job.schema import Job
 from autocompress.job.source import Source
@@ -196,4 +196,4 @@ def _explain(problem: Mapping[str, Any], source: Source, whole: str, hint: Unkno
 
 def _show(value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else "empty" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return clipped(text)

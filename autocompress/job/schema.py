@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from autocompress.errors import HintedError
+from autocompress.errors import HintedError, clipped
 from autocompress.files import cache_folder, digest
 from autocompress.job.cluster import ClusterConfig, workers_moved
 from autocompress.job.constraints import Constraints
@@ -180,7 +180,9 @@ class Job(_Section):
     @classmethod
     def _check_name(cls, given: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", given):
-            raise HintedError(f"cannot be {given!r}", "it names a folder: letters, digits, '.', '_' and '-'")
+            raise HintedError(
+                f"cannot be {clipped(repr(given))}", "it names a folder: letters, digits, '.', '_' and '-'"
+            )
         return given
 
     @model_validator(mode="after")

@@ -77,6 +77,11 @@ class Answer:
     export: str
     try_it: str
 
+    @property
+    def names_the_fastest(self) -> bool:
+        """Whether ``others`` tells of the fastest model."""
+        return any(other.name == words.superlative("latency") for other in self.others)
+
 
 def answer(result: SearchResult) -> Answer | None:
     """The answer; None if no model is recommended."""

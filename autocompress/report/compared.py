@@ -14,7 +14,7 @@ from rich.text import Text
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.report import words
 from autocompress.report.markdown import plain
-from autocompress.results.comparison import Comparison
+from autocompress.results.comparison import Compared, Comparison
 
 NAME_WIDTH, VALUE_WIDTH = 24, 60
 """Most characters of a run's name in a heading, and of a value in a cell."""
@@ -28,7 +28,7 @@ def tables(comparison: Comparison) -> Group:
     title = f"lowest {cost} at a loss of accuracy ({comparison.split}), as a ratio to each run's own baseline"
     many = len(names) > 2
     levels = [
-        [f"{points:g} points", *map(words.ratio, costs), *([words.ratio(middle)] if many else [])]
+        [words.drop(points), *map(words.ratio, costs), *([words.ratio(middle)] if many else [])]
         for points, costs, middle in comparison.attainment()
     ]
     parts.append(_table(title, ["at most", *names, *(["median"] if many else [])], levels))
@@ -70,10 +70,10 @@ def _summary(comparison: Comparison) -> list[list[str]]:
     runs = comparison.runs
     best = [run.result.recommended() if run.is_over else None for run in runs]
     lines: list[tuple[str, list[Any]]] = [
-        ("search", ["over" if run.is_over else "not over" for run in runs]),
+        ("search", [_state(run) for run in runs]),
         ("trials", [str(sum(run.counts.values())) for run in runs]),
         *((status, [str(run.counts[status]) for run in runs]) for status in runs[0].counts),
-        ("seconds", [words.duration(run.result.summary.get("seconds")) for run in runs]),
+        ("time spent", [words.duration(run.result.summary.get("seconds")) for run in runs]),
         ("baseline accuracy", [words.percent(run.result.baseline["accuracy"]) for run in runs]),
         ("models on the front", [str(len(run.drops)) for run in runs]),
         ("hypervolume", [f"{run.hypervolume:.3f}" for run in runs]),
@@ -87,6 +87,12 @@ def _summary(comparison: Comparison) -> list[list[str]]:
         )
     ]
     return [[label, *cells] for label, cells in lines]
+
+
+def _state(run: Compared) -> str:
+    if not run.is_over:
+        return "not over"
+    return "interrupted" if run.result.is_interrupted else "over"
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

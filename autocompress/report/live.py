@@ -34,9 +34,9 @@ def _phase(result: SearchResult, status: Status | None) -> str:
     if len(result.front):
         return "the search was interrupted" if result.is_interrupted else "the search is over"
     if status is None:
-        return "no front yet"
+        return "the search is not over"
     if status.is_running is False:
-        return f"the search stopped; 'autocompress resume {result.folder}' continues"
+        return f"the search stopped; 'autocompress resume {plain(result.folder, 1000)}' continues"
     doubt = f" on {plain(status.host)}, as far as can be told from here" if status.is_running is None else ""
     return f"{status.phase}{doubt}"
 

@@ -19,6 +19,7 @@ from autocompress.report.heat import heat_table, width_table
 from autocompress.report.metric import judged, metric
 from autocompress.report.paying import by_group, headline
 from autocompress.report.picture import picture
+from autocompress.report.rivals import Race, race, read_benchmark
 from autocompress.report.steps import steps
 from autocompress.report.strip import strip
 from autocompress.report.trades import trade_rows
@@ -28,32 +29,43 @@ REPORT_FILE, PLOT_FILE = "report.html", "front.png"
 SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js", "answer.js")
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, benchmark: str | Path | None = None) -> Path:
     """Writes ``report.html``, ``report.md`` and ``front.png`` of a run into its folder.
 
     The page opens without a network. The run need not be finished.
+
+    Args:
+        folder: ``results/<name>``.
+        benchmark: a file that ``benchmarks/search_quality.py`` wrote. The page then shows
+            hypervolume over time of its searches and its rival.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: if the folder is not a run.
+        UserError: if the folder is not a run, or the benchmark cannot be read.
     """
     # Imported here, because matplotlib takes a second, and tables for the terminal do not need it.
     from autocompress.report.png import write_plot
 
     result = read(folder)
+    beside = None if benchmark is None else race(result, read_benchmark(benchmark), Path(benchmark).name)
     write_plot(result, result.folder / PLOT_FILE)
     write_text(result.folder / BRIEF_FILE, brief(result))
     page = result.folder / REPORT_FILE
-    write_text(page, render(result))
+    write_text(page, render(result, beside))
     return page
 
 
-def render(result: SearchResult) -> str:
-    """The page as one HTML text, with styles, scripts and data."""
+def render(result: SearchResult, beside: Race | None = None) -> str:
+    """The page as one HTML text, with styles, scripts and data.
+
+    Args:
+        result: the run.
+        beside: a benchmark that is shown too.
+    """
     plugins = result.summary.get("plugins") or {}
-    front = view.front_models(result)
+    front, told = view.front_models(result), answer(result)
     return _template().render(
         name=str(result.job.get("name", result.folder.name)),
         job=result.job,
@@ -65,16 +77,17 @@ def render(result: SearchResult) -> str:
         judged=judged(result),
         metric=metric(result),
         headline=view.headline(result),
-        fastest=view.fastest(result),
+        fastest="" if told and told.names_the_fastest else view.fastest(result),
         tap_crop=view.tap_crop(result),
         interruption=view.interruption(result),
-        answer=answer(result),
+        answer=told,
         best=next((model for model in front if model.recommended), None),
         cost=words.of_quantity(result.cost),
         cheapest=words.superlative(result.cost),
         picture=picture(result),
         trades=trade_rows(result),
         steps=steps(result),
+        race=beside,
         strip=strip(result),
         allowed_drop=result.limits.get("accuracy_drop"),
         wishes=view.wishes(result),

@@ -37,7 +37,7 @@ def _channels(values: Mapping[str, Any]) -> str:
     low, high = (f"{100 * share:.0f} %" for share in (min(fewer), max(fewer)))
     kept = low if low == high else f"{low} to {high}"
     where = "everywhere" if len(fewer) == len(shares) else f"in {len(fewer)} of {len(shares)} places"
-    return f"{kept} of them are kept {where}, those that {values.get('prune.method', 'the pruner')} needs most"
+    return f"{kept} of them are kept {where}, chosen by {values.get('prune.method', 'the pruner')}"
 
 
 def _training(values: Mapping[str, Any]) -> str:

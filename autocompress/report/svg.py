@@ -75,7 +75,15 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
     return Markup(head) + Markup("").join(parts) + Markup("</svg>")
 
 
-WAYS = ((-9, -7, "end"), (9, 19, "start"), (0, -14, "middle"), (0, 24, "middle"), (-11, 4, "end"), (11, 4, "start"))
+WAYS = (
+    (-9, -7, "end"),
+    (9, 19, "start"),
+    (9, -7, "start"),
+    (0, -14, "middle"),
+    (0, 24, "middle"),
+    (-11, 4, "end"),
+    (11, 4, "start"),
+)
 """Places of a label beside its mark. The line of a front does not cross the first two."""
 
 
@@ -92,15 +100,18 @@ def placed(
     boxes: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in taken]
     found: list[tuple[float, float, str, str]] = []
     for x, y, text in spots:
+        # Not so near to another mark that it seems to be the other's.
+        near = [(a - 14, b - 14, a + 14, b + 14) for a, b in taken if (a, b) != (x, y)]
         long = 7.8 * len(text)
         ways = []
         for dx, dy, anchor in WAYS:
             start = x + dx - (long if anchor == "end" else long / 2 if anchor == "middle" else 0)
             box = (start, y + dy - 11, start + long, y + dy + 3)
             if left <= box[0] and box[2] <= right:
-                ways.append((sum(_meet(box, other) for other in boxes), box, (x + dx, y + dy, anchor, text)))
+                meets = sum(_meet(box, other) for other in boxes), sum(_meet(box, other) for other in near)
+                ways.append((meets, box, (x + dx, y + dy, anchor, text)))
         # The first label is never left out, even if it covers something.
-        if ways and ((best := min(ways, key=lambda way: way[0]))[0] == 0 or not found):
+        if ways and ((best := min(ways, key=lambda way: way[0]))[0][0] == 0 or not found):
             boxes.append(best[1])
             found.append(best[2])
     return found

@@ -202,8 +202,8 @@ def warnings(result: SearchResult) -> list[str]:
     noisy = [row.trial for row in front_models(result) if row.noisy]
     if noisy:
         texts.append(
-            f"Latency was noisy for trial {words.join(noisy)}: the interval is too wide to trust the ratio. "
-            "Measure again on an idle machine."
+            f"Latency was noisy for trial{'s' * (len(noisy) > 1)} {words.join(noisy)}: the interval is too wide to "
+            "trust the ratio. Measure again on an idle machine."
         )
     texts += [
         f"No recipe can meet {found['quantity']} {found['bound']}: the lowest value that can be reached is about "

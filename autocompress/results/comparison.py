@@ -164,9 +164,14 @@ def _share(one: Compared, other: Compared) -> float:
 
 def _differences(results: Sequence[SearchResult]) -> list[tuple[str, list[Any]]]:
     tables = [_told(result) for result in results]
+    machines = [table for table, result in zip(tables, results, strict=True) if result.summary.get("environment")]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [(key, [table.get(key) for table in tables]) for key in keys]
-    return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
+    # The machine of a search that is not over is not written yet.
+    known = {key: machines if key.partition(".")[0] == "environment" else tables for key in keys}
+    return [
+        (key, values) for key, values in rows if any(table.get(key) != known[key][0].get(key) for table in known[key])
+    ]
 
 
 def _told(result: SearchResult) -> dict[str, Any]:

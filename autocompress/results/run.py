@@ -186,6 +186,16 @@ class SearchResult:
         """
         return self.choices().get(TRADE)
 
+    def why_none(self) -> str:
+        """Why no model is recommended, for errors."""
+        if self.every_trial_failed:
+            return f"every trial of {self.folder} failed"
+        if self.front.empty:
+            return f"the search of {self.folder} is not over, so no model is recommended yet"
+        if self.models.empty:
+            return f"the search of {self.folder} found no model"
+        return f"no model of {self.folder} meets the constraints"
+
     @property
     def neutral(self) -> dict[str, Any]:
         """The values of parameters that leave the network unchanged, by name; those of methods."""

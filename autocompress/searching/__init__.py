@@ -26,7 +26,7 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
 
     Args:
         job: path of a job file. None for a job that is only given by ``settings``.
-        observer: notified of progress. None prints nothing.
+        observer: notified of progress. None shows one line in a notebook, and nothing elsewhere.
         **settings: keys of a job, which override those of the file. A key is named as in YAML
             (``model``, ``data``, ``device``, ``space``, ...), or by its short form (``latency``,
             ``accuracy_drop``, ``trials``, ``minutes``, ...). These are the names of the flags of
@@ -51,8 +51,10 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
     asked = load_job(job, settings)
     check_names(asked)
     from autocompress.searching import run
+    from autocompress.searching.notebook import watched
 
-    return run.search(asked, observer=observer)
+    with watched(observer) as watching:
+        return run.search(asked, observer=watching)
 
 
 def resume(folder: Path | str, *, observer: Observer | None = None, **budget: Any) -> SearchResult:
@@ -60,7 +62,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None, **budget: An
 
     Args:
         folder: of the run, ``results/<name>``.
-        observer: notified of progress. None prints nothing.
+        observer: notified of progress. None shows one line in a notebook, and nothing elsewhere.
         **budget: ``trials`` and ``minutes`` of the whole search; by default those of the job.
 
     Returns:
@@ -70,5 +72,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None, **budget: An
         UserError: if ``folder`` is not a run, or it cannot be continued here.
     """
     from autocompress.searching import run
+    from autocompress.searching.notebook import watched
 
-    return run.resume(folder, observer=observer, **budget)
+    with watched(observer) as watching:
+        return run.resume(folder, observer=watching, **budget)

@@ -17,13 +17,15 @@ from typing import BinaryIO
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from autocompress.compat.optuna import artifacts_of, forget_artifact
+from autocompress.compat.optuna import artifacts_of, rename_artifact
 from autocompress.compression.artifact import MODEL_FILE
 from autocompress.results import SearchResult
 
 FOLDER = "dashboard"
 """The store of the artifacts, in the folder of the run."""
 FILES = ("report.html", "front.png")
+NOTE = "-left-the-front.txt"
+"""End of the names of notes in the places of models that left the front."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -54,7 +56,8 @@ def front_files(result: SearchResult) -> dict[str, Path]:
 def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     """Makes ``files`` artifacts of ``study``; those of an earlier closing get their new content.
 
-    Models that are not on the front any more are removed from the artifacts and from the disk.
+    Models that have left the front leave the disk. Optuna cannot remove an artifact, so a model
+    that joins the front takes the place of one that left; where none joins, the place has a note.
 
     Raises:
         OSError: if they cannot be written.
@@ -62,19 +65,35 @@ def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     store = LinkedStore(folder / FOLDER)
     store.folder.mkdir(exist_ok=True)
     known = artifacts_of(study)
-    for name in known.keys() - files.keys():
-        (store.folder / known[name]).unlink(missing_ok=True)
-        forget_artifact(study, known[name])
+    places = sorted(known.keys() - files.keys())
     for name, file in files.items():
+        if name not in known and places:
+            known[name] = known.pop(places.pop())
+            rename_artifact(study, known[name], name)
         if name in known:
             with file.open("rb") as content:
                 store.write(known[name], content)
-            continue
-        with tempfile.TemporaryDirectory(dir=store.folder) as scratch:  # Optuna takes the name of the file
-            named = Path(scratch) / name
-            if not _linked(file, named):
-                shutil.copyfile(file, named)
-            upload_artifact(artifact_store=store, file_path=str(named), study_or_trial=study)
+        else:
+            _upload(study, store, name, file)
+    for name in places:
+        _leave_note(study, store, known[name], name)
+
+
+def _upload(study: optuna.Study, store: LinkedStore, name: str, file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:  # Optuna takes the name of the file
+        named = Path(scratch) / name
+        if not _linked(file, named):
+            shutil.copyfile(file, named)
+        upload_artifact(artifact_store=store, file_path=str(named), study_or_trial=study)
+
+
+def _leave_note(study: optuna.Study, store: LinkedStore, artifact: str, name: str) -> None:
+    """Puts a note in the place of a file that is no longer offered."""
+    if not name.endswith(NOTE):
+        name = f"{Path(name).stem}{NOTE}"
+        rename_artifact(study, artifact, name)
+    (store.folder / artifact).unlink(missing_ok=True)  # it may be a link to the model
+    (store.folder / artifact).write_text(f"{name.removesuffix(NOTE)} is no longer on the front.\n", encoding="utf-8")
 
 
 def _linked(file: str | Path, target: Path) -> bool:

@@ -100,8 +100,8 @@
     }
     label(svg, edge, models, x, y, left, right);
     const notes = [];
-    if (outside) notes.push(`${outside} worse trial${outside > 1 ? "s" : ""} outside`);
-    if (rail.length) notes.push(`below the axis: measured, never trained`);
+    if (outside) notes.push(small ? `${outside} worse outside` : `${outside} worse trial${outside > 1 ? "s" : ""} outside`);
+    if (rail.length) notes.push(small ? "below the axis: never trained" : "below the axis: measured, never trained");
     if (notes.length) draw("text", { x: right, y: height - 6, "text-anchor": "end" }, svg, notes.join(" · "));
     svg.addEventListener("pointermove", (event) => nearest(svg, event));
     svg.addEventListener("pointerdown", (event) => nearest(svg, event));
