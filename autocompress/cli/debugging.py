@@ -33,8 +33,8 @@ def debug(
 ) -> None:
     """Compare each layer's output in a compressed network with the float network.
 
-    It names the first layer with a large difference, and prints lines for the space of a job that
-    leave the worst layers unchanged.
+    It names the first layer with a large difference, and prints lines for a job's space:
+    with these, the worst layers stay unchanged.
 
     autocompress debug results/demo --trial 4
     """
