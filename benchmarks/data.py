@@ -35,20 +35,19 @@ from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader, Dataset
 
 from autocompress.data import processes
-from autocompress.data.folder import refuse_splits_as_classes, split_folders
 from autocompress.data.listing import Listing
-from autocompress.data.listings import is_kept
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.preprocessing import evaluation
 from autocompress.data.processes import Readers
 from autocompress.data.randomness import random_kept, seeded
-from autocompress.data.split import DataInfo, stratified
+from autocompress.data.split import DataInfo
 from autocompress.files import write_json
 from int8 import environment
 from parts.lite_inputs import compared
 
 TARGETS = {"loader": 0.95, "kept": 5.0, "first_s": 60.0, "second_s": 3.0, "megabytes": 200.0}
 CLASSES = 1000
+OPENING = Path(__file__).parent / "parts" / "opening.py"
 BATCH = 32
 OLD = 1_600_000_000
 Pass = Callable[[int], Iterable[Any]]
@@ -166,29 +165,6 @@ def kept_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def opened(root: Path) -> dict[str, Any]:
-    """Seconds and megabytes of opening ``root`` in this process, with splits and their digests."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest memory counts from now on
-    before = peak()
-    began = time.perf_counter()
-    split_folders(root)
-    if not is_kept(root):
-        refuse_splits_as_classes(root)
-    listing = Listing.read(root)
-    split = listing.split(DataInfo(CLASSES, 3, (224, 224), (0.5,) * 3, (0.5,) * 3, listing.classes))
-    held_out, rest = stratified(split.labels(), len(split) // 10, 0)
-    digests = [split.take(part).digest for part in (held_out, rest)]
-    seconds = time.perf_counter() - began
-    megabytes = peak() - before
-    return {"seconds": round(seconds, 2), "megabytes": round(megabytes), "digests": digests}
-
-
-def peak() -> float:
-    """Highest memory of this process so far, megabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def listing_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
     """The first and the second opening."""
     root = home / "many"
@@ -203,7 +179,7 @@ def listing_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
     os.utime(root, (OLD, OLD))
     found = {}
     for name in ("first", "second"):
-        command = [sys.executable, __file__, "--open", str(root), "--out", str(home / f"{name}.json")]
+        command = [sys.executable, str(OPENING), str(root), str(home / f"{name}.json")]
         subprocess.run(command, check=True)
         found[name] = json.loads((home / f"{name}.json").read_text())
         print(name, found[name], flush=True)
@@ -249,12 +225,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=1_000_000)
-    parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("results/data/data.json"))
     asked = parser.parse_args()
-    if asked.open is not None:
-        write_json(asked.out, opened(asked.open))
-        return
     torch.set_num_threads(1)
     rows = {"loader": loader_rows, "kept": kept_rows, "listing": listing_rows, "lite0": lite0_rows}
     with tempfile.TemporaryDirectory() as folder:

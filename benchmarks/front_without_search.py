@@ -75,7 +75,7 @@ HELD_OUT = 8
 class Front:
     """The baseline and its measured data."""
 
-    def __init__(self, job: Job, multiple: int, seed: int) -> None:
+    def __init__(self, job: Job, multiple: int, seed: int, profile_seconds: float) -> None:
         self.log: list[tuple[str, float, float]] = []
         self.splits = data.load(job.data, **models.preprocessing(job))
         model = models.create(job, self.splits.info)
@@ -83,7 +83,7 @@ class Front:
             model = train_baseline(job, model, self.splits)
         self.model = models.reparameterise(model).eval()
         self.size = models.input_size(self.model)
-        self.multiple, self.seed = multiple, seed
+        self.multiple, self.seed, self.profile_seconds = multiple, seed, profile_seconds
         images = self.splits.train.subset(min(MOMENT_IMAGES + TABLE_IMAGES, len(self.splits.train)), seed)
         batches = torch.cat([batch for batch, _ in images.loader(MOMENT_IMAGES)])
         held_out = len(batches) * TABLE_IMAGES // (MOMENT_IMAGES + TABLE_IMAGES)
@@ -176,9 +176,9 @@ class Front:
         share = {part.name: self.kept[part.name][at] for part, at in zip(self.parts, indices, strict=True)}
         return layer_widths(self.layers, share)
 
-    def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], seconds: float = 0.3) -> list[Profile]:
+    def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], sittings: int = 1) -> list[Profile]:
         """Times of files, relative to the first one."""
-        times = layer_times(files, list(self.network.layers), self.size, seconds=seconds)
+        times = layer_times(files, list(self.network.layers), self.size, seconds=sittings * self.profile_seconds)
         return [Profile(self.widths(at), own.layers, own.total) for at, own in zip(points, times, strict=True)]
 
     def pruned(self, indices: Sequence[int], *, fit: bool = True) -> nn.Module:
@@ -246,7 +246,7 @@ def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, An
     # Probes are measured again beside the held-out files: a busy machine changes between two
     # measurements.
     probes, probed = front.probes
-    profiles = front.profiles([*probes, *files], [*probed, *points], seconds=0.6)
+    profiles = front.profiles([*probes, *files], [*probed, *points], sittings=2)
     model = LatencyModel.fit(front.layers, profiles[: len(probes)])
     relative = [model.predict(front.layers, held.widths) / held.total - 1 for held in profiles[len(probes) :]]
     errors = np.abs(relative)
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--table-seconds", type=float, default=30.0)
+    parser.add_argument("--profile-seconds", type=float, default=0.3, help="of each file, when the layers are timed")
     parser.add_argument("--probes", type=int, default=PROBES, help="files that the latency model is fitted to")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="files that it is checked with")
     parser.add_argument("--seed", type=int, default=0)
@@ -283,7 +284,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = asked.files or Path(folder)
         files.mkdir(parents=True, exist_ok=True)
-        front = Front(load_job(settings=settings), asked.multiple, asked.seed)
+        front = Front(load_job(settings=settings), asked.multiple, asked.seed, asked.profile_seconds)
         report = {"model": asked.model, "data": asked.data, **made(front, files, asked)}
         if asked.check:
             report["check"] = check(front, asked.check, asked.held_out, files)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    """Garbage collections pass over what was there before the module.
+
+    It is a million objects of libraries: half a second each time that a training or an export
+    collects garbage.
+    """
+    gc.collect()
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    yield
+    if gc.get_freeze_count() > frozen:
+        gc.unfreeze()  # a worker of ``search_here`` has frozen its job, which nobody needs any more
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -65,24 +81,36 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
     Searches explain nothing when they are over.
     """
-    if request.node.get_closest_marker("timing") is None:
-        short = [("gates", "GATE_SECONDS", 0.2), ("closing", "FRONT_SECONDS", 0.2), ("explaining", "SHARE", 0.0)]
-        for module, name, value in short:
-            if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
-                monkeypatch.setattr(loaded, name, value)
+    if request.node.get_closest_marker("timing") is not None:
+        return
+    short = [
+        ("searching.gates", "GATE_SECONDS", 0.2),
+        ("searching.gates", "BORDERLINE_SECONDS", 0.4),
+        ("searching.closing", "FRONT_SECONDS", 0.2),
+        ("searching.explaining", "SHARE", 0.0),
+        ("integer_placement.placer", "SECONDS", 0.1),
+    ]
+    for module, name, value in short:
+        if (loaded := sys.modules.get(f"autocompress.{module}")) is not None:
+            monkeypatch.setattr(loaded, name, value)
+    if (profiling := sys.modules.get("autocompress.devices.profiling")) is not None:
+        monkeypatch.setitem(profiling.layer_times.__kwdefaults__, "seconds", 0.05)
 
 
 @pytest.fixture(scope="session")
 def opened(cache: Path) -> OpenedJob:
-    """resnet10t on digits, trained for four epochs.
+    """A narrow resnet10t on digits, trained for four epochs.
 
     Treat it as read-only: all tests of the process share it.
     """
+    from small_networks import NARROW
+
     from autocompress.job import load_job
     from autocompress.opened.job import OpenedJob
     from autocompress.store import Store
 
-    job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, name="shared")
+    settings = {"model": "resnet10t", "model_args": NARROW, "data": "digits", "name": "shared"}
+    job = load_job(settings={**settings, "baseline": {"epochs": 4}, "budget": {"epochs": 1}})
     with Store(cache / "tests").making("opened"):  # the first process trains the baseline, the others load it
         return OpenedJob.open(job)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -51,4 +50,3 @@ def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], c
     finally:
         os.chdir(folder)
         torch.set_num_threads(threads)
-        gc.unfreeze()  # a worker's process would end here

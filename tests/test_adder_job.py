@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_networks import TWO_BLOCKS
 
 from autocompress.contract import Value
 from autocompress.devices.lock import MachineLock
@@ -24,6 +25,7 @@ def energy_job(results: Path, **settings: object) -> Job:
     return load_job(
         settings={
             "model": "test_resnet",
+            "model_args": TWO_BLOCKS,
             "data": "digits",
             "baseline": {"epochs": 4},
             "budget": {"epochs": 1, "trials": 3},

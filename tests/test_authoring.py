@@ -123,6 +123,7 @@ def test_a_new_plugin_is_sound_python_under_its_name(kind: str, tmp_path: Path) 
     assert names == ([] if kind == "observer" else ["my_thing"])
 
 
+@pytest.mark.slow
 def test_the_test_of_a_new_plugin_passes(pruner: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],

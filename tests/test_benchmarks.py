@@ -10,10 +10,15 @@ import logging
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_networks  # noqa: F401
 import torch
+
+from autocompress.data.digits import Digits
+from autocompress.data.provider import Source
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = (
@@ -21,50 +26,51 @@ JOB = (
     "budget: {trials: 1, epochs: 1}, workers: 1}\n"
 )
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
+# In this process the network is ``two_blocks``; other processes know timm's own names only.
 SMALL = {
     "adder": [
         *("--sizes", "32", "--batch", "2", "--layers", "1", "--rounds", "2", "--integer-rounds", "2", "--threads", "1"),
         *("--depth", "8", "--cost-rounds", "2", "--cost-batch", "16"),
-        *("--whole-model", "test_resnet", "--whole-size", "32", "--whole-rounds", "2"),
+        *("--whole-model", "two_blocks", "--whole-size", "32", "--whole-rounds", "2"),
     ],
     "data": ["--pictures", "40", "--rounds", "1", "--entries", "1000", "--workers", "1"],
     "data_free": [
-        *("--threads", "1", "--teachers", "digits=test_resnet", "digits=lenet5"),
+        *("--threads", "1", "--teachers", "digits=two_blocks", "digits=lenet5"),
         *("--ways", "deepinversion", "noise", "--epochs", "1"),
-        *("--images", "16", "--iterations", "2", "--steps", "2", "--model", "test_resnet", "--data", "digits"),
+        *("--images", "16", "--iterations", "2", "--steps", "2", "--model", "two_blocks", "--data", "digits"),
         *("--uses", "calibrate", "train4", "prune", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
-        *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
+        *("--speed-model", "two_blocks", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
     "breadth": ["--check", "--models", "test_convnext", "--methods", "magnitude", "quantize"],
     "cluster": ["--parts", "speed", "--trials", "5", "--most-nodes", "1"],
     "cluster_simulation": ["--workers", "20", "--trials", "60", "--every", "30", "--folder", "simulated"],
     "demo": ["--job", "job.yaml"],
     "conformance": ["--methods", "magnitude"],
-    "compute": ["--models", "test_resnet:32", "--rounds", "2"],
+    "compute": ["--models", "two_blocks:32", "--rounds", "2"],
     "few_bits": ["--rows", "1", "4", "--shapes", "64x32", "--seconds", "0.1"],
     "front_without_search": [
-        *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "1", "--check", "2"),
-        *("--table-seconds", "1", "--probes", "3", "--held-out", "1"),
+        *("--model", "two_blocks", "--data", "digits", "--baseline-epochs", "1", "--count", "1", "--check", "2"),
+        *("--table-seconds", "0.1", "--profile-seconds", "0.05", "--probes", "3", "--held-out", "1"),
     ],
     "repair": [
-        *("--parts", "uniform", "--model", "test_resnet", "--data", "digits", "--epochs", "1", "--threads", "1"),
+        *("--parts", "uniform", "--model", "two_blocks", "--data", "digits", "--epochs", "1", "--threads", "1"),
         *("--cuts", "group:0.5"),
     ],
     "search_quality": [
         *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--seconds", "12", "--times", "1"),
     ],
     "gpu": [
-        *("--device", "cpu", "--model", "test_resnet", "--size", "32", "--batch", "8", "--images", "32"),
+        *("--device", "cpu", "--model", "two_blocks", "--size", "32", "--batch", "8", "--images", "32"),
         *("--rounds", "2", "--workers", "0"),
     ],
-    "glyphs": ["--model", "test_resnet", "--epochs", "1", "--images", "256"],
-    "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
+    "glyphs": ["--model", "two_blocks", "--epochs", "1", "--images", "256"],
+    "int8": ["--models", "two_blocks", "--sizes", "32", "64", "--seconds", "0.3"],
     "intervals": [
-        *("--models", "test_resnet", "--sizes", "32", "--rounds", "3", "--later", "2", "--seconds", "0.3"),
+        *("--models", "two_blocks", "--sizes", "32", "--rounds", "3", "--later", "2", "--seconds", "0.1"),
         *("--busy", "0", "1"),
     ],
     "newcomer": [
-        *("--source", "digits", "--model", "test_resnet", "--baseline-epochs", "1", "--trials", "1"),
+        *("--source", "digits", "--model", "two_blocks", "--baseline-epochs", "1", "--trials", "1"),
         *("--minutes", "1"),
     ],
     "papers_adder": [
@@ -82,24 +88,24 @@ SMALL = {
     ],
     "papers_scop": ["--rows", "gaussian, rate 0.35", "gaussian, rate 0.5", "random, rate 0.5", *TABLE],
     "papers_slb": ["--rows", "W2A32", "W1A32", "linear", *TABLE],
-    "placement": ["--models", "test_resnet", "--size", "32", "--seconds", "0.5", "--devices", "onnxruntime-cpu"],
+    "placement": ["--models", "two_blocks", "--size", "32", "--seconds", "0.1", "--devices", "onnxruntime-cpu"],
     "pruning": [
-        *("--counts-models", "cifar-resnet56", "--models", "test_resnet", "--data", "digits", "--epochs", "1"),
-        *("--recovery-epochs", "1", "--images", "64", "--seeds", "0", "--latency-model", "test_resnet"),
-        *("--size", "64", "--seconds", "0.5", "--cost-model", "test_resnet", "--cost-images", "64", "--rounds", "2"),
+        *("--counts-models", "cifar-resnet56", "--models", "two_blocks", "--data", "digits", "--epochs", "1"),
+        *("--recovery-epochs", "1", "--images", "64", "--seeds", "0", "--latency-model", "two_blocks"),
+        *("--size", "64", "--seconds", "0.1", "--cost-model", "two_blocks", "--cost-images", "64", "--rounds", "2"),
     ],
     "quantization": [
         *("--parts", "size", "rivals", "accuracy", "granularity", "slb-cost", "--no-nncf", "--data", "digits"),
-        *("--model", "test_resnet", "--size-model", "test_resnet", "--size", "64", "--rival-models", "test_resnet"),
-        *("--mobilenet", "test_resnet", "--epochs", "1", "--qat-epochs", "1", "--repair-epochs", "1"),
-        *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5", "--widths", "slb:2"),
+        *("--model", "two_blocks", "--size-model", "two_blocks", "--size", "64", "--rival-models", "two_blocks"),
+        *("--mobilenet", "two_blocks", "--epochs", "1", "--qat-epochs", "1", "--repair-epochs", "1"),
+        *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.1", "--widths", "slb:2"),
     ],
     "rounding": [
-        *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--images", "64"),
+        *("--model", "two_blocks", "--data", "digits", "--epochs", "1", "--images", "64"),
         *("--widths", "quantize:3", "slb:1"),
     ],
-    "removal_table": ["--models", "test_resnet", "--size", "32"],
-    "trial_overhead": ["--model", "test_resnet", "--methods", "quantize", "--trials", "2"],
+    "removal_table": ["--models", "two_blocks", "--size", "32"],
+    "trial_overhead": ["--model", "two_blocks", "--methods", "quantize", "--trials", "2"],
 }
 
 WITHOUT = {"efficientnet_lite0"}
@@ -115,8 +121,21 @@ def _this_process_stays_as_it_is() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.fixture
+def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the digits: what is trained here is not judged."""
+    load = Digits.load
+
+    def few(self: Digits, spec: str) -> Source:
+        whole = load(self, spec)
+        parts = {"train": 256, "val": 96, "test": 96}
+        return replace(whole, **{part: getattr(whole, part).subset(count) for part, count in parts.items()})
+
+    monkeypatch.setattr(Digits, "load", few)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("search_here", "_this_process_stays_as_it_is")
+@pytest.mark.usefixtures("search_here", "_this_process_stays_as_it_is", "_few_digits")
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_small_run_writes_its_figures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "figures.json"

@@ -164,6 +164,7 @@ def test_bad_images_are_named() -> None:
         correct_bias(network, [torch.full((2, *SIZE), math.nan)])
 
 
+@pytest.mark.slow
 def test_at_few_bits_a_trained_network_gains(opened: OpenedJob) -> None:
     """4-bit weights, 8-bit activations, one scale a layer: most of the loss is undone."""
     model = opened.model

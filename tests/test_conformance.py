@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import TWO_BLOCKS
 from torch import nn
 
 from autocompress.contract import (
@@ -35,6 +36,7 @@ from autocompress.testing import (
     check_transform,
     example_job,
     example_model,
+    transforms,
 )
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "autocompress_lowrank" / "autocompress_lowrank.py"
@@ -56,6 +58,15 @@ LowRank: type[Transform] = example.LowRank
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     return example_model()
+
+
+@pytest.fixture(scope="module")
+def two_blocks() -> nn.Module:
+    """Its first two blocks: what is broken is broken in them too.
+
+    Four take three times as long.
+    """
+    return example_model(args=TWO_BLOCKS)
 
 
 INSTALLED = {method.name: method for method in Manager().methods()}
@@ -88,8 +99,8 @@ def test_ghost_conforms_on_other_families(architecture: str) -> None:
     check_transform(method, other, params)
 
 
-def test_the_example_plugin_is_found_and_conforms(model: nn.Module) -> None:
-    manager = Manager(entry_points=False)
+def test_the_example_plugin_is_found_and_conforms(two_blocks: nn.Module) -> None:
+    model, manager = two_blocks, Manager(entry_points=False)
     manager.register(example, "lowrank")
     assert [method.name for method in manager.methods()] == ["lowrank"]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -267,11 +278,15 @@ BROKEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_a_broken_transform_is_told_its_rule(broken: type[Transform], model: nn.Module) -> None:
+def test_a_broken_transform_is_told_its_rule(
+    broken: type[Transform], two_blocks: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms, "_check_export", lambda *_: None)  # half of the time, and all of them pass it
     assert broken.__doc__
     with pytest.raises(ContractViolation, match=broken.__doc__):
-        check_method(broken(), model)
+        check_method(broken(), two_blocks)
 
 
 # --- quantizers -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_networks import NARROW
 
 from autocompress import results
 from autocompress.contract import Deployable, Manager, OperatorCount, manager
@@ -274,7 +275,8 @@ def at_bits(opened: OpenedJob, weights: int, activations: int) -> dict[str, Any]
 def run_recipes(opened: OpenedJob, folder: Path, recipes: list[dict[str, Any]], **settings: Any) -> Any:
     """Runs ``recipes`` as a search does, with other devices; closes, and reads the run."""
     settings = {"name": "modelled", "results": folder} | settings
-    job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, **settings)
+    asked = {"model": "resnet10t", "model_args": NARROW, "data": "digits", "baseline": {"epochs": 4}}
+    job = load_job(settings={**asked, "budget": {"epochs": 1}, **settings})
     validate(job, manager())
     chosen = dataclasses.replace(opened, job=job, device=manager().device(job.device.name))
     measurer = Measurer.of(job, chosen.device)

@@ -82,6 +82,7 @@ def test_test_images_are_not_taken_for_anything_else() -> None:
 # --- the space ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_recipe_names_its_source_first(free: OpenedJob) -> None:
     parameters = free.parameters()
     assert next(iter(parameters)) == "source"
@@ -224,6 +225,7 @@ def test_two_processes_do_not_both_make_a_set(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_stages_hang_on_the_images_of_their_recipe(free: OpenedJob) -> None:
     bits = {"bits.weight.model": "quantize:8", "bits.activation.model": 8, "qat.epochs": 0}
     digests, keys = set(), set()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from small_networks import NARROW, TWO_BLOCKS
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import forking, models
@@ -79,7 +80,8 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(**settings: Any) -> str:
     """What the dry run of a job prints."""
     text = io.StringIO()
-    dryrun.show(load_job(settings={"model": "resnet10t", "data": "digits", **settings}), Console(file=text, width=80))
+    job = load_job(settings={"model": "test_resnet", "model_args": TWO_BLOCKS, "data": "digits", **settings})
+    dryrun.show(job, Console(file=text, width=80))
     return text.getvalue()
 
 
@@ -100,14 +102,16 @@ def test_it_says_which_figures_are_estimates() -> None:
     assert told.endswith("so its figures are estimates")
 
 
+@pytest.mark.slow
 def test_energy_is_judged_like_the_other_costs() -> None:
-    out = shown(methods=["quantize"], cost_model="45nm", energy="0.001x", size="0.5x")
+    larger = {"model": "resnet10t", "model_args": NARROW}  # a size that is not mostly that of the file's graph
+    out = shown(methods=["quantize"], cost_model="45nm", energy="0.001x", size="0.5x", **larger)
     assert "energy: cannot be met, not even by the cheapest candidates" in out
     assert "size: within reach of quantize" in out
     (heading,) = [line for line in out.splitlines() if line.startswith(" method ")]
     for column in ("latency", "energy", "parameters", "out of reach"):
         assert f" {column} " in heading  # a pipe has no width, so nothing is cut off
-    assert "energy: within reach of quantize" in shown(methods=["quantize"], cost_model="45nm", energy="0.5x")
+    assert "energy: within reach of quantize" in shown(methods=["quantize"], cost_model="45nm", energy="0.5x", **larger)
 
 
 def test_the_baseline_is_no_faster_than_itself() -> None:
@@ -125,7 +129,8 @@ def test_the_baseline_is_no_faster_than_itself() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("helper", ["helps", "dies"])
 def test_two_processes_build_what_one_does(helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = OpenedJob.dry(load_job(model="resnet10t", data="digits", methods=["ghost", "magnitude", "quantize"]))
+    methods = ["ghost", "magnitude", "quantize"]
+    opened = OpenedJob.dry(load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", methods=methods))
     if helper == "dies":
         monkeypatch.setattr(cheapest, "_help", lambda *_: os._exit(1))
     built = {}
@@ -163,12 +168,14 @@ def test_of_a_folder_it_reads_a_sample(folder: Path, watched: Watched) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A network whose norms have recorded something, as data sources want it."""
-    model = models.create(load_job(model="resnet10t", data="digits", model_args={"in_chans": 1, "num_classes": 10}))
+    args = {**TWO_BLOCKS, "in_chans": 1, "num_classes": 10}
+    model = models.create(load_job(model="test_resnet", data="digits", model_args=args))
     state = {name: value + 0.1 if "running_mean" in name else value for name, value in model.state_dict().items()}
     torch.save(state, tmp_path / "weights.pth")
     return tmp_path / "weights.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["none", {"train": "none", "val": "digits"}])
 def test_without_training_data_it_makes_no_images(data: Any, checkpoint: Path, watched: Watched) -> None:
     out = shown(data=data, checkpoint=checkpoint, input_size=8, methods=["scop", "quantize"])
@@ -187,7 +194,10 @@ def test_a_job_that_the_search_would_refuse_is_refused() -> None:
     ("device", "told"),
     [
         ({"batch": 10**10}, "there is not enough memory for batches of 10000000000: "),
-        ({"input_size": 10**6}, "there is not enough memory for 2 images of 1000000 x 1000000 pixels in 'resnet10t': "),
+        (
+            {"input_size": 10**6},
+            "there is not enough memory for 2 images of 1000000 x 1000000 pixels in 'test_resnet': ",
+        ),
     ],
 )
 def test_what_does_not_fit_into_memory_is_one_sentence(device: dict[str, int], told: str) -> None:
@@ -215,6 +225,7 @@ def test_lack_of_memory_is_known_whatever_library_says_so(error: Exception, expe
         raise error
 
 
+@pytest.mark.slow
 def test_glyphs_are_not_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     preview = Glyphs().open("glyphs", LoadOptions(preview=True))

@@ -53,6 +53,7 @@ def explainer(opened: OpenedJob, folder: Path, seconds: float) -> Explainer:
     return Explainer(opened, measurer, MachineLock(folder / "locks"), folder, base, seconds)
 
 
+@pytest.mark.slow
 def test_each_stage_is_a_recipe_cut_short(opened: OpenedJob) -> None:
     whole = opened.compose(Replay(dict(opened.starting_points())["obs and 8-bit"]))
     found = dict(ablation.stages(whole))

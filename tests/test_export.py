@@ -188,6 +188,7 @@ def test_rules_tried_where_they_can_match_give_what_onnxscript_gives() -> None:
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.GraphModule) -> None:
     images = torch.zeros(2, *SIZE)
     short, public = (to_onnx(hardened, images, fast=fast) for fast in (True, False))

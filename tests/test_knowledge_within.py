@@ -264,6 +264,7 @@ def test_statistics_are_matched_far_better_than_by_noise() -> None:
     assert score(teacher, made("bns")) < noise / 5
 
 
+@pytest.mark.slow
 def test_classes_are_found() -> None:
     teacher = digits_teacher()[0]
     noise = score(teacher, made("gaussian"))
@@ -372,6 +373,7 @@ def divergence(network: nn.Module) -> float:
     return float(F.kl_div(told, wanted, log_target=True, reduction="batchmean"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
     """Nor does it in labels, of which 255 of 256 agree before.
 

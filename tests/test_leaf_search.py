@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from small_networks import TWO_BLOCKS
 from toy_leaf import SlowSubstitute, ToyPlugin
 
 from autocompress import results
@@ -42,6 +43,7 @@ def job_and_plugins(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     plugins.register(ToyPlugin(method), "toy-leaf")
     job = load_job(
         model="test_resnet",
+        model_args=TWO_BLOCKS,
         data="digits",
         baseline={"epochs": 2},
         budget={"epochs": 1},

@@ -16,6 +16,7 @@ import yaml
 from cli_here import Commands
 from PIL import Image
 from safetensors.torch import save_file
+from small_networks import TWO_BLOCKS
 
 from autocompress import data
 from autocompress.job import DataConfig
@@ -48,7 +49,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
     split = data.load(DataConfig(train=f"folder:{tmp_path / 'photos'}"), input_size=32).train
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
+    model = timm.create_model("test_resnet", num_classes=2, **TWO_BLOCKS)
     train(model, split, TrainSettings(epochs=6, batch_size=16))
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     (tmp_path / "photos" / "dog" / "7.jpg").write_bytes(b"no picture")
@@ -61,7 +62,7 @@ def test_every_command_of_the_section(photos: Path, commands: Commands) -> None:
     (text,) = re.findall(r"```yaml\n(# photos\.yaml\n.*?)```", SECTION, flags=re.DOTALL)
     job = yaml.safe_load(text) | SMALLER
     job["data"] |= {"val_images": 8, "skip_unreadable": 0.2}
-    job["model_args"] = {"img_size": 32}
+    job["model_args"] = {"img_size": 32, **TWO_BLOCKS}
     Path("photos.yaml").write_text(yaml.safe_dump(job))
     lines = re.findall(r"^    ((?:autocompress|python) .*)$", SECTION, flags=re.MULTILINE)
     assert len(lines) == 5

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from small_networks import TWO_BLOCKS
 from test_conformance import LowRank, _Defaults
 from torch import nn
 
@@ -20,7 +21,7 @@ from autocompress.testing import ContractViolation, check_method, check_transfor
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return example_model()
+    return example_model(args=TWO_BLOCKS)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import TWO_BLOCKS
 from torch import nn
 
 from autocompress import models
@@ -40,7 +41,7 @@ RECIPES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return example_model()
+    return example_model(args=TWO_BLOCKS)
 
 
 def transfer_of(model: nn.Module) -> TransferSet:

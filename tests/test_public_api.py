@@ -56,6 +56,7 @@ def test_importing_autocompress_imports_nothing_heavy() -> None:
     assert not heavy & {name.partition(".")[0] for name in loaded}
 
 
+@pytest.mark.slow
 def test_listing_plugins_imports_no_exporter_and_no_plotting() -> None:
     loaded = fresh(
         "import io, sys\n"

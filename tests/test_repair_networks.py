@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import timm
@@ -24,7 +25,7 @@ from autocompress.repair import RIDGES, Lockstep, Moments, choose_ridge, gather,
 SIZE = (3, 32, 32)
 NETWORKS = (
     "resnet18",
-    pytest.param("densenet121", marks=pytest.mark.slow),
+    "densenet121",
     "regnety_002",
     "convnext_atto",
     "vit_tiny_patch16_224",
@@ -32,10 +33,16 @@ NETWORKS = (
 )
 
 
+SMALLER: dict[str, dict[str, Any]] = {
+    "densenet121": {"block_config": (2, 2, 2, 2)},
+    "vit_tiny_patch16_224": {"img_size": 32, "patch_size": 8, "depth": 3},
+}
+"""Every kind of coupling is in fewer layers too."""
+
+
 def _network(name: str) -> nn.Module:
     """With norms and layer scales as after a training: random, none of them one or zero."""
-    more = {"img_size": 32, "patch_size": 8} if name.startswith("vit") else {}
-    model = timm.create_model(name, num_classes=10, **more).eval()
+    model = timm.create_model(name, num_classes=10, **SMALLER.get(name, {})).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.2)

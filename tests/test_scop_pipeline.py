@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_networks import NARROW
 
 from autocompress.channels.removal import Scatter
 from autocompress.compression import artifact
@@ -80,6 +81,7 @@ def test_a_job_can_name_the_papers_own_scheme(opened: OpenedJob, tmp_path: Path)
     del opened  # its baseline is this one's
     job = load_job(
         model="resnet10t",
+        model_args=NARROW,
         data="digits",
         baseline={"epochs": 4},
         budget={"epochs": 1},
@@ -98,7 +100,7 @@ def test_a_job_can_name_the_papers_own_scheme(opened: OpenedJob, tmp_path: Path)
     assert real.macs < 0.6 * own.baseline.macs
     streams = [m for m in real.model.modules() if isinstance(m, Scatter)]
     assert len(streams) == 4, "one for each block of resnet10t"
-    assert {m.width for m in streams} == {64, 128, 256, 512}
+    assert {m.width for m in streams} == set(NARROW["channels"])
     assert all(len(m.keep) == m.width // 2 for m in streams)
     images = next(iter(own.splits.val.loader(64)))[0]
     for name, candidate in (("int8", own.candidate(own.compose(by_scop(RULES)))), ("float", real)):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pruning_stage import kept, pruned, specs
+from small_networks import NARROW
 from torch import nn
 
 from autocompress.compression import prune
@@ -150,6 +151,7 @@ def test_substituted_layers_get_the_training_they_need(resnet: nn.Module, scop: 
 def test_in_a_recipe_with_ghost_modules(opened: OpenedJob, watch: Watch) -> None:
     job = load_job(
         model="resnet10t",
+        model_args=NARROW,
         data="digits",
         baseline={"epochs": 4},
         budget={"epochs": 1},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import NARROW
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -36,6 +37,7 @@ def job_with(**limits: Any) -> Job:
     """The shared job of all tests, whose baseline is trained once, with a space of its own."""
     return load_job(
         model="resnet10t",
+        model_args=NARROW,
         data="digits",
         baseline={"epochs": 4},
         budget={"epochs": 1},

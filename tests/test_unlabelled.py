@@ -257,7 +257,7 @@ def test_test_images_are_sealed_where_no_labels_judge(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_a_whole_search(teacher: Path, pictures: Path, tmp_path: Path) -> None:
     job = job_of(teacher, tmp_path, {"train": f"unlabelled:{pictures}"}, space={"recover.epochs": {"high": 1}})
     found = run.search(job)

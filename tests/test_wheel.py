@@ -77,7 +77,7 @@ def test_a_preset_is_found_and_dry_run(installed: Path, tmp_path: Path, monkeypa
     job = tmp_path / "job.yaml"
     job.write_text(
         "model: test_resnet\ndata: digits\nspace: joint\nmethods: [quantize, slb]\n"
-        "baseline: {epochs: 1}\nconstraints: {latency: 2x}\n"
+        "device: cost-model:bitops\nbaseline: {epochs: 1}\nconstraints: {latency: 2x}\n"
     )
     printed = run(installed, "search", str(job), "--dry-run", cwd=tmp_path)
     assert "latency" in printed

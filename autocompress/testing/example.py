@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,19 +18,26 @@ CLASSES = 10
 IMAGES = 64
 
 
-def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+def example_model(
+    name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32), args: Mapping[str, Any] | None = None
+) -> nn.Module:
     """A timm model with 10 classes and fixed random weights.
 
     Its batch norms have the statistics of the example images. Scales and shifts of norms are
     random: timm initialises the last norm of a residual branch with zeros, and a branch that
     returns zeros would hide changes inside the branch.
+
+    Args:
+        name: of the model, in timm.
+        input_size: ``(C, H, W)``.
+        args: more arguments of ``timm.create_model``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.from_architecture(
             {
                 "name": name,
-                "args": {"num_classes": CLASSES, "in_chans": input_size[0]},
+                "args": {**(args or {}), "num_classes": CLASSES, "in_chans": input_size[0]},
                 "input_size": list(input_size),
                 "mean": [0.5] * input_size[0],
                 "std": [0.5] * input_size[0],
