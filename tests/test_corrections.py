@@ -16,8 +16,9 @@ from autocompress.job import Constraints
 from autocompress.opened.job import OpenedJob
 from autocompress.proposals import Correction, Factor, Part, Problem, propose, with_measured
 from autocompress.proposals.lossless import is_beaten, lossless
-from autocompress.proposals.proposer import Proposed
+from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.shares import KEEP
+from autocompress.recipes.choosers import Replay
 from autocompress.searching.corrections import EVERY, Corrections
 from autocompress.searching.study import Study
 
@@ -180,6 +181,29 @@ def test_proposals_again_know_what_trials_cost(opened: OpenedJob) -> None:
         assert "corrected" in label
         assert kept(values) not in [kept(row["recipe"]) for row in rows]
         assert sum(kept(values)) < max(sum(kept(row["recipe"])) for row in rows)
+
+
+@pytest.mark.slow
+def test_proposals_are_tried_in_float_too_where_int8_gains_little(opened: OpenedJob) -> None:
+    job = opened.job.model_copy(update={"constraints": Constraints.model_validate({"latency": "0.5x"})})
+    proposer = Proposer(replace(opened, job=job)._table_maker())
+    tables = proposer.maker.tables()
+    assert tables is not None
+    full = tables.problem.cost("latency", tables.problem.neutral())
+
+    def in_float(gain: float) -> list[dict[str, Any]]:
+        known = replace(tables, wholes={**tables.wholes, "latency": full / gain}, errors={"latency": 0.05})
+        found = proposer.recipes(known)
+        assert ", in float" not in found[0][0]
+        return [values for label, values in found if ", in float" in label]
+
+    assert not in_float(0.4)
+    made = in_float(0.9)
+    assert len(made) > 4
+    for values in made:
+        recipe = opened.compose(Replay(values))
+        assert not recipe.bits
+        assert recipe.prune is not None
 
 
 @pytest.mark.slow

@@ -21,10 +21,17 @@ TILTED = 8
 """Number of further recipes with random tilts."""
 LEAST_BUDGET = 1 / 12
 """Range of their budgets, as shares of the full cost."""
+LITTLE_GAIN = 0.6
+"""If the quantized network takes more than this share of the latency of the float baseline,
+proposals are also tried in float. Small layers take longer in int8 than in float when they get
+narrower.
+"""
 WORTH_TRAINING = 0.03
 """Predicted KL divergence above which a proposal with training is added."""
 
 
+Point = tuple[str, dict[str, Value]]
+"""Label and values of a recipe."""
 Ratios = Callable[[Mapping[str, Value]], Mapping[str, float] | None]
 Again = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], "Proposed | None"]
 
@@ -113,6 +120,7 @@ class Proposer:
             most_divergence=tables.correction.predicted(MOST_DIVERGENCE),
             seed=self.maker.job.seed + step,
         )
+        every = [proposal for proposal in made if any(proposal.allocation.indices)]
         within = [proposal for proposal in made if _is_within(proposal.allocation, bounds, tables)]
         made = within or made[-1:]
         bounded = [proposal for proposal in made if proposal.at_constraint]
@@ -123,11 +131,33 @@ class Proposer:
         for allocation in {allocation.indices: allocation for allocation in chosen}.values():
             recipe = self.maker.recipes.recipe(tables.shares(allocation.indices))
             if recipe is not None and recipe.prune is not None:
-                share = allocation.costs[wanted[0]] / problem.cost(wanted[0], problem.neutral())
-                found.append((f"proposal at {share:.2f} of the {wanted[0]}", dict(recipe.values)))
+                found.append((_label(tables, allocation, wanted[0]), dict(recipe.values)))
+        if not step and self._gains_little(tables):
+            found = _alternating(found, list(self._in_float(tables, [*bounded, *_spread(every)])))
         if self.maker.job.search.rungs:  # the search trains those that promise a gain
             return found
         return [*found, *self._trained(tables, chosen[: len(made)])]
+
+    def _gains_little(self, tables: Tables) -> bool:
+        """Whether quantization alone hardly makes the network faster on this device."""
+        if "latency" not in {*self.maker.job.objectives, *self.maker.job.constraints.bounds()}:
+            return False
+        if "latency" not in tables.errors:  # it was not profiled
+            return False
+        return tables.problem.cost("latency", tables.problem.neutral()) > LITTLE_GAIN * tables.wholes["latency"]
+
+    def _in_float(self, tables: Tables, made: Sequence[proposals.Proposal]) -> Iterator[tuple[str, dict[str, Value]]]:
+        """The proposals without quantization, if proposals are quantized.
+
+        Their latency is not predicted, so those that miss a bound with quantization are included.
+        """
+        neutral = self.maker.recipes.neutral
+        if neutral is None or not neutral.bits:
+            return
+        for allocation in {own.allocation.indices: own.allocation for own in made}.values():
+            recipe = self.maker.recipes.in_float(tables.shares(allocation.indices))
+            if recipe is not None and recipe.prune is not None:
+                yield f"{_label(tables, allocation, 'latency')}, in float", dict(recipe.values)
 
     def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:
         """Allocations for random budgets, with random tilts of groups."""
@@ -160,6 +190,12 @@ class Proposer:
         return found
 
 
+def _label(tables: Tables, allocation: proposals.Allocation, cost: str) -> str:
+    """The label of a proposal, with its share of the cost of the quantized network."""
+    share = allocation.costs[cost] / tables.problem.cost(cost, tables.problem.neutral())
+    return f"proposal at {share:.2f} of the {cost}"
+
+
 def _is_within(allocation: proposals.Allocation, bounds: Mapping[str, float], tables: Tables) -> bool:
     """Whether a candidate may meet the bounds, judged by its known costs."""
     return all(allocation.costs[name] <= bound * (1 + 2 * _error(tables, name)) for name, bound in bounds.items())
@@ -169,6 +205,13 @@ def _error(tables: Tables, name: str) -> float:
     """Relative error of a predicted cost."""
     error = tables.errors.get(name, float("nan"))
     return UNKNOWN_ERROR if np.isnan(error) else error
+
+
+def _alternating(one: Sequence[Point], other: Sequence[Point]) -> list[Point]:
+    """The items of both lists in turn, then the rest of the longer one."""
+    pairs = [item for pair in zip(one, other, strict=False) for item in pair]
+    shorter = min(len(one), len(other))
+    return [*pairs, *one[shorter:], *other[shorter:]]
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:

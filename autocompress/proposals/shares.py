@@ -56,6 +56,13 @@ class ShareRecipes:
         assert self.neutral is not None
         return self._compose({**self.neutral.values, **values}, Policy({}, "default"))
 
+    def in_float(self, values: Mapping[str, Value]) -> Recipe | None:
+        """As :meth:`recipe`, but nothing is quantized; None where the space has no such recipe."""
+        assert self.neutral is not None
+        others = {name: value for name, value in self.neutral.values.items() if name.split(".")[0] not in self._rules}
+        recipe = self._compose({**others, **values}, Policy({"prune": "default"}))
+        return recipe if recipe is not None and not recipe.bits else None
+
     def parts(self, couplings: Sequence[Coupling], multiple: int) -> list[Part]:
         """A part for each coupling with several allowed shares, which include 1."""
         known = self.space.parameters()
