@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], c
             row = worker.run(asked)
             dispatcher.finished(NAME, row)
             dispatcher.tell(row)
+        while not dispatcher.is_over:  # the driver's own worker may still try the first recipe
+            turn()
+            time.sleep(0.01)
     finally:
         os.chdir(folder)
         torch.set_num_threads(threads)

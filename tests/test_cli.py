@@ -105,7 +105,7 @@ def test_flags_that_are_wrong(here: Here) -> None:
         ("model_args=4", "--set model_args must be a mapping, not 4"),
         ("baseline=4", "--set baseline must be"),
         ("=3", "--set =3: the key is missing"),
-        (" = 3", "--set  = 3: the key is missing"),
+        (" = 3", "--set = 3: the key is missing"),
         ("seed", "--set seed has no value"),
     ],
 )

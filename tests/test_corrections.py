@@ -186,7 +186,7 @@ def test_proposals_again_know_what_trials_cost(opened: OpenedJob) -> None:
 @pytest.mark.slow
 def test_proposals_are_tried_in_float_too_where_int8_gains_little(opened: OpenedJob) -> None:
     job = opened.job.model_copy(update={"constraints": Constraints.model_validate({"latency": "0.5x"})})
-    proposer = Proposer(replace(opened, job=job)._table_maker())
+    proposer = Proposer(replace(opened, job=job).table_maker())
     tables = proposer.maker.tables()
     assert tables is not None
     full = tables.problem.cost("latency", tables.problem.neutral())

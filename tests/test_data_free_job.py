@@ -274,7 +274,7 @@ def test_a_source_that_cannot_make_images_is_left_out(free: OpenedJob, tmp_path:
     failed = broken.prepare()
     assert list(broken.methods) == list(broken.defaults) == ["blobs"]
     assert failed["breaks"] == "it could not make images: ValueError: no statistics"
-    assert "the same images whatever the seed" in failed["repeats"]
+    assert "the same images for every seed" in failed["repeats"]
     assert "not finite numbers" in failed["nan"]
 
 

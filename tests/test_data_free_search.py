@@ -28,6 +28,7 @@ from autocompress.report import datafree, view, words
 from autocompress.report.page import render
 from autocompress.report.table import front_table
 from autocompress.searching import run
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
@@ -142,7 +143,7 @@ def test_without_any_data_there_is_no_test_accuracy(teacher: Path, tmp_path: Pat
     job = free_job(teacher, tmp_path, data="none", model_args=args, device="cost-model:bitops")
     opened: Any = open_free(job)
     measurer = Measurer.of(job, opened.device)
-    baseline, lock = run.baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
+    baseline, lock = baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
     recipes = [{"bits.weight.model": weight, "bits.activation.model": 8} for weight in ("none", "quantize:8")]
     rows = [Trial(opened, measurer, lock, n, job.folder, baseline).run(recipe) for n, recipe in enumerate(recipes)]
     (job.folder / "job.yaml").write_text(job.to_yaml())

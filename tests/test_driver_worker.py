@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from toy_search import toy_job
 from autocompress.results import Row
 from autocompress.searching.asked import Asked
 from autocompress.searching.background import Background
+from autocompress.searching.crew import forked as crew_places
 from autocompress.searching.driver_worker import ALONE_EACH, DriverWorker
 from autocompress.searching.early import TrialProcess, TrialThread
 from autocompress.searching.gates import Lock
@@ -106,7 +108,7 @@ def test_worker_processes_replace_the_forked_process_first(crew: Callable[..., C
     own.worker.start(with_recipe=True)
     own.until(lambda: len(own.processes) == 2)
     own.driver.dispatcher.started()
-    own.until(lambda: not own.process._forked.is_alive)
+    own.until(lambda: not multiprocessing.active_children())
     before = len(own.driver.rows)
     own.until(lambda: len(own.driver.rows) > before + 3)
     assert {row.get("process", os.getpid()) for row in own.driver.rows[before + 2 :]} == {os.getpid()}
@@ -128,6 +130,38 @@ def test_a_killed_process_loses_no_recipe(crew: Callable[..., Crew]) -> None:
     assert sorted(row["trial"] for row in own.driver.rows) == list(range(12))
     assert own.processes == {parent}
     assert "tried again (1 of 2)" in " ".join(own.driver.notes)
+
+
+def test_a_process_that_dies_between_two_recipes_loses_none(crew: Callable[..., Crew]) -> None:
+    own = crew()
+    own.worker.start(with_recipe=True)
+    while not own.driver.rows:
+        own.worker.collect()
+    (forked,) = multiprocessing.active_children()
+    forked.kill()
+    forked.join()
+    own.until(lambda: own.driver.dispatcher.is_over)
+    assert sorted(row["trial"] for row in own.driver.rows) == list(range(12))
+    assert os.getpid() in own.processes
+
+
+def test_a_row_that_has_arrived_is_collected(crew: Callable[..., Crew]) -> None:
+    own = crew()
+    own.worker.start(with_recipe=True)
+    end = time.monotonic() + DEADLINE
+    while not own.driver.rows and time.monotonic() < end:
+        own.worker.collect()
+    assert [row["trial"] for row in own.driver.rows] == [0]
+    own.worker.end()
+    assert not multiprocessing.active_children()
+
+
+def test_a_system_that_cannot_fork_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("autocompress.forking.Forked.started", fails)
+    assert crew_places(a_row, 3) == []
 
 
 def test_a_recipe_that_trains_is_left_to_worker_processes(crew: Callable[..., Crew]) -> None:

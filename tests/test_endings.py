@@ -17,6 +17,7 @@ from autocompress.objectives.fronts import fastest_within
 from autocompress.objectives.gains import Gains
 from autocompress.report import view
 from autocompress.searching import run
+from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.endings import Endings
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
@@ -231,7 +232,7 @@ def test_what_nothing_can_meet_is_said_with_the_nearest_value(
     job = toy_job(tmp_path, constraints=limits)
     opened: OpenedToy = open_toy(job)
     measurer = Measurer.of(job, opened.device)
-    found = out_of_reach(opened, measurer, run.baseline_row(opened, measurer))
+    found = out_of_reach(opened, measurer, baseline_row(opened, measurer))
     assert [str(one).partition(" (")[0] for one in found] == told
 
 
@@ -241,7 +242,7 @@ def test_a_method_that_cannot_meet_a_bound_alone_is_not_tried_alone(tmp_path: Pa
         job = toy_job(tmp_path, constraints=limits)
         opened: OpenedToy = open_toy(job)
         measurer = Measurer.of(job, opened.device)
-        assert hopeless(opened, measurer, run.baseline_row(opened, measurer), labels) == expected
+        assert hopeless(opened, measurer, baseline_row(opened, measurer), labels) == expected
 
 
 @pytest.mark.usefixtures("search_here")

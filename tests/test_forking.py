@@ -12,6 +12,7 @@ import pytest
 
 from autocompress import forking
 from autocompress.forking import Claims, Forked, Send
+from autocompress.proposals import helping
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -114,3 +115,27 @@ def test_no_fork_beside_a_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> 
     assert forking.may_fork()
     monkeypatch.setattr(forking, "usable_processors", lambda: 1)
     assert not forking.may_fork()
+
+
+def test_a_cell_that_hangs_is_given_up_and_measurements_go_first_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Builds:
+        def build(self, *_: object) -> list[object]:
+            return []
+
+    def measures(breathe: object) -> tuple[list[dict[str, int]], object]:
+        del breathe
+        return [{}], lambda selection: time.sleep(60)
+
+    monkeypatch.setattr(helping, "MOST_LATE", 0.5)
+    helper = helping.Helper.started(Builds(), [], [], measures)  # type: ignore[arg-type]
+    try:
+        helper.offer(1)
+        assert helper.probes([], [], lambda: None) == []
+        time.sleep(0.5)  # the other process takes the cell
+        calls: list[int] = []
+        began = time.monotonic()
+        assert helper.cells([{}], lambda selection: 1.0, began, lambda: calls.append(1)) == [None]
+        assert time.monotonic() - began < 30
+        assert calls
+    finally:
+        helper.end()

@@ -16,7 +16,7 @@ from autocompress.errors import UserError
 from autocompress.report.rivals import race, read_benchmark
 from autocompress.results import read
 
-COMMITTED = sorted((Path(__file__).parent.parent / "results" / "search").glob("*.json"))
+COMMITTED = sorted((Path(__file__).parent.parent / "results" / "search").glob("resnet*.json"))
 TOLD: dict[str, Any] = {
     "model": "resnet18",
     "data": "glyphs",

@@ -174,6 +174,9 @@ class OpenedToy:
         """A toy needs nothing."""
         return False
 
+    def end_proposals(self) -> None:
+        """There is nothing to end."""
+
     def proposals(self, progress: Any = None, pause: Any = None) -> None:
         return None
 

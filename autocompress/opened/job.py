@@ -273,7 +273,7 @@ class OpenedJob:
         """
         if not self.job.search.tables:
             return None
-        return tables.propose(self._begun or self._table_maker(), progress, pause)
+        return tables.propose(self._begun or self.table_maker(), progress, pause)
 
     def begin_proposals(self) -> bool:
         """Starts a forked process that prepares proposals; see :meth:`TableMaker.begin`.
@@ -283,10 +283,16 @@ class OpenedJob:
         """
         if not self.job.search.tables:
             return False
-        self._begun = self._table_maker()
+        self._begun = self.table_maker()
         return tables.begin(self._begun)
 
-    def _table_maker(self) -> TableMaker:
+    def end_proposals(self) -> None:
+        """Ends the process of :meth:`begin_proposals`."""
+        if self._begun is not None:
+            self._begun.end()
+
+    def table_maker(self) -> TableMaker:
+        """Makes the tables for proposals."""
         measured_by = measured_with(self.device, self.job.device)
         base, recipes = self.baseline.deployable, ShareRecipes(self.space)
         return TableMaker(self.job, recipes, self.pipeline, self.device, base, self.export, measured_by, MachineLock())

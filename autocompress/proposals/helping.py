@@ -7,6 +7,7 @@ moments from the store.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -22,6 +23,8 @@ from autocompress.proposals.probes import Built, Point, ProbeBuilder
 
 MOST_WAITED = 60.0
 """Most seconds to wait for a message; then this process does the work itself."""
+MOST_LATE = 5.0
+"""Seconds after the deadline that the last cell of the other process may take."""
 NICENESS = 10
 """Of the process: the first recipe and the moments, which others wait for, come before probes."""
 Measure = Callable[[Selection], float]
@@ -77,13 +80,18 @@ class Helper:
         """Lets the forked process begin with this number of cells; with none, it ends."""
         self._claims.fill(count)
 
-    def cells(self, selections: Sequence[Selection], measure: Measure, deadline: float) -> list[float | None]:
+    def cells(
+        self, selections: Sequence[Selection], measure: Measure, deadline: float, meanwhile: Callable[[], None]
+    ) -> list[float | None]:
         """Divergences of cells, measured by both processes.
 
         Args:
             selections: those of ``measures``, which were offered.
             measure: of this process.
-            deadline: by ``time.monotonic``; this process begins no cell after it.
+            deadline: by ``time.monotonic``; this process begins no cell after it, and then waits
+                for the other one for ``MOST_LATE`` seconds at most.
+            meanwhile: called while waiting. It must let a measurement that waits for the machine
+                lock go first, because the other process then waits for that measurement.
 
         Returns:
             A number for each cell; None for a cell that was not measured, or could not be.
@@ -94,7 +102,7 @@ class Helper:
                 self._take(message)
             if time.monotonic() < deadline:
                 found[number] = _tried(measure, selections[number])
-        self._listen(until_probes=False)
+        self._listen(until_probes=False, meanwhile=meanwhile, end=deadline + MOST_LATE)
         for number, value in self._cells.items():
             found[number] = value
         return found
@@ -107,11 +115,12 @@ class Helper:
             self._listen(until_probes=True, meanwhile=meanwhile)
         return self._probes
 
-    def _listen(self, *, until_probes: bool, meanwhile: Callable[[], None] | None = None) -> None:
-        """Takes messages, until the process ends or the probes are there."""
-        for message in self._forked.messages(MOST_WAITED, meanwhile):
+    def _listen(self, *, until_probes: bool, meanwhile: Callable[[], None], end: float = math.inf) -> None:
+        """Takes messages, until the process ends, the probes are there, or the time is up."""
+        most = min(MOST_WAITED, max(0.2, end - time.monotonic()))
+        for message in self._forked.messages(most, meanwhile):
             self._take(message)
-            if until_probes and self._probes is not None:
+            if (until_probes and self._probes is not None) or time.monotonic() > end:
                 return
 
     def _take(self, message: Any) -> None:

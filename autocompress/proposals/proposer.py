@@ -21,6 +21,8 @@ TILTED = 8
 """Number of further recipes with random tilts."""
 LEAST_BUDGET = 1 / 12
 """Range of their budgets, as shares of the full cost."""
+FLOAT_COSTS = {"macs": 1.0, "params": 1.0, "size": 4.0}
+"""Costs of a network in float, relative to the predicted costs of the same widths in int8."""
 LITTLE_GAIN = 0.6
 """If the quantized network takes more than this share of the latency of the float baseline,
 proposals are also tried in float. Small layers take longer in int8 than in float when they get
@@ -110,6 +112,7 @@ class Proposer:
         prediction are left out, unless all do.
         """
         problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
+        in_float = {name: bound / FLOAT_COSTS[name] for name, bound in bounds.items() if name in FLOAT_COSTS}
         made = proposals.propose(
             problem,
             wanted,
@@ -120,7 +123,7 @@ class Proposer:
             most_divergence=tables.correction.predicted(MOST_DIVERGENCE),
             seed=self.maker.job.seed + step,
         )
-        every = [proposal for proposal in made if any(proposal.allocation.indices)]
+        every = [own for own in made if any(own.allocation.indices) and _is_within(own.allocation, in_float, tables)]
         within = [proposal for proposal in made if _is_within(proposal.allocation, bounds, tables)]
         made = within or made[-1:]
         bounded = [proposal for proposal in made if proposal.at_constraint]
@@ -133,7 +136,9 @@ class Proposer:
             if recipe is not None and recipe.prune is not None:
                 found.append((_label(tables, allocation, wanted[0]), dict(recipe.values)))
         if not step and self._gains_little(tables):
-            found = _alternating(found, list(self._in_float(tables, [*bounded, *_spread(every)])))
+            found = _alternating(
+                found, list(self._in_float(tables, [*(own for own in every if own.at_constraint), *_spread(every)]))
+            )
         if self.maker.job.search.rungs:  # the search trains those that promise a gain
             return found
         return [*found, *self._trained(tables, chosen[: len(made)])]
@@ -149,7 +154,7 @@ class Proposer:
     def _in_float(self, tables: Tables, made: Sequence[proposals.Proposal]) -> Iterator[tuple[str, dict[str, Value]]]:
         """The proposals without quantization, if proposals are quantized.
 
-        Their latency is not predicted, so those that miss a bound with quantization are included.
+        Their latency is not predicted, so those that miss its bound with quantization are included.
         """
         neutral = self.maker.recipes.neutral
         if neutral is None or not neutral.bits:

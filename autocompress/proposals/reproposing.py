@@ -54,7 +54,9 @@ class Reproposer:
         names = self.proposer.costs(tables)
         best = lossless(rows, names, baseline)
         most = {name: tables.wholes[name] * max(own[name] for own in best) for name in names} if best else None
-        tried = {tuple(sorted(_shares(row["recipe"]).items())) for row in rows}
+        tried = {
+            tuple(sorted(_shares(row["recipe"]).items())) for row in rows if self._differs_in_widths(row["recipe"])
+        }
         recipes = [
             (f"{label}, corrected", values)
             for label, values in self.proposer.recipes(tables, step=self._round, most=most)

@@ -61,7 +61,7 @@ class TableMaker(CostMaker):
         It must be called in the main thread, before other threads work.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
-        is_able = self.device.formats == {"onnx"} and may_fork()
+        is_able = self.device.formats == {"onnx"} and self.pipeline.compute.device.type == "cpu" and may_fork()
         if not is_able or default is None or default.prune is None or neutral is None:
             return
         if self.pipeline.transfer_set(default) is None:
@@ -85,9 +85,10 @@ class TableMaker(CostMaker):
             self.helper = Helper.started(self.builder, parts, points, measures)
 
     def end(self) -> None:
-        """Ends the helper."""
+        """Ends the helper, if there is one."""
         if self.helper is not None:
             self.helper.end()
+            self.helper = None
 
     def _planned(self, parts: Sequence[Part]) -> list[Selection]:
         return planned(parts, thorough=is_thorough(self.job))
@@ -218,7 +219,7 @@ class TableMaker(CostMaker):
         self.progress(0.0, text)
         errors = {part.key: removed.errors(part).tolist() for part in parts}
         if self.helper is not None:
-            ahead += self.helper.cells(selections, measure, began + seconds)
+            ahead += self.helper.cells(selections, measure, began + seconds, self.breathe)
         return proposals.measure(
             parts, measured, errors=errors, deadline=began + seconds, thorough=is_thorough(self.job)
         )

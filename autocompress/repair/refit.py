@@ -87,11 +87,12 @@ class _Fit:
     count: int = 1
 
     @classmethod
-    def of(cls, weight: torch.Tensor, moments: Moments, group: int, left: torch.Tensor, gone: torch.Tensor) -> _Fit:
-        """The equations for the weights of a group, the columns in S and those in R."""
+    def of(
+        cls, weight: torch.Tensor, moments: Moments, group: int, left: torch.Tensor, gone: torch.Tensor
+    ) -> _Fit | None:
+        """The equations for the weights of a group; None if S or R has no column."""
         if not len(left) or not len(gone):
-            nothing = weight.new_zeros((len(left), len(left)))
-            return cls(nothing, nothing.diagonal(), weight.new_zeros((len(left), len(weight))))
+            return None
         if moments.covariance is not None:
             covariance = moments.covariance[group]
             system = covariance[left[:, None], left]

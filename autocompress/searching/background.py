@@ -160,6 +160,8 @@ class Background:
             log.warning("the time was up before tables and proposals were made")
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")
+        finally:
+            self.opened.end_proposals()
 
     def _look_how_far(self, pause: Callable[[], None]) -> None:
         """Finds constraints that no recipe can meet; an error of a method only means none."""

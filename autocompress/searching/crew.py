@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from autocompress.cluster.handing import handed_out
+from autocompress.compute import compute_of
 from autocompress.files import own_variables
 from autocompress.forking import may_fork
 from autocompress.job import Job
@@ -20,7 +22,7 @@ from autocompress.searching.asked import Asked
 from autocompress.searching.background import Background, Point
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
-from autocompress.searching.early import TrialProcess, TrialThread
+from autocompress.searching.early import Attempt, TrialProcess, TrialThread
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import Opener, SearchableJob
@@ -76,12 +78,12 @@ class Crew:
             trial = Trial(self.opened, self.measurer, lock, asked.number, folder, self.baseline)
             return trial.run(asked.values, asked.label)
 
-        others = min(usable_processors(), self.job.workers) - 1 if forks and self._may_fork else 0
+        most = min(usable_processors() - 1, self.job.workers - 1, MOST_FORKED) if forks and self._may_fork else 0
         return DriverWorker(
             dispatcher,
             background,
             TrialThread(attempt),
-            [TrialProcess(attempt, number) for number in range(1, 1 + min(others, MOST_FORKED))],
+            forked(attempt, most),
             is_quick=lambda asked: not asked.rung and not self.trains((asked.label, asked.values)),
             workers=self.job.workers,
             threads=self._threads,
@@ -125,8 +127,18 @@ class Crew:
     def _may_fork(self) -> bool:
         """Whether a forked process can try recipes.
 
-        A device with threads or connections of its own cannot be used in it.
+        A device with threads or connections of its own cannot be used in it, nor can a GPU.
         """
         device, config = self.measurer.device, self.measurer.config
+        if compute_of(self.job.compute).device.type != "cpu":
+            return False
         is_safe = device.deterministic or device.is_in_thread(config)
         return device.formats == {"onnx"} and is_safe and may_fork()
+
+
+def forked(attempt: Attempt, most: int) -> list[TrialProcess]:
+    """Forked processes that try recipes; fewer than ``most`` where the system allows no more."""
+    made: list[TrialProcess] = []
+    with suppress(OSError):
+        made.extend(TrialProcess(attempt, number) for number in range(1, 1 + most))
+    return made

@@ -68,7 +68,9 @@ def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     places = sorted(known.keys() - files.keys())
     for name, file in files.items():
         if name not in known and places:
-            known[name] = known.pop(places.pop())
+            own = f"{Path(name).stem}{NOTE}"
+            place = places.pop(places.index(own) if own in places else -1)
+            known[name] = known.pop(place)
             rename_artifact(study, known[name], name)
         if name in known:
             with file.open("rb") as content:

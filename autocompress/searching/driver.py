@@ -263,29 +263,47 @@ class Driver:
         dispatcher = Dispatcher(*recipes, *told, self._endings, self._climbing)
         self._recorded.under_way = lambda: dispatcher.under_way
         is_first = bool(self._first) and not self._study.is_proposed and not self._crew.trains(self._first[0])
-        # If workers take all processors, starting them while tables are made delays both.
         is_crowded = self._crew.is_crowded
-        busy = 0 if is_crowded else self._job.workers
         # Forking needs that no other thread works yet.
         forks = is_crowded and not self._study.is_proposed
         self._own_worker = self._crew.own(dispatcher, self._background, allowance, forks=forks)
+        try:
+            self._begin(allowance, with_recipe=is_first)
+            # If workers take all processors, starting them while tables are made delays both.
+            if is_crowded and (why := self._alone(dispatcher)):
+                return why
+            placement.run(dispatcher, self._crew.settings(allowance.deadline), self._own_worker.turn, self._cluster)
+        except KeyboardInterrupt:
+            self._own_worker.collect()  # rows that have arrived
+            raise
+        finally:
+            self._own_worker.end()
+            if not self._background.is_running:  # its thread ends it otherwise
+                self._opened.end_proposals()
+        return dispatcher.why_ended
+
+    def _begin(self, allowance: Allowance, *, with_recipe: bool) -> None:
+        """Starts the driver's own worker, and tables and proposals."""
+        busy = 0 if self._crew.is_crowded else self._job.workers
         if not self._study.is_proposed and self._opened.begin_proposals():
             busy += 1
         threads = max(1, min(torch.get_num_threads(), usable_processors() - busy))
-        self._own_worker.start(with_recipe=is_first, threads=threads, deadline=allowance.deadline)
+        self._own_worker.start(with_recipe=with_recipe, threads=threads, deadline=allowance.deadline)
         self._study.before_ask = self._take_proposals
-        try:
-            if is_crowded:
-                self._background.wait_for_proposals(self._own_worker.turn)
-                if self._background.has_recipes:
-                    self._own_worker.alone()
-                self._own_worker.collect()
-                if self._seconds_left() == 0 and not self._own_worker.is_busy:  # workers would start for nothing
-                    return "the time is up"
-            placement.run(dispatcher, self._crew.settings(allowance.deadline), self._own_worker.turn, self._cluster)
-        finally:
-            self._own_worker.end()
-        return dispatcher.why_ended
+
+    def _alone(self, dispatcher: Dispatcher) -> str:
+        """Lets the driver's own worker try proposals before workers start.
+
+        Returns:
+            The reason why the search has ended; empty if workers should start.
+        """
+        self._background.wait_for_proposals(self._own_worker.turn)
+        if self._background.has_recipes:
+            self._own_worker.alone()
+        self._own_worker.collect()
+        if self._seconds_left() == 0 and not self._own_worker.is_busy:  # workers would start for nothing
+            return dispatcher.why_ended or "the time is up"
+        return dispatcher.why_ended if dispatcher.is_over else ""
 
     def _on_row(self, row: Row) -> None:
         self._study.spend(self._seconds)

@@ -25,6 +25,10 @@ While a worker starts, a trial beside it takes twice as long.
 """
 MOST_ALONE = 40.0
 """Most seconds for these recipes."""
+MOST_IDLE = 10.0
+"""Seconds after which workers start if no recipe can be tried yet, because sensitivity to bits is
+still measured.
+"""
 log = logging.getLogger("autocompress.search")
 
 
@@ -98,9 +102,11 @@ class DriverWorker:
 
     def alone(self) -> None:
         """Tries ``ALONE_EACH`` recipes at each place, for at most ``MOST_ALONE`` seconds."""
-        goal, end = self._tried + ALONE_EACH * len(self._seats), time.monotonic() + MOST_ALONE
+        began, goal = time.monotonic(), self._tried + ALONE_EACH * len(self._seats)
         self._is_alone = True
-        while self._tried < goal and not self._is_over and time.monotonic() < end:
+        while self._tried < goal and not self._is_over and time.monotonic() < began + MOST_ALONE:
+            if not self.background.is_done and time.monotonic() > began + MOST_IDLE:
+                break
             self.turn()
             time.sleep(0.05)
         self._is_alone = False

@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -125,7 +125,8 @@ class TrialProcess:
     def begin(self, asked: Asked, threads: int) -> None:
         """Sends the recipe to the process."""
         del threads
-        self._orders.send(asked)
+        with suppress(OSError):  # the process has died; :meth:`has_died` says so
+            self._orders.send(asked)
 
     def row(self, asked: Asked) -> Row | None:
         """The row of the recipe; None while there is none."""

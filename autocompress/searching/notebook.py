@@ -39,7 +39,7 @@ class Line(Silent):
     def on_start(self, total: int) -> None:
         """The first trial is about to run."""
         self._total, self._began = total, time.monotonic()
-        self._write(f"0 of {total} trials")
+        self._write(f"at most {total} trials")
 
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
@@ -63,7 +63,7 @@ class Line(Silent):
 
     def end(self) -> None:
         """The search is closed."""
-        self._write(f"{self._done} trial{'s' * (self._done != 1)} done")
+        self._write(f"{self._done} trial{'s' * (self._done != 1)} done" if self._done_here else "done")
         print()
 
     def _write(self, text: str) -> None:

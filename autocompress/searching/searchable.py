@@ -61,6 +61,9 @@ class SearchableJob(Protocol):
     ) -> list[Sensitivity]:
         """The loss of each number of bits alone; empty if no group has a choice."""
 
+    def end_proposals(self) -> None:
+        """Ends what :meth:`begin_proposals` started; it may be called at any time."""
+
     def begin_proposals(self) -> bool:
         """Starts a process that prepares :meth:`proposals`; returns whether there is one."""
 
