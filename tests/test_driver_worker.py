@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -108,7 +107,7 @@ def test_worker_processes_replace_the_forked_process_first(crew: Callable[..., C
     own.worker.start(with_recipe=True)
     own.until(lambda: len(own.processes) == 2)
     own.driver.dispatcher.started()
-    own.until(lambda: not multiprocessing.active_children())
+    own.until(lambda: not own.process.is_alive)
     before = len(own.driver.rows)
     own.until(lambda: len(own.driver.rows) > before + 3)
     assert {row.get("process", os.getpid()) for row in own.driver.rows[before + 2 :]} == {os.getpid()}
@@ -137,9 +136,10 @@ def test_a_process_that_dies_between_two_recipes_loses_none(crew: Callable[..., 
     own.worker.start(with_recipe=True)
     while not own.driver.rows:
         own.worker.collect()
-    (forked,) = multiprocessing.active_children()
-    forked.kill()
-    forked.join()
+    (forked,) = own.processes
+    os.kill(forked, signal.SIGKILL)
+    while own.process.is_alive:
+        time.sleep(0.01)
     own.until(lambda: own.driver.dispatcher.is_over)
     assert sorted(row["trial"] for row in own.driver.rows) == list(range(12))
     assert os.getpid() in own.processes
@@ -153,7 +153,7 @@ def test_a_row_that_has_arrived_is_collected(crew: Callable[..., Crew]) -> None:
         own.worker.collect()
     assert [row["trial"] for row in own.driver.rows] == [0]
     own.worker.end()
-    assert not multiprocessing.active_children()
+    assert not own.process.is_alive
 
 
 def test_a_system_that_cannot_fork_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:

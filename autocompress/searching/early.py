@@ -122,6 +122,11 @@ class TrialProcess:
         """Name of the worker for the dispatcher."""
         return f"driver-{self._number}"
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._forked.is_alive
+
     def begin(self, asked: Asked, threads: int) -> None:
         """Sends the recipe to the process."""
         del threads
@@ -136,7 +141,7 @@ class TrialProcess:
 
     def has_died(self, asked: Asked) -> bool:
         """Whether the process ended without a row, or could not make it."""
-        is_alive = self._forked.is_alive  # before the row is looked for, which may be its last message
+        is_alive = self.is_alive  # before the row is looked for, which may be its last message
         row = self.row(asked)
         if row is not None:
             self._rows[asked.number] = row
