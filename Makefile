@@ -42,7 +42,7 @@ together: $(READY)
 alone: $(READY)
 	$(PYTEST) -m timing $$(grep -rl --include='test_*.py' 'mark\.timing' tests | sort)
 
-# For use while programming: under four minutes on two cores.
+# For use while programming: five to six minutes on two cores.
 quick: $(READY)
 	$(PYTEST) $(TOGETHER) -m "not slow and not timing"
 
