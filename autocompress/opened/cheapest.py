@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autocompress import forking
-from autocompress.contract import Deployable, Device, Value
+from autocompress.contract import Deployable, Device
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.forking import Claims, Forked, Send
+from autocompress.proposals.proposer import Point
 from autocompress.recipes.choosers import Replay
 
 MOST_WAITED = 60.0
 """Seconds to wait for the helper, once this process has nothing left to build."""
-Point = tuple[str, dict[str, Value]]
-"""Label and values of a recipe."""
 
 
 class Builder(Protocol):

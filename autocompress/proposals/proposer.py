@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Proposed:
         error: the relative error of these predictions.
     """
 
-    recipes: Sequence[tuple[str, dict[str, Value]]]
+    recipes: Sequence[Point]
     widths: Callable[[float, Mapping[str, float]], dict[str, float]]
     groups: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
@@ -93,7 +94,7 @@ class Proposer:
         error = _error(tables, tables.first)
         return replace(self.proposed(tables, self.recipes(tables)), again=again.again, ratios=again.ratios, error=error)
 
-    def proposed(self, tables: Tables, recipes: Sequence[tuple[str, dict[str, Value]]]) -> Proposed:
+    def proposed(self, tables: Tables, recipes: Sequence[Point]) -> Proposed:
         """The proposals from ``tables``."""
         groups = list(dict.fromkeys(tables.groups.values()))
         return Proposed(recipes, tables.widths, groups, tables.rows(), tuple(self.maker.notes))
@@ -102,9 +103,7 @@ class Proposer:
         """The costs that are traded for accuracy."""
         return [name for name in self.maker.job.objectives if name in tables.problem.costs] or ["latency"]
 
-    def recipes(
-        self, tables: Tables, *, step: int = 0, most: Mapping[str, float] | None = None
-    ) -> list[tuple[str, dict[str, Value]]]:
+    def recipes(self, tables: Tables, *, step: int = 0, most: Mapping[str, float] | None = None) -> list[Point]:
         """Labels and values of recipes for a dozen budgets.
 
         Recipes at constraints come first, then those of the whole range, or up to ``most``. Another
@@ -112,7 +111,6 @@ class Proposer:
         prediction are left out, unless all do.
         """
         problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
-        in_float = {name: bound / FLOAT_COSTS[name] for name, bound in bounds.items() if name in FLOAT_COSTS}
         made = proposals.propose(
             problem,
             wanted,
@@ -123,12 +121,10 @@ class Proposer:
             most_divergence=tables.correction.predicted(MOST_DIVERGENCE),
             seed=self.maker.job.seed + step,
         )
-        every = [own for own in made if any(own.allocation.indices) and _is_within(own.allocation, in_float, tables)]
-        within = [proposal for proposal in made if _is_within(proposal.allocation, bounds, tables)]
-        made = within or made[-1:]
-        bounded = [proposal for proposal in made if proposal.at_constraint]
-        others = [proposal for proposal in made if proposal not in bounded and any(proposal.allocation.indices)]
-        found: list[tuple[str, dict[str, Value]]] = []
+        within = [proposal for proposal in made if _is_within(proposal.allocation, bounds, tables)] or made[-1:]
+        bounded = [proposal for proposal in within if proposal.at_constraint]
+        others = [proposal for proposal in within if proposal not in bounded and any(proposal.allocation.indices)]
+        found: list[Point] = []
         tilted = [] if step else [a for a in self._tilted(tables, wanted[0]) if _is_within(a, bounds, tables)]
         chosen = [*(proposal.allocation for proposal in (*bounded, *_spread(others))), *tilted]
         for allocation in {allocation.indices: allocation for allocation in chosen}.values():
@@ -136,12 +132,10 @@ class Proposer:
             if recipe is not None and recipe.prune is not None:
                 found.append((_label(tables, allocation, wanted[0]), dict(recipe.values)))
         if not step and self._gains_little(tables):
-            found = _alternating(
-                found, list(self._in_float(tables, [*(own for own in every if own.at_constraint), *_spread(every)]))
-            )
+            found = _alternating(found, list(self._in_float(tables, made, bounds)))
         if self.maker.job.search.rungs:  # the search trains those that promise a gain
             return found
-        return [*found, *self._trained(tables, chosen[: len(made)])]
+        return [*found, *self._trained(tables, chosen[: len(within)])]
 
     def _gains_little(self, tables: Tables) -> bool:
         """Whether quantization alone hardly makes the network faster on this device."""
@@ -151,15 +145,20 @@ class Proposer:
             return False
         return tables.problem.cost("latency", tables.problem.neutral()) > LITTLE_GAIN * tables.wholes["latency"]
 
-    def _in_float(self, tables: Tables, made: Sequence[proposals.Proposal]) -> Iterator[tuple[str, dict[str, Value]]]:
-        """The proposals without quantization, if proposals are quantized.
+    def _in_float(
+        self, tables: Tables, made: Sequence[proposals.Proposal], bounds: Mapping[str, float]
+    ) -> Iterator[Point]:
+        """The proposals without quantization, if proposals are quantized; those at bounds first.
 
         Their latency is not predicted, so those that miss its bound with quantization are included.
         """
         neutral = self.maker.recipes.neutral
         if neutral is None or not neutral.bits:
             return
-        for allocation in {own.allocation.indices: own.allocation for own in made}.values():
+        known = {name: bound / FLOAT_COSTS[name] for name, bound in bounds.items() if name in FLOAT_COSTS}
+        pruned = [own for own in made if any(own.allocation.indices) and _is_within(own.allocation, known, tables)]
+        order = [*(own for own in pruned if own.at_constraint), *_spread(pruned)]
+        for allocation in {own.allocation.indices: own.allocation for own in order}.values():
             recipe = self.maker.recipes.in_float(tables.shares(allocation.indices))
             if recipe is not None and recipe.prune is not None:
                 yield f"{_label(tables, allocation, 'latency')}, in float", dict(recipe.values)
@@ -174,9 +173,7 @@ class Proposer:
             tilts = proposals.draw_tilts(problem, tables.groups, generator)
             yield proposals.allocate(problem, {cost: budget}, tilts=tilts)
 
-    def _trained(
-        self, tables: Tables, allocations: Sequence[proposals.Allocation]
-    ) -> Iterator[tuple[str, dict[str, Value]]]:
+    def _trained(self, tables: Tables, allocations: Sequence[proposals.Allocation]) -> Iterator[Point]:
         """The deep proposals again, with an epoch of RECOVER, which helps after deep cuts."""
         deep = [own for own in allocations if WORTH_TRAINING < own.divergence <= MOST_DIVERGENCE]
         for allocation in sorted(deep, key=lambda own: own.divergence):
@@ -214,9 +211,7 @@ def _error(tables: Tables, name: str) -> float:
 
 def _alternating(one: Sequence[Point], other: Sequence[Point]) -> list[Point]:
     """The items of both lists in turn, then the rest of the longer one."""
-    pairs = [item for pair in zip(one, other, strict=False) for item in pair]
-    shorter = min(len(one), len(other))
-    return [*pairs, *one[shorter:], *other[shorter:]]
+    return [item for pair in zip_longest(one, other) for item in pair if item is not None]
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:

@@ -11,17 +11,14 @@ from typing import Any
 
 import torch
 
-from autocompress.contract import Value
 from autocompress.graph import let_trace, without_tracing
-from autocompress.proposals.proposer import Proposed
+from autocompress.proposals.proposer import Point, Proposed
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.reach import OutOfReach, hopeless, out_of_reach
 from autocompress.searching.searchable import SearchableJob
 from autocompress.sensitivity.table import Sensitivity
 
-Point = tuple[str, dict[str, Value]]
-"""Label and values of a recipe."""
 log = logging.getLogger("autocompress.search")
 
 

@@ -15,11 +15,12 @@ from autocompress.files import own_variables
 from autocompress.forking import may_fork
 from autocompress.job import Job
 from autocompress.processors import usable_processors
+from autocompress.proposals.proposer import Point
 from autocompress.recipes.choosers import Replay
 from autocompress.results import Row
 from autocompress.scoring import worker_threads
 from autocompress.searching.asked import Asked
-from autocompress.searching.background import Background, Point
+from autocompress.searching.background import Background
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.early import Attempt, TrialProcess, TrialThread

@@ -18,6 +18,7 @@ from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
 from autocompress.processors import usable_processors
 from autocompress.proposals import probes
+from autocompress.proposals.proposer import Point
 from autocompress.proposals.tablemaker import table_seconds
 from autocompress.results import (
     INTERRUPTED,
@@ -30,7 +31,7 @@ from autocompress.results import (
 )
 from autocompress.results.status import OVER
 from autocompress.searching import placement
-from autocompress.searching.background import Background, Point
+from autocompress.searching.background import Background
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
 from autocompress.searching.climbing.climbing import Climbing

@@ -59,7 +59,7 @@ class DriverWorker:
         dispatcher: gives recipes and takes rows.
         background: makes tables and proposals, after the first recipe.
         thread: tries recipes in the driver.
-        others: further places; the first of them tries the first recipe, so that tables need not
+        others: further places; the last of them tries the first recipe, so that tables need not
             wait for it.
         is_quick: whether a recipe has no training.
         workers: number of expected worker processes.

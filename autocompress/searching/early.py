@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -104,8 +104,8 @@ class TrialThread:
             self._run(asked)
 
     def _run(self, asked: Asked) -> None:
-        with _logged(asked.number):
-            self._rows[asked.number] = self._attempt(asked, LetsTrace())
+        if (row := _tried(self._attempt, asked, LetsTrace())) is not None:
+            self._rows[asked.number] = row
 
 
 class TrialProcess:
@@ -135,17 +135,14 @@ class TrialProcess:
 
     def row(self, asked: Asked) -> Row | None:
         """The row of the recipe; None while there is none."""
-        for number, row in self._forked.arrived():
-            self._rows[number] = row
+        self._rows.update(self._forked.arrived())
         return self._rows.pop(asked.number, None)
 
     def has_died(self, asked: Asked) -> bool:
         """Whether the process ended without a row, or could not make it."""
         is_alive = self.is_alive  # before the row is looked for, which may be its last message
-        row = self.row(asked)
-        if row is not None:
-            self._rows[asked.number] = row
-        return not is_alive and row is None
+        self._rows.update(self._forked.arrived())
+        return not is_alive and asked.number not in self._rows
 
     def end(self) -> None:
         """Kills the process."""
@@ -158,16 +155,16 @@ def _serve(attempt: Attempt, waiting: Connection, send: Send) -> None:
     lock = MachineLock()
     while True:
         asked: Asked = waiting.recv()
-        with _logged(asked.number):
-            send((asked.number, attempt(asked, lock)))
-            give_memory_back()
-            continue
-        return
+        if (row := _tried(attempt, asked, lock)) is None:
+            return
+        send((asked.number, row))
+        give_memory_back()
 
 
-@contextmanager
-def _logged(number: int) -> Iterator[None]:
+def _tried(attempt: Attempt, asked: Asked, lock: Lock) -> Row | None:
+    """The row of a recipe; None after an error, which is logged. The driver notices its absence."""
     try:
-        yield
-    except Exception:  # the driver notices that there is no row
-        log.exception("trial %d: the driver could not try it", number)
+        return attempt(asked, lock)
+    except Exception:
+        log.exception("trial %d: the driver could not try it", asked.number)
+        return None
