@@ -16,9 +16,10 @@ from autocompress.contract import hookimpl, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.job import Job, load_job
 from autocompress.remote import Objects, RemoteError
-from autocompress.searching import mirror, run
-from autocompress.searching.mirror import Mirror, has_begun
+from autocompress.searching import driverlease, run
+from autocompress.searching.mirror import Mirror
 from autocompress.searching.progress import Silent
+from autocompress.searching.runurls import has_begun
 from autocompress.searching.study import Study
 
 
@@ -164,7 +165,7 @@ def test_the_same_machine_goes_on_from_its_own_journal(place: str, monkeypatch: 
     sent = len(Objects(job.run_url or "").names("journal"))
     rows = Study(job.folder, job, {}).rows()
     # The folder itself is enough: it knows its URL.
-    monkeypatch.setattr(mirror, "LEASE_S", 0.0)
+    monkeypatch.setattr(driverlease, "LEASE_S", 0.0)
     result = run.resume(job.folder, opener=open_toy)
     assert [row["trial"] for row in rows] == list(result.trials["trial"])[: len(rows)]
     assert len(rows) > sent, "what was not sent is not lost"
@@ -194,7 +195,7 @@ def begun(job: Job) -> Mirror:
 
 
 def test_a_driver_that_lives_keeps_others_out(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "BEATS_EVERY_S", 0.05)
+    monkeypatch.setattr(driverlease, "RENEWED_EVERY_S", 0.05)
     job = job_on(place)
     first = begun(job)
     with pytest.raises(UserError, match=r"another process is running the search in file://.*/toy \(wait for it"):
@@ -206,7 +207,7 @@ def test_a_driver_that_lives_keeps_others_out(place: str, tmp_path: Path, monkey
 def test_of_two_drivers_the_one_that_was_taken_for_dead_ends(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "BEATS_EVERY_S", 60.0)
+    monkeypatch.setattr(driverlease, "RENEWED_EVERY_S", 60.0)
     job = job_on(place)
     first = begun(job)
     second = Mirror(first.url, tmp_path / "two")

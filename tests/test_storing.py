@@ -132,7 +132,7 @@ def test_a_driver_whose_study_another_one_took_over_ends(server: Server, tmp_pat
     asked = first.ask(opened.compose)
     assert asked is not None
     second.claim()
-    with pytest.raises(UserError, match="another process goes on with the study"):
+    with pytest.raises(UserError, match="another process continues the study"):
         first.keep(asked.number, {**ROW, "trial": asked.number})
     assert [row["trial"] for row in second.rows()] == [0]
 

@@ -117,7 +117,7 @@ def search(
 
 def _search_again(job: Job) -> None:
     """Searches, or resumes the run if it exists. A search that is over counts as done."""
-    from autocompress.searching.mirror import has_begun
+    from autocompress.searching.runurls import has_begun
 
     try:
         if has_begun(job):

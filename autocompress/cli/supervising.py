@@ -52,7 +52,7 @@ def resume_supervised(place: Path) -> None:
     """
     if IS_DRIVER in os.environ:
         return
-    from autocompress.searching.mirror import home_of  # takes a second to import
+    from autocompress.searching.runurls import home_of  # takes a second to import
 
     folder, url = home_of(place)
     if (file := folder / "job.yaml").is_file() and is_needed(cluster := load_job(file).cluster):

@@ -27,7 +27,7 @@ from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.results import JOB_FILE, SearchResult, read
 from autocompress.searching.begun import as_begun
-from autocompress.searching.study import read_baseline_key, read_begun
+from autocompress.searching.records import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
 
 IMAGES = 32

@@ -52,10 +52,11 @@ from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Steps, Unbreakable
 from autocompress.searching.recorded import Recorded
+from autocompress.searching.records import read_begun
 from autocompress.searching.searchable import Opener
 from autocompress.searching.site import Site
 from autocompress.searching.spool import Spool
-from autocompress.searching.study import Study, read_begun
+from autocompress.searching.study import Study
 
 log = logging.getLogger("autocompress.search")
 

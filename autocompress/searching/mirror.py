@@ -1,9 +1,8 @@
-"""The mirror of a run on a URL: the folder of the run on the local disk, and its objects.
+"""The mirror of a run on a URL: sends the folder of the run there, and restores it from there.
 
-Everything can be restored from the journal of the study. It is stored in numbered pieces, one
-object for each finished trial, which are written once and never removed. If two drivers continue
-one run, one of them cannot write its next piece, because the number is taken, and ends. A driver on
-another machine restores the journal from the pieces.
+The journal of the study is stored in numbered pieces, one object for each finished trial, which are
+written once and never removed. All other files can be made again from it. If two drivers continue
+one run, one of them cannot write its next piece, because the number is taken, and ends.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,19 +18,17 @@ from typing import Any
 
 from autocompress.errors import UserError
 from autocompress.files import warn_once, write_json
-from autocompress.job import Job, folder_of
-from autocompress.remote import Objects, RemoteError, checked_url, url_of
+from autocompress.remote import Objects, RemoteError
 from autocompress.results import JOB_FILE, Row
+from autocompress.searching.driverlease import DriverLease
 from autocompress.searching.spool import SPOOL
 from autocompress.searching.storing.opening import STUDY_FILE
 
-PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
-BEATS_EVERY_S, LEASE_S = 10.0, 30.0
-"""Seconds between two signs of life of a driver, and seconds without one until a takeover."""
+PIECES, STATE = "journal", "mirror.json"
 ENDS_WITHIN_S = 1.0
-"""Most seconds for a last piece when the driver must end."""
+"""Maximum seconds for storage operations when the driver must end."""
 SENT_WITHIN_S = 300.0
-"""Most seconds for sending the results of a finished search."""
+"""Maximum seconds for sending the results of a finished search."""
 LOCAL = ("ray", SPOOL, "driver.lock", "study.lock", STUDY_FILE, STATE)
 """Names in the folder of a run that are not sent."""
 log = logging.getLogger("autocompress.search")
@@ -50,55 +45,39 @@ class Mirror:
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
         self._objects = Objects(url)
-        self._owner = uuid.uuid4().hex
-        self._ended = threading.Event()
+        self._lease = DriverLease(url, self._objects)
         self._sent: dict[str, tuple[int, int]] = {}
 
-    # --- one driver -------------------------------------------------------------------------------
-
     def claim(self, wait_s: float | None = None) -> None:
-        """Becomes the driver of the run.
-
-        Args:
-            wait_s: seconds to wait for a sign of life of the last driver; ``LEASE_S`` by default.
+        """Makes this process the driver of the run (see :meth:`DriverLease.claim`).
 
         Raises:
-            UserError: if another driver is alive, or storage cannot be used.
+            UserError: if another driver is running, or storage cannot be used.
         """
-        wait_s = LEASE_S if wait_s is None else wait_s
-        with self._told():
-            before = self._objects.read(DRIVER)
-            if before is not None and not json.loads(before).get("done"):
-                log.info(
-                    "the last driver of %s did not end by itself: waiting %.0f s for a sign of it", self.url, wait_s
-                )
-                deadline = time.monotonic() + wait_s
-                while time.monotonic() < deadline:
-                    time.sleep(min(1.0, wait_s / 4))
-                    if self._objects.read(DRIVER) != before:
-                        raise UserError(
-                            f"another process is running the search in {self.url}", "wait for it, or end it"
-                        )
-            self._sign(done=False)
-        threading.Thread(target=self._live, daemon=True, name="lease").start()
+        with _errors_for_users():
+            self._lease.claim(wait_s)
 
-    def _sign(self, *, done: bool) -> None:
-        sign = {"owner": self._owner, "at": time.time(), "done": done}
-        self._objects.put_bytes(DRIVER, json.dumps(sign).encode(), replace=True)
+    def release(self) -> None:
+        """Sends the rest of the journal, and lets another driver continue at once.
 
-    def _live(self) -> None:
-        while not self._ended.wait(BEATS_EVERY_S):
-            try:
-                self._sign(done=False)
-            except RemoteError as error:
-                warn_once(Path(self.url), "does not take signs of life", error)
+        It does this once. An error is logged.
+        """
+        if self._lease.has_ended:
+            return
+        self._lease.stop()
+        quick = Objects(self.url, ENDS_WITHIN_S)
+        try:
+            self._push(quick)
+            self._lease.release(quick)
+        except (RemoteError, UserError, OSError) as error:
+            log.warning("%s is not told that this driver ends: %s", self.url, error)
 
     # --- the study --------------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
         """Whether the run exists on the URL."""
-        with self._told():
+        with _errors_for_users():
             return self._objects.exists(JOB_FILE)
 
     def fetch_job(self) -> None:
@@ -107,7 +86,7 @@ class Mirror:
         Raises:
             UserError: if storage cannot be used.
         """
-        with self._told():
+        with _errors_for_users():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
 
@@ -117,14 +96,14 @@ class Mirror:
         Raises:
             UserError: if storage cannot be used.
         """
-        with self._told():
+        with _errors_for_users():
             pieces = self._objects.read_all(PIECES)
             count, size = self._state()
             journal = self.folder / STUDY_FILE
-            is_newer = count == len(pieces) and journal.exists() and journal.stat().st_size >= size
+            is_up_to_date = count == len(pieces) and journal.exists() and journal.stat().st_size >= size
             self.fetch_job()
-            if not is_newer and pieces:
-                log.info("the study is made again of %d pieces of %s", len(pieces), self.url)
+            if not is_up_to_date and pieces:
+                log.info("the study is restored from %d pieces of %s", len(pieces), self.url)
                 for name in (SPOOL, "artifacts", "structures"):  # from a driver that lost the run
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                 journal.write_bytes(b"".join(pieces[name] for name in sorted(pieces)))
@@ -141,6 +120,9 @@ class Mirror:
         Raises:
             UserError: if another driver continues the run.
         """
+        self._push(self._objects)
+
+    def _push(self, objects: Objects) -> None:
         if not (self.folder / STUDY_FILE).exists():
             return  # the baseline is not finished
         count, size = self._state()
@@ -152,21 +134,21 @@ class Mirror:
             return
         rest = False
         try:
-            is_mine = self._objects.put_bytes(f"{PIECES}/{count:08d}", piece)
+            is_mine = objects.put_bytes(f"{PIECES}/{count:08d}", piece)
             if not is_mine:
                 # After an error, the object may still have been made. It then has the part that was
                 # to be sent at that time, and this piece continues from there.
-                stored = self._objects.read(f"{PIECES}/{count:08d}") or b""
+                stored = objects.read(f"{PIECES}/{count:08d}") or b""
                 is_mine = stored != b"" and piece.startswith(stored)
                 piece, rest = stored, len(piece) > len(stored)
         except RemoteError as error:
-            warn_once(Path(self.url), "is away: results stay on this machine until it is back", error)
+            warn_once(Path(self.url), "is unreachable: results stay on this machine until it is back", error)
             return
         if not is_mine:
             raise UserError(f"another process continues the search in {self.url}", "this one ends")
         self._keep_state(count + 1, size + len(piece))
         if rest:
-            self.push()
+            self._push(objects)
 
     def _state(self) -> tuple[int, int]:
         """Number of pieces, and number of bytes of the journal in them."""
@@ -182,13 +164,13 @@ class Mirror:
     # --- the other files --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Sends the job; from now on the run exists, and the folder has its URL.
+        """Sends the job. After that, the run exists, and its folder has its URL.
 
         Raises:
             UserError: if storage cannot be used.
         """
         self._keep_state(0, 0)
-        with self._told():
+        with _errors_for_users():
             self._objects.put_bytes(JOB_FILE, (self.folder / JOB_FILE).read_bytes(), replace=True)
 
     def keep(self, row: Row) -> None:
@@ -204,7 +186,7 @@ class Mirror:
             for file in sorted((self.folder / artifact).glob("*")):
                 self._objects.put(f"{artifact}/{file.name}", file)
         except RemoteError as error:
-            warn_once(Path(self.url), "is away: artifacts are sent at the end", error)
+            warn_once(Path(self.url), "is unreachable: artifacts are sent at the end", error)
 
     def finish(self) -> None:
         """Sends everything in the folder, and releases the run.
@@ -234,108 +216,18 @@ class Mirror:
                 self._objects.put_bytes(name, file.read_bytes(), replace=True)
                 self._sent[name] = mark
 
-    def release(self) -> None:
-        """Releases the run, so that another driver can continue at once."""
-        if not self._ended.is_set():
-            self._ended.set()
-            quick = Mirror(self.url, self.folder)
-            quick._objects, quick._owner = Objects(self.url, ENDS_WITHIN_S), self._owner
-            try:
-                quick.push()
-                quick._sign(done=True)
-            except (RemoteError, UserError, OSError) as error:
-                log.warning("%s is not told that this driver ends: %s", self.url, error)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except RemoteError as error:
-            raise UserError(f"the results cannot be used: {error}", "choose another --results") from None
-
-
-def has_begun(job: Job) -> bool:
-    """Whether the run of this job exists, in its folder or on its URL."""
-    if job.run_url is None:
-        return (job.folder / JOB_FILE).is_file()
-    return Mirror(job.run_url, job.folder).exists
-
-
-def home_of(place: Path) -> tuple[Path, str | None]:
-    """The folder of a run on this machine, with its job, and the URL of the run where it has one.
-
-    Args:
-        place: the folder of a run, or its URL.
-
-    Raises:
-        UserError: if there is no run on the URL, or storage cannot be used.
-    """
-    url = url_of(place) or _url_in(place)
-    if url is None:
-        return place, None
-    mirror = _mirror_of(url)
-    mirror.fetch_job()
-    return mirror.folder, url
-
-
-def _mirror_of(url: str) -> Mirror:
-    """The mirror of a run that exists.
-
-    Raises:
-        UserError: if it does not, or storage cannot be used.
-    """
-    try:
-        results, _, name = checked_url(url).rpartition("/")
-    except ValueError as error:
-        raise UserError(f"the URL {error}") from None
-    mirror = Mirror(url, folder_of(results, name))
-    if not mirror.exists:
-        raise UserError(f"{url} is not a run: it has no {JOB_FILE}", "give the URL that a search wrote")
-    return mirror
-
 
 @contextmanager
-def mirrored(job: Job) -> Iterator[Mirror | None]:
-    """The claimed mirror of a new run; None if results are in a folder.
-
-    Raises:
-        UserError: if the run exists already, another process drives it, or storage cannot be used.
-    """
-    if job.run_url is None:
-        yield None
-        return
-    mirror = Mirror(job.run_url, job.folder)
-    if mirror.exists:
-        raise UserError(f"{mirror.url} exists already", f"'autocompress resume {mirror.url}' continues it")
-    mirror.claim()
+def _errors_for_users() -> Iterator[None]:
+    """Turns an error of the storage into one sentence."""
     try:
-        yield mirror
-    finally:
-        mirror.release()
+        yield
+    except RemoteError as error:
+        raise UserError(f"the results cannot be used: {error}", "choose another --results") from None
 
 
-@contextmanager
-def resumed(place: Path) -> Iterator[tuple[Path, Mirror | None]]:
-    """The folder of a run; restored from objects if ``place`` is a URL or belongs to one.
-
-    Raises:
-        UserError: if there is no run, another process drives it, or storage cannot be used.
-    """
-    url = url_of(place) or _url_in(place)
-    if url is None:
-        yield place, None
-        return
-    mirror = _mirror_of(url)
-    mirror.claim()
-    try:
-        mirror.fetch()
-        yield mirror.folder, mirror
-    finally:
-        mirror.release()
-
-
-def _url_in(folder: Path) -> str | None:
-    """The URL of a mirrored folder."""
+def stored_url(folder: Path) -> str | None:
+    """The URL of the run in ``folder``; None if the run is only in this folder."""
     try:
         return str(json.loads((folder / STATE).read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError):

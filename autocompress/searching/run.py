@@ -19,9 +19,10 @@ from autocompress.results import (
 from autocompress.searching import placement, rundir, site, stopping
 from autocompress.searching.clock import Clock
 from autocompress.searching.driver import Driver
-from autocompress.searching.mirror import Mirror, mirrored, resumed
+from autocompress.searching.mirror import Mirror
 from autocompress.searching.progress import Observer, Silent
 from autocompress.searching.recorded import Recorded
+from autocompress.searching.runurls import mirrored, resumed
 from autocompress.searching.searchable import Opener
 from autocompress.searching.storing import opening as storing
 from autocompress.searching.trainable import open_job

@@ -1,10 +1,8 @@
-"""The study: every recipe asked and every row told, on disk.
+"""The study: asks for recipes, and tells the sampler the row of each.
 
-With trials.csv, written from it, the only truth.
-
-Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run), or a server (see
-``searching.storing``). Only the driver writes to it: workers send their rows (see
-``searching.spool``).
+A recipe is drawn by the sampler, or enqueued before its draws: starting points, proposals, and
+recipes that were interrupted. No recipe is tried twice. What a study records besides is in
+``searching.records``.
 """
 
 from __future__ import annotations
@@ -30,77 +28,45 @@ from autocompress.files import digest
 from autocompress.job import Job
 from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
-from autocompress.results import Row, read_trials
+from autocompress.results import Row
 from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
-from autocompress.searching.dashboard import offer
+from autocompress.searching.records import Records, has_row
 from autocompress.searching.sampling.chooser import OptunaChooser
 from autocompress.searching.sampling.guarded import make_sampler
 from autocompress.searching.sampling.telling import Verdict, verdict
-from autocompress.searching.storing.opening import has_study, study_of
+from autocompress.searching.storing.opening import study_of
 from autocompress.searching.storing.outages import StudyAway
 from autocompress.searching.windowed import WINDOW, Windowed
 
-BEGUN, DRIVER = "begun_with", "driver"
-AMENDED, PROMOTED = "amended:", "promoted:"
-"""How names of study attributes begin that belong to one trial; its number follows."""
+DRIVER = "driver"
+"""The study attribute with the process that drives the search."""
 RE_ASKS = 16
-"""Repeats in a row after which the next draws are random: a sampler that insists is not yet an
-exhausted space.
+"""Repeats in a row after which draws are random.
+
+A sampler may repeat itself before the space is exhausted.
 """
 RANDOM_RE_ASKS = 100
 """Random repeats in a row after which the space counts as exhausted."""
 
+Points = Sequence[tuple[str, Mapping[str, Value]]]
+"""Recipes to enqueue: label and values of each."""
 Compose = Callable[[Chooser], Any]
+"""Makes a recipe from the values of a chooser."""
 log = logging.getLogger("autocompress.search")
 
 
-def _attributes(folder: Path, url: str | None) -> Mapping[str, Any]:
-    """The attributes of the study of the run in ``folder``; empty where there is none."""
-    if not has_study(folder):
-        return {}
-    kept = study_of(folder, url, "")
-    try:
-        found: dict[str, Any] = kept.storage.get_study_user_attrs(kept.storage.get_study_id_from_name(kept.name))
-    except KeyError:
-        if kept.is_shared and not read_trials(folder).empty:
-            raise UserError(
-                f"the study {kept.name} of {folder} is not on {url}",
-                "bring it back there, or start another search: without it, a resume would replace the finished trials",
-            ) from None
-        return {}
-    return found
-
-
-def read_begun(folder: Path, url: str | None = None) -> dict[str, Any] | None:
-    """What the search in ``folder`` began with; None without a study or with an old one.
-
-    Args:
-        folder: of the run.
-        url: of the server that keeps the study; None for a file in ``folder``.
-
-    Raises:
-        UserError: if the run has rows, and the server has lost its study.
-    """
-    return _attributes(folder, url).get(BEGUN)
-
-
-def read_baseline_key(folder: Path, url: str | None = None) -> str | None:
-    """Key of the baseline that the search in ``folder`` began with; None where nothing says it.
-
-    The arguments are those of :func:`read_begun`.
-    """
-    return _attributes(folder, url).get("baseline_key")
-
-
-class Study:
-    """The trials of one search.
+class Study(Records):
+    """The study of one search.
 
     Args:
         folder: ``results/<name>``.
         job: of the search.
-        baseline: the baseline's row; costs are judged against it.
-        plugins: have the sampler of the job; by default those of this process.
+        baseline: the row of the baseline, with which costs are compared.
+        plugins: where the sampler of the job is found; by default, the plugins of this process.
+
+    Raises:
+        UserError: if the study cannot be read, or the run has it in another place.
     """
 
     def __init__(self, folder: Path, job: Job, baseline: Mapping[str, Any], plugins: Manager | None = None) -> None:
@@ -111,12 +77,11 @@ class Study:
         self._learns_from_pruned = sampler.learns_from_pruned
         kept = study_of(folder, job.search.storage, job.name)
         self.note = kept.note
-        self._trials = Windowed(kept.storage, WINDOW if sampler.sees_the_last else None)
-        sought = directions(job.objectives)
-        self._study = optuna.create_study(
-            storage=self._trials, study_name=kept.name, directions=sought, load_if_exists=True
+        windowed = Windowed(kept.storage, WINDOW if sampler.sees_the_last else None)
+        optuna_study = optuna.create_study(
+            storage=windowed, study_name=kept.name, directions=directions(job.objectives), load_if_exists=True
         )
-        self._id = kept.storage.get_study_id_from_name(kept.name)
+        super().__init__(optuna_study, windowed, kept.storage.get_study_id_from_name(kept.name))
         self._is_shared = kept.is_shared
         self._driver: str | None = None
         trials = self._trials.everything(self._id)
@@ -129,72 +94,69 @@ class Study:
         }
         self._undrawn = () if epochs_are_drawn(job) else (EPOCHS,)
         self.proposed: Proposed | None = None
-        """Makes widths of the sampler's draws, once tables are measured."""
+        """Computes widths from the sampler's draws; None until tables are measured."""
         self.before_ask: Callable[[bool], None] | None = None
-        """Called before each recipe is asked, and told whether one is waiting."""
+        """Called before each recipe is asked, with whether a recipe is enqueued."""
         self._started: dict[str, int] = {}
-        """Number of the trial that ran, or is running, by recipe key."""
+        """The number of the trial that ran or runs a recipe, by recipe key."""
         self._followers: dict[int, list[int]] = {}
-        """Trials that drew a recipe that was still running, by the number of the running one."""
+        """Trials that drew a recipe while it ran, by the number of the running trial."""
         for trial in trials:
-            if "recipe_key" in trial.user_attrs and ("row" in trial.user_attrs or trial.state == TrialState.RUNNING):
+            if "recipe_key" in trial.user_attrs and (has_row(trial) or trial.state == TrialState.RUNNING):
                 self._started.setdefault(trial.user_attrs["recipe_key"], trial.number)
 
     def claim(self) -> None:
-        """Becomes the driver of a study on a server; a process that drives it so far ends.
+        """Makes this process the driver of a study on a server; the driver before it ends.
 
-        Call it after all checks, so that a resume that is refused ends no running search.
+        Call it after all checks, so that a resume that is refused does not end a running search.
         """
         if self._is_shared:
             self._driver = uuid.uuid4().hex
             self._study.set_user_attr(DRIVER, self._driver)
 
-    # --- what is there ----------------------------------------------------------------------------
+    def _check_driver(self) -> None:
+        """Checks that no other process has become the driver of the study.
 
-    def rows(self) -> list[Row]:
-        """The row of every trial that was run, in the order of their numbers; repeats have none."""
-        found = attributes_of(self._study)
-        return [self._amended_row(trial, found) for trial in self._trials.everything(self._id) if _has_row(trial)]
+        Raises:
+            UserError: if another one has.
+        """
+        if self._driver is not None and attributes_of(self._study).get(DRIVER) != self._driver:
+            raise UserError(f"another process continues the study {self._study.study_name}", "this one ends")
 
-    def row(self, number: int) -> Row | None:
-        """The row of one trial, or None while it has none."""
-        trial = self._trials.of(self._id, number)
-        return self._amended_row(trial, attributes_of(self._study)) if _has_row(trial) else None
+    # --- recipes that wait ------------------------------------------------------------------------
 
-    def told_row(self, number: int) -> Row | None:
-        """The row of one trial as the sampler was told it: of rung 0; None while it has none."""
-        found: Row | None = self._trials.of(self._id, number).user_attrs.get("row")
-        return found
+    def enqueue(self, values: Mapping[str, Value], label: str = "") -> None:
+        """Enqueues a recipe: it is asked before the sampler draws the next."""
+        self._study.enqueue_trial(dict(values), user_attrs={"label": label} if label else None)
 
     @property
     def is_new(self) -> bool:
-        """Whether starting points are still to be enqueued and no recipe was asked."""
+        """Whether no recipe was asked and the starting points are not yet enqueued."""
         asked = any("recipe_key" in trial.user_attrs for trial in self._trials.everything(self._id))
         return not (asked or self._study.user_attrs.get("prepared", False))
 
-    def enqueue_starting_points(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
-        """Has ``points``, labels and values, asked first.
+    def enqueue_starting_points(self, points: Points) -> None:
+        """Enqueues ``points`` in place of all recipes that wait.
 
-        A search that was killed meanwhile begins with them anew.
+        If the search is killed in between, the next start enqueues them again.
         """
-        self._drop(self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,)))
+        self._drop(self._waiting())
         for label, values in points:
             self.enqueue(values, label)
         self._study.set_user_attr("prepared", True)
 
     @property
     def is_proposed(self) -> bool:
-        """The proposals are enqueued."""
+        """Whether the proposals are enqueued."""
         return bool(self._study.user_attrs.get("proposed", False))
 
-    def enqueue_proposals(
-        self, points: Sequence[tuple[str, Mapping[str, Value]]], *, before_others: bool = False
-    ) -> None:
-        """Has ``points``, labels and values, asked after what waits already, or before it.
+    def enqueue_proposals(self, points: Points, *, before_others: bool = False) -> None:
+        """Enqueues ``points`` behind the recipes that wait, or before them.
 
-        A search that was killed meanwhile repeats it, which costs nothing: recipes that were tried
-        are told again."""
-        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,)) if before_others else []
+        If the search is killed in between, the next start enqueues them again. This costs nothing,
+        because a recipe that was tried is told from its row.
+        """
+        waiting = self._waiting() if before_others else []
         for label, values in points:
             self.enqueue(values, label)
         self._enqueue_again(waiting)
@@ -203,104 +165,68 @@ class Study:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a recipe is enqueued that was not asked yet."""
+        """Whether a recipe is enqueued and not yet asked."""
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def waiting(self) -> list[dict[str, Value]]:
-        """The values of the recipes that wait."""
+        """The values of the recipes that are enqueued and not yet asked."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return [dict(frozen_enqueued_values(trial)) for trial in trials]
 
     def drop_waiting(self, is_useless: Callable[[Mapping[str, Value]], bool]) -> int:
-        """Settles the waiting recipes that ``is_useless`` says so of, by their values.
+        """Removes enqueued recipes.
+
+        Args:
+            is_useless: whether to remove a recipe, given its values.
 
         Returns:
-            How many there were.
+            The number of removed recipes.
         """
-        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
-        useless = [trial for trial in waiting if is_useless(frozen_enqueued_values(trial))]
+        useless = [trial for trial in self._waiting() if is_useless(frozen_enqueued_values(trial))]
         self._drop(useless)
         return len(useless)
 
-    @property
-    def seconds(self) -> float:
-        """Wall time spent on this search so far, over all its runs."""
-        return float(self._study.user_attrs.get("seconds", 0.0))
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
 
-    def spend(self, seconds: float) -> None:
-        """Records the wall time spent so far."""
-        self._study.set_user_attr("seconds", round(seconds, 3))
+    def _move_to_front(self, trials: Iterable[FrozenTrial]) -> None:
+        """Enqueues the recipes of ``trials`` before those that wait.
 
-    def offer(self, folder: Path, files: Mapping[str, Path]) -> None:
-        """Makes ``files`` artifacts of the study, for optuna-dashboard (``searching.dashboard``).
-
-        What cannot be written there is logged: the run has it anyhow.
+        Optuna asks waiting trials in the order of their numbers, so all others get new numbers. A
+        recipe that waits twice costs nothing.
         """
-        try:
-            offer(self._study, folder, files)
-        except Exception as error:  # libraries of databases have errors of many kinds
-            log.warning("optuna-dashboard will not show the models: %s", error)
+        waiting = self._waiting()
+        self._enqueue_again(trials)
+        self._enqueue_again(waiting)
+        self._drop(waiting)
 
-    @property
-    def baseline_key(self) -> str | None:
-        """Of the baseline that the search began with, where it has one."""
-        return self._study.user_attrs.get("baseline_key")
+    def _enqueue_again(self, trials: Iterable[FrozenTrial]) -> None:
+        """Enqueues the recipes of ``trials`` behind all that wait."""
+        for trial in trials:
+            # Tied parameters share one parameter of the trial. An enqueued recipe has all values.
+            wanted = {**trial.params, **frozen_enqueued_values(trial)}
+            if wanted:
+                self.enqueue(wanted, trial.user_attrs.get("label", ""))
 
-    def keep_baseline_key(self, key: str) -> None:
-        """Records the baseline that this search compares with."""
-        self._study.set_user_attr("baseline_key", key)
-
-    @property
-    def images(self) -> dict[str, str] | None:
-        """Digests of the search's first images; None where an earlier version began it."""
-        return self._study.user_attrs.get("images")
-
-    def keep_images(self, digests: Mapping[str, str]) -> None:
-        """Records the images that the rows are judged on (see ``searching.begun.images_of``)."""
-        self._study.set_user_attr("images", dict(digests))
-
-    def keep_begun(self, begun: Mapping[str, Any]) -> None:
-        """Records what the search began with (see ``searching.begun``), unless that is known."""
-        if BEGUN not in self._study.user_attrs:
-            self._study.set_user_attr(BEGUN, dict(begun))
-
-    def amend(self, number: int, row: Row) -> None:
-        """Replaces a row that was told, by one of a higher rung for example.
-
-        It is kept beside the trials, since Optuna changes no finished trial. The sampler hears
-        nothing of it: it is told one fidelity.
-        """
-        self._study.set_user_attr(f"{AMENDED}{number}", row)
-
-    def _amended_row(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> Row:
-        old = attributes.get("amended", {}).get(str(trial.number))  # as earlier versions kept it
-        found: Row = attributes.get(f"{AMENDED}{trial.number}", old or trial.user_attrs["row"])
-        return found
-
-    def promote(self, number: int, rung: int) -> None:
-        """Records that a recipe is to be trained at ``rung``, before a worker gets it."""
-        self._study.set_user_attr(f"{PROMOTED}{number}", rung)
-
-    def promoted(self) -> dict[int, int]:
-        """The highest rung that each recipe was promoted to, by number."""
-        found = attributes_of(self._study)
-        return {int(name[len(PROMOTED) :]): rung for name, rung in found.items() if name.startswith(PROMOTED)}
+    def _drop(self, waiting: Iterable[FrozenTrial]) -> None:
+        """Tells Optuna that waiting trials failed, so that they are not asked."""
+        for trial in waiting:
+            fail_waiting(self._study, trial)
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def enqueue(self, values: Mapping[str, Value], label: str = "") -> None:
-        """Has ``values`` asked before the sampler's own draws."""
-        self._study.enqueue_trial(dict(values), user_attrs={"label": label} if label else None)
-
     def ask(self, compose: Compose) -> Asked | None:
-        """The next recipe that was never tried.
+        """The next recipe that was not tried yet.
 
-        Draws of finished recipes are told again from their rows and cost nothing; draws of running
-        ones wait for their row; draws that cannot be built get their row here and now.
+        If the sampler draws a finished recipe again, it is told from its row, and the next recipe
+        is drawn. If it draws a running recipe, it is told when that one finishes. A draw that is no
+        valid recipe gets its row at once and is returned; ``row(asked.number)`` has the row.
+
+        Args:
+            compose: makes a recipe from the drawn values.
 
         Returns:
-            None where the space is exhausted, as far as ``RANDOM_RE_ASKS`` repeats in a row can
-            tell. An invalid draw is returned too: its row is there already (``row(asked.number)``).
+            None if the space is exhausted: ``RANDOM_RE_ASKS`` random draws in a row were repeats.
         """
         for draw in range(RE_ASKS + RANDOM_RE_ASKS):
             if self.before_ask is not None:
@@ -313,14 +239,14 @@ class Study:
         return None
 
     def _draw(self, trial: Trial, compose: Compose) -> tuple[Asked, int | None]:
-        """What ``trial`` drew, and the number of an earlier trial with the same recipe, if any."""
+        """The recipe that ``trial`` drew, and the number of an earlier trial of it, if any."""
         label = trial.user_attrs.get("label", "")
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed, self._undrawn))
             key, values, row = recipe.key, dict(recipe.values), None
         except (StudyAway, StorageInternalError):  # of the study, not of the recipe
             raise
-        except Exception as error:  # a plugin's fault must not end the search
+        except Exception as error:  # an error of a plugin must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)
             row = unbuilt_row(Asked(trial.number, values, label), error)
         trial.set_user_attr("recipe_key", key)
@@ -343,7 +269,11 @@ class Study:
     # --- telling ----------------------------------------------------------------------------------
 
     def keep(self, number: int, row: Row) -> None:
-        """Keeps a row that a worker made, of the trial or of a higher rung of it; twice is once."""
+        """Stores the row of a worker, for rung 0 or a higher rung. A second call changes nothing.
+
+        Raises:
+            UserError: if another process has become the driver of the study.
+        """
         self._check_driver()
         reached = int(row.get("reached", 0))
         if not reached:
@@ -352,27 +282,15 @@ class Study:
             self.amend(number, row)
 
     def tell(self, number: int, row: Row) -> None:
-        """Keeps a trial's row and tells the sampler.
-
-        The row of a trial that was told already stays.
-        """
+        """Stores the row of a trial and tells the sampler, unless the trial was told already."""
         if not self._is_running(number):
             return
         with self._trials.together():
             self._trial(number).set_user_attr("row", row)
             self._tell(number, self._verdict(row))
 
-    def _check_driver(self) -> None:
-        """Refuses to go on with a study on a server that another process has taken over.
-
-        Raises:
-            UserError: if it has.
-        """
-        if self._driver is not None and attributes_of(self._study).get(DRIVER) != self._driver:
-            raise UserError(f"another process goes on with the study {self._study.study_name}", "this one ends")
-
     def tell_followers(self, number: int) -> None:
-        """Tells those that drew the recipe of ``number`` while it ran."""
+        """Tells the trials that drew the recipe of ``number`` while it ran."""
         row = self.told_row(number)
         with self._trials.together():
             for follower in self._followers.pop(number, []):
@@ -398,20 +316,20 @@ class Study:
     # --- after a crash or an interruption ---------------------------------------------------------
 
     def recover(self) -> int:
-        """Settles trials that nobody runs any more. Call it only when no worker is left.
+        """Tells trials that were interrupted. Call it only if no worker runs.
 
-        A trial that has its row is told from it. The others are told FAIL, and their recipes are
-        enqueued again, before everything that waits already.
+        A trial with a row is told from it. All others are told FAIL, and their recipes are enqueued
+        again, before the recipes that wait.
 
         Returns:
-            How many recipes will be tried again.
+            The number of recipes that will be tried again.
         """
-        self._trials.everything(self._id)  # as the file has them
+        self._trials.everything(self._id)  # reads the trials from the storage
         again: dict[str, FrozenTrial] = {}
         lost: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
             key = trial.user_attrs.get("recipe_key")
-            row = trial.user_attrs["row"] if _has_row(trial) else None if key is None else self._told_row_of(key)
+            row = trial.user_attrs["row"] if has_row(trial) else None if key is None else self._told_row_of(key)
             if row is not None:
                 self._tell(trial.number, self._verdict(row))
                 continue
@@ -421,35 +339,11 @@ class Study:
             self._started.pop(key, None)
         if again:
             self._move_to_front(again.values())
-        for trial in lost:  # last, so that no recipe is forgotten where this process is killed in between
+        for trial in lost:  # last, so that no recipe is lost if this process is killed in between
             self._trial(trial.number).set_user_attr("interrupted", True)
             self._study.tell(trial.number, state=TrialState.FAIL)
         self._followers.clear()
         return len(again)
-
-    def _move_to_front(self, trials: Iterable[FrozenTrial]) -> None:
-        """Has the recipes of ``trials`` asked before those that wait already.
-
-        Optuna asks waiting trials in the order of their numbers, so all others get new numbers. A
-        recipe that waits twice costs nothing.
-        """
-        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
-        self._enqueue_again(trials)
-        self._enqueue_again(waiting)
-        self._drop(waiting)
-
-    def _enqueue_again(self, trials: Iterable[FrozenTrial]) -> None:
-        """Enqueues the recipes of ``trials`` behind all that wait."""
-        for trial in trials:
-            # The parameters hold one value for all that are tied; what was enqueued holds each.
-            wanted = {**trial.params, **frozen_enqueued_values(trial)}
-            if wanted:
-                self.enqueue(wanted, trial.user_attrs.get("label", ""))
-
-    def _drop(self, waiting: Iterable[FrozenTrial]) -> None:
-        """Settles waiting trials without asking them."""
-        for trial in waiting:
-            fail_waiting(self._study, trial)
 
     def _told_row_of(self, key: str) -> Row | None:
         number = self._started.get(key)
@@ -457,7 +351,7 @@ class Study:
 
 
 class _Sampler:
-    """The study with another sampler, for a while."""
+    """Gives a study another sampler while the context is open."""
 
     def __init__(self, study: optuna.Study, sampler: optuna.samplers.BaseSampler) -> None:
         self._study, self._other = study, sampler
@@ -469,12 +363,8 @@ class _Sampler:
         self._study.sampler = self._own
 
 
-def _has_row(trial: FrozenTrial) -> bool:
-    return "row" in trial.user_attrs
-
-
 def unbuilt_row(asked: Asked, error: Exception) -> Row:
-    """The row of a draw that gave no valid recipe: methods clash, or one of them failed."""
+    """The row of a draw that is no valid recipe: methods exclude each other, or a method failed."""
     row: Row = {"trial": asked.number, "seconds": 0.0, "rung": 0, "recipe": asked.values, "label": asked.label}
     if isinstance(error, InvalidRecipe):
         return {**row, "status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
