@@ -13,12 +13,24 @@ from dataclasses import dataclass
 from typing import TextIO
 
 RENEWED = 0.05
-"""Share of the limit between two restarts of the clock: each restart starts a thread."""
+"""Minimum time between two restarts of the clock, as a share of the limit.
+
+Restarts are limited because each one starts a thread.
+"""
 
 
 @dataclass
 class _Watch:
-    """The clock of one piece of work: ``left`` of its ``limit`` at ``since``, in seconds."""
+    """The clock of one block.
+
+    Attributes:
+        limit: seconds that the block may take.
+        file: for the stacks of all threads when the process is ended.
+        told: called with True when the clock is paused, and with False when it runs again.
+        left: seconds that were left at ``since``.
+        since: time of the last start of the clock, by ``time.monotonic``.
+        is_paused: the clock is paused.
+    """
 
     limit: float
     file: TextIO
@@ -28,7 +40,7 @@ class _Watch:
     is_paused: bool = False
 
     def arm(self, seconds: float) -> None:
-        """Ends the process after ``seconds``, unless called again."""
+        """Ends the process in ``seconds``, unless this is called again before."""
         faulthandler.dump_traceback_later(max(seconds, 1e-3), exit=True, file=self.file)
         self.since = time.monotonic()
 
@@ -39,6 +51,7 @@ class _Watch:
         self.told(True)
 
     def alive(self) -> None:
+        """Records progress of the work for which the clock is paused."""
         if time.monotonic() - self.since > RENEWED * self.limit:
             self.arm(self.limit)
 
@@ -78,8 +91,8 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 def paused() -> Iterator[Callable[[], None]]:
     """Pauses the clock, if there is one, for work that several processes share.
 
-    Yields a function that must be called again and again while the work makes progress. If it is
-    not called for as long as the limit, the process ends.
+    Yields a function that must be called repeatedly while the work makes progress. The process ends
+    if it is not called for ``limit`` seconds.
     """
     watch = _watch
     if watch is None or watch.is_paused:

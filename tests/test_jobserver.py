@@ -54,7 +54,7 @@ def test_a_parcel_is_autocompress_as_a_wheel_has_it(tmp_path: Path) -> None:
 def test_a_parcel_that_ray_would_refuse_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcel, "MOST_BYTES", 100_000)
     (folder := tmp_path / "sent").mkdir()
-    with pytest.raises(parcel.UserError, match=r"have \d+ MiB, more than Ray takes \(100 MiB\)"):
+    with pytest.raises(parcel.UserError, match=r"have \d+ MiB, more than Ray accepts \(100 MiB\)"):
         packed(order(tmp_path), folder)
 
 
@@ -82,11 +82,11 @@ def test_a_run_is_fetched_from_a_url_and_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("fetch", "/not/here"), "/not/here is not seen from here (copy it from a node"),
+        (("fetch", "/not/here"), "this machine cannot read /not/here (copy it from a node"),
         (("fetch", "file:///tmp/no-such-run-9"), "file:///tmp/no-such-run-9 is not a run"),
         (("fetch", "s3://key:secret@bucket/run"), "the URL holds a password"),
         (("fetch", "name"), "the place of the run 'name' is unknown (give --address, or its URL)"),
-        (("status", "--address", "head:6379"), "no address of a job server: 'head:6379' (write it like http://"),
+        (("status", "--address", "head:6379"), "'head:6379' is not the address of a job server (write it like http://"),
         (("status", "--address", "http://127.0.0.1:9", "--token", "/no/file"), "the token in /no/file cannot be read"),
         (("status", "--address", "http://127.0.0.1:9"), "no job server answers at http://127.0.0.1:9"),
     ],
@@ -179,9 +179,9 @@ def test_a_job_is_sent_followed_and_stopped(
     monkeypatch.chdir(tmp_path)
     commands, there = Commands(monkeypatch, capsys), ("--address", head.address)
     # No token, a wrong one, the right one.
-    assert "wants a token" in _without_token("cluster", "status", *there)
+    assert "requires a token" in _without_token("cluster", "status", *there)
     (tmp_path / "wrong").write_text(secrets.token_hex(32))
-    assert "does not take this token" in commands("cluster", "status", *there, "--token", "wrong", code=2)
+    assert "refuses this token" in commands("cluster", "status", *there, "--token", "wrong", code=2)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(head.token))
     assert commands("cluster", "status", *there) == ""
     assert "no run 'quick' was sent" in commands("cluster", "logs", "quick", *there, code=2)

@@ -114,7 +114,7 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
     ("options", "sentence"),
     [
         (("--print", "kuberay", "--results", "s3://runs"), "--print kuberay needs --image"),
-        (KUBERAY, "--results results is no place that all nodes of a cluster see"),
+        (KUBERAY, "--results results is not a place that all nodes of a cluster can read"),
         ((*KUBERAY, "--results", "/a/../b"), "--results /a/../b is no place"),
         ((*KUBERAY, "--results", "s3://key:word@runs"), "--results holds a password"),
         ((*KUBERAY, "--results", "s3://runs"), "workers on other pods need the folder of the run"),

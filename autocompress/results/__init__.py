@@ -15,10 +15,10 @@ are an interface.
     baseline: a row
     environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
-    out_of_reach: constraints that not even the cheapest candidates meet, each {quantity, bound,
+    out_of_reach: constraints that no candidate meets, not even the cheapest, each {quantity, bound,
         nearest, candidate}
     fastest_within_bar: the row of the fastest model that loses at most "points" of accuracy (the
-        bound of the job, else 1); it may miss the other constraints; null where there is none. Its
+        bound of the job, else 1); it may miss the other constraints; null if there is none. Its
         files are kept.
     preprocessing: [steps from a picture to the input of the network]
     synthetic: in a run without training data {train: {source: images}, classes: count}; where
@@ -27,14 +27,14 @@ are an interface.
     unlabelled: in a run with training images without labels {train: count, classes: count}, and
         held_out and classes_seen as above
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
-    neutral: value by name of parameters of methods, where it leaves the network unchanged
+    neutral: {parameter of a method: its neutral value}
     float_layers: names of layers of the baseline that cannot be quantized
     tap_crop: effect of the tap crop alone on the file of the float baseline: {layers, weights,
         macs: counts; size_ratio, latency_ratio, latency_ratio_low, latency_ratio_high}; empty where
         no tap is left out
 
     metrics: by trial of the front, what a report shows of its metrics.json (``SHOWN_METRICS``)
-    explained: of the recommended model {trial, limit: most seconds that this may take, missing: why
+    explained: of the recommended model {trial, limit: maximum seconds for this, missing: why
         steps are missing; steps after each stage of its recipe: [{stage, accuracy, accuracy_drop,
         latency_ratio, latency_ratio_low, latency_ratio_high, size_ratio}]; layers: [{layer, group,
         operator, became, weight_bits, activation_bits, computes; and as pairs before and after:

@@ -13,7 +13,10 @@ Row = dict[str, Any]
 """The row of a trial: the columns of trials.csv and further values of the engine, all JSON."""
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
-"""Status of a trial: ``stopped`` at a rung, ``infeasible`` by a gate or a bound, ``failed``."""
+"""Status of a trial.
+
+``stopped`` at a rung; ``infeasible``: a gate ended it, or it misses a constraint; or ``failed``.
+"""
 INTERRUPTED = "interrupted"
 """``ended`` in the summary after Ctrl-C: the front was not measured again or tested."""
 SHOWN_METRICS = ("noisy", "float_layers", "tap_crop", "accuracy_drop_interval", "test_accuracy_drop_interval")
@@ -76,8 +79,8 @@ Accuracies are in percent and drops in points. ``recipe`` is a dict (JSON in the
 is a path relative to the folder of the run, or empty. ``agreement`` is used in runs without
 labelled validation images: the percent of held-out images with the same prediction as the baseline.
 ``accuracy`` is then the same figure, and ``accuracy_drop`` is the difference to 100.
-``rung`` is that of the model of the row. ``accuracy_rung0`` is the accuracy before the training of
-any rung; it is empty where a recipe cannot be trained further.
+``rung`` is the rung of the model in the row. ``accuracy_rung0`` is the accuracy before any rung
+trained; it is empty if a recipe cannot be trained further.
 """
 LATER = frozenset({"agreement", "accuracy_rung0", *_COSTS} - {*_FIRST_COSTS})
 """Columns that are missing in older runs."""
@@ -105,7 +108,7 @@ of neighbours.
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
     """A typed data frame of rows with exactly ``columns``.
 
-    A missing text is empty, a missing recipe is ``{}``.
+    Missing text becomes an empty string, and a missing recipe ``{}``.
 
     Raises:
         ValueError: if a row has a key that is not a column.

@@ -22,15 +22,15 @@ from autocompress.results.sofar import models_so_far
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Losses of accuracy, in points, at which the attainment is reported."""
-UNTOLD = ("name", "results")
-"""Keys of a job in which every two runs differ."""
+NOT_COMPARED = ("name", "results")
+"""Keys of a job that always differ."""
 COMPARABLE = {
-    "model": "the models differ: ratios are relative to other baselines",
-    "data": "the data differ: accuracies are of other images",
-    "device.name": "the devices differ: a ratio on one is no ratio on the other",
+    "model": "the models differ: ratios are relative to different baselines",
+    "data": "the data differ: accuracies are of different images",
+    "device.name": "the devices differ: ratios depend on the device",
     "device.threads": "the numbers of threads differ",
     "device.batch": "the batch sizes differ",
-    "environment.processor": "the processors differ: ratios are those of each machine",
+    "environment.processor": "the processors differ: ratios depend on the machine",
     "environment.runtime": "the runtimes differ",
 }
 """The properties that comparable runs share, and the warning if they differ."""
@@ -59,7 +59,7 @@ class Compared:
     is_over: bool
 
     def lowest_cost(self, points: float) -> float:
-        """The lowest cost of a model that loses at most ``points``; NaN where there is none."""
+        """The lowest cost of a model that loses at most ``points``; NaN if there is none."""
         fits = [cost for drop, cost in zip(self.drops, self.costs, strict=True) if drop <= points + 1e-9]
         return min(fits, default=_NO_MODEL)
 
@@ -123,7 +123,7 @@ def compare(*folders: str | Path) -> Comparison:
 
 
 def _common_cost(results: Sequence[SearchResult], fronts: Sequence[pd.DataFrame]) -> str:
-    """The first cost that every run with a front has, by the first run's objectives."""
+    """The first cost that every run with a front has; those of the first job come first."""
     first = [str(name) for name in results[0].job.get("objectives") or () if name in BY_NAME]
     costs = [name for name in dict.fromkeys([*first, "latency", "size", "macs"]) if not BY_NAME[name].higher_is_better]
     filled = [(result, front) for result, front in zip(results, fronts, strict=True) if len(front)]
@@ -150,7 +150,7 @@ def _compared(name: str, result: SearchResult, front: pd.DataFrame, cost: str, c
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or the whole path where two have the same."""
+    """The last part of each path, or the whole path if another one has the same last part."""
     last = [folder.resolve().name for folder in folders]
     return [str(folder) if last.count(name) > 1 else name for folder, name in zip(folders, last, strict=True)]
 
@@ -167,7 +167,7 @@ def _differences(results: Sequence[SearchResult]) -> list[tuple[str, list[Any]]]
     machines = [table for table, result in zip(tables, results, strict=True) if result.summary.get("environment")]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [(key, [table.get(key) for table in tables]) for key in keys]
-    # The machine of a search that is not over is not written yet.
+    # The environment of a run is written when its search ends.
     known = {key: machines if key.partition(".")[0] == "environment" else tables for key in keys}
     return [
         (key, values) for key, values in rows if any(table.get(key) != known[key][0].get(key) for table in known[key])
@@ -176,7 +176,7 @@ def _differences(results: Sequence[SearchResult]) -> list[tuple[str, list[Any]]]
 
 def _told(result: SearchResult) -> dict[str, Any]:
     """Job, versions and machine of a run, as one flat mapping."""
-    job = {key: value for key, value in result.job.items() if key not in UNTOLD}
+    job = {key: value for key, value in result.job.items() if key not in NOT_COMPARED}
     environment = {"environment": result.summary.get("environment") or {}}
     return flattened({**job, **environment}) | {
         f"version.{name}": text for name, text in versions(result.folder).items()

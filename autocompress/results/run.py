@@ -46,7 +46,7 @@ class SearchResult:
         summary: summary.json; empty while the search runs.
         sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a
             choice of bits.
-        tables: tables.csv; columns ``TABLE_COLUMNS``. Empty where nothing was measured.
+        tables: tables.csv; columns ``TABLE_COLUMNS``. Empty if nothing was measured.
     """
 
     folder: Path
@@ -94,12 +94,12 @@ class SearchResult:
         """The best model of the front within limits, as a row of ``front``.
 
         Args:
-            minimize: the column to minimise. By default the most accurate model if only costs are
-                limited, else the cheapest by the first cost objective of the job.
-            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``);
-                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Texts are the
-                constraints of a job: ``latency="0.5x", size="2 MB"``. Default: the constraints of
-                the job, and at most one point of drop.
+            minimize: the column to minimise. By default, it is the accuracy drop if only costs are
+                limited, else the first cost objective of the job.
+            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``). Bounds on
+                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Strings are
+                written like the constraints of a job: ``latency="0.5x", size="2 MB"``. By default,
+                the constraints of the job, and at most one point of drop.
 
         Raises:
             UserError: if a name is not a column of numbers, or no model meets the limits.
@@ -107,7 +107,7 @@ class SearchResult:
         return self._best(minimize, self._by_column(limits) or {"accuracy_drop": 1.0, **self.limits})
 
     def _by_column(self, limits: Mapping[str, float | str]) -> dict[str, float]:
-        """Bounds as a job writes them become upper bounds on columns; numbers stay."""
+        """Converts strings, as in the constraints of a job, to bounds on columns."""
         found = {}
         for name, value in limits.items():
             if not isinstance(value, str):
@@ -151,10 +151,10 @@ class SearchResult:
         ]
 
     def choices(self) -> dict[str, pd.Series]:
-        """Rows of ``front`` by the names of :mod:`objectives.choosing`; empty where none fits.
+        """Rows of ``front`` by the names of :mod:`objectives.choosing`; empty if no model fits.
 
-        A model fits that meets the constraints. Where the job has no bound on the drop, it must
-        also lose at most one point, if any such model is there.
+        A model fits if it meets the constraints. If the job has no bound on the drop, it must also
+        lose at most one point; if no model does, only the most accurate one fits.
         """
         models = self.models
         fits = [not self.missed(row) for _, row in models.iterrows()]
@@ -180,7 +180,7 @@ class SearchResult:
         return models.iloc[found].reset_index(drop=True)
 
     def recommended(self) -> pd.Series | None:
-        """The recommended model, as a row of ``front``; None where none meets the constraints.
+        """The recommended model, as a row of ``front``; None if none meets the constraints.
 
         It is the best trade of cost for accuracy among the models that :meth:`choices` names.
         """
@@ -198,7 +198,7 @@ class SearchResult:
 
     @property
     def neutral(self) -> dict[str, Any]:
-        """The values of parameters that leave the network unchanged, by name; those of methods."""
+        """The neutral values of the parameters of methods, by name."""
         return dict(self.summary.get("neutral") or {})
 
     @property
@@ -216,7 +216,7 @@ class SearchResult:
         return self._head() if self.front.empty else f"{self._head()}\n{table}"
 
     def _repr_html_(self) -> str:
-        # By name: the report reads results, and results need no report.
+        # Imported by name, because results must not import the report.
         text: str = importlib.import_module("autocompress.report.notebook").run_html(self)
         return text
 
@@ -237,7 +237,7 @@ def _mappings(table: pd.DataFrame) -> list[Mapping[str, Any]]:
 def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:
     """See :attr:`SearchResult.limits`.
 
-    An unknown constraint stays a number.
+    The bound of an unknown constraint is read as a number.
     """
     limits: dict[str, float] = {}
     for name, given in (job.get("constraints") or {}).items():

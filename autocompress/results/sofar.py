@@ -14,13 +14,13 @@ from autocompress.results.status import Status
 
 
 def models_so_far(result: SearchResult, status: Status | None = None) -> pd.DataFrame:
-    """The front's models, the most accurate first; columns ``FRONT_COLUMNS``.
+    """The models of the front, the most accurate first; columns ``FRONT_COLUMNS``.
 
-    If there is no front.csv yet, these are the non-dominated ones of the finished trials.
+    If there is no front.csv yet, these are the non-dominated trials so far.
 
     Args:
         result: the run.
-        status: of the run; it has the baseline before the run's files have it.
+        status: of the run. It has the baseline until summary.json is written.
     """
     if len(result.front):
         return result.models
@@ -31,10 +31,10 @@ def models_so_far(result: SearchResult, status: Status | None = None) -> pd.Data
 
 
 def baseline_so_far(result: SearchResult, status: Status | None) -> Mapping[str, Any] | None:
-    """The baseline's row, with None where a figure is missing; None where it is not known yet."""
+    """The row of the baseline, with None for missing figures; None if it is not known yet."""
     return result.summary.get("baseline") or (status.baseline if status else None)
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:
-    """A row with None where a figure is missing."""
+    """A row with None for missing figures."""
     return {str(name): value if isinstance(value, dict) or pd.notna(value) else None for name, value in row.items()}

@@ -21,11 +21,11 @@ OVER, STOPPED = "over", "stopped"
 PHASES = ("preparing", "searching", "closing", OVER, STOPPED)
 """Phases of a search.
 
-Before the first recipe; while recipes are tried; while the front is measured again; afterwards. A
-search that was cut short is stopped.
+"preparing" lasts until the first recipe, "searching" while recipes are tried, and "closing" while
+the front is measured again. A search that ended is "over"; one that was interrupted is "stopped".
 """
 _SAME_PROCESS_S = 2.0
-"""Largest difference of two readings of the start time of one process."""
+"""Maximum difference in seconds of two readings of the start time of one process."""
 
 
 def _began() -> float:
@@ -38,14 +38,14 @@ class Status:
 
     Attributes:
         phase: one of ``PHASES``.
-        step: the present work, as text.
+        step: text about the current work.
         fraction: finished fraction of the step, 0 to 1; None if unknown.
         trials: number of rows so far, including those before a resume.
         total: the budget of trials; 0 before it is known.
         front: models on the front so far.
         hypervolume: of that front.
         workers: number of processes that try recipes.
-        baseline: its row, when it is known.
+        baseline: the row of the baseline; None if it is not known yet.
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
         seconds_left: until the search is expected to end; None if unknown.
         note: the last note of the search.
@@ -104,4 +104,4 @@ def read_status(folder: Path) -> Status | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "it must be as the search wrote it") from None
+        raise UserError(f"{file} cannot be read: {error}", "the files of a run must not be changed") from None

@@ -33,7 +33,7 @@ def write_front(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes ``front.csv`` atomically; the first row must be the baseline (status ``baseline``).
 
     Raises:
-        ValueError: if it is not the baseline.
+        ValueError: if the first row is not the baseline.
     """
     table = frame(rows, FRONT_COLUMNS)
     if table.empty or table["status"].iloc[0] != BASELINE:
@@ -69,12 +69,12 @@ def read_front(folder: Path) -> pd.DataFrame:
 
 
 def read_sensitivity(folder: Path) -> pd.DataFrame:
-    """``sensitivity.csv`` as a typed frame; empty where the run has none."""
+    """``sensitivity.csv`` as a typed data frame; empty if the run has none."""
     return _read(folder / SENSITIVITY_FILE, SENSITIVITY_COLUMNS)
 
 
 def read_tables(folder: Path) -> pd.DataFrame:
-    """``tables.csv`` as a typed frame; empty where the run has none."""
+    """``tables.csv`` as a typed data frame; empty if the run has none."""
     return _read(folder / TABLES_FILE, TABLE_COLUMNS)
 
 

@@ -41,7 +41,7 @@ def exactness(run: Runner = run_layers) -> dict[str, str]:
         run: runs the layers; the installed ONNX Runtime by default.
 
     Returns:
-        ``EXACT`` where the default kernels of the runtime have other results, else ``PLAIN``.
+        ``PLAIN`` if the default kernels of the runtime are exact, else ``EXACT``.
     """
     try:
         if all(_is_exact(run, threads, PLAIN) for threads in THREADS):

@@ -31,8 +31,8 @@ class Layer:
     """One layer with steps of 1 for inputs and weights.
 
     Attributes:
-        operator: of ONNX. All but MatMulInteger stand between DequantizeLinear and QuantizeLinear,
-            as in an exported file.
+        operator: of ONNX. As in an exported file, all but MatMulInteger read a DequantizeLinear
+            and are followed by a QuantizeLinear.
         x: uint8; ``(1, C, H, W)`` for Conv, else ``(rows, K)``.
         weight: int8; ``(O, C / groups, k, k)`` for Conv (``k // 2`` pixels of padding),
             ``(O, K)`` for Gemm, else ``(K, O)``.
@@ -56,7 +56,7 @@ class Layer:
         return self.requantize(self.sums())
 
     def requantize(self, sums: np.ndarray) -> np.ndarray:
-        """The layer's output for ``sums``."""
+        """The output of the layer whose sums of products are ``sums``."""
         if self.operator == "MatMulInteger":
             return sums.astype(np.int32)
         return np.clip(np.rint(sums / STEP) + ZERO, 0, 255).astype(np.uint8)
@@ -67,7 +67,7 @@ Runner = Callable[[Sequence[Layer], int, Mapping[str, str]], list[np.ndarray]]
 
 
 def _convolve(x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
-    """``(C, H, W)`` with ``(O, C / groups, k, k)``, stride 1, the same size."""
+    """Convolves ``(C, H, W)`` with ``(O, C / groups, k, k)``, stride 1, padding ``k // 2``."""
     outputs, inputs, kernel, _ = weight.shape
     height, width = x.shape[1:]
     padded = np.pad(x, ((0, 0), *[(kernel // 2, kernel // 2)] * 2))
@@ -121,7 +121,7 @@ def extreme_layers() -> tuple[Layer, ...]:
 
 def run_layers(layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
     """Runs ``layers`` in the installed ONNX Runtime, all in one session."""
-    import onnxruntime  # imported here, as in options
+    import onnxruntime  # imported here, because it is slow
 
     from autocompress.runtime.options import session_options  # imported here, because options imports this module
 
@@ -133,7 +133,7 @@ def run_layers(layers: Sequence[Layer], threads: int, config: Mapping[str, str])
 
 def model_of(layers: Sequence[Layer]) -> ModelProto:
     """One ONNX model with inputs ``x0, x1, ...`` and an output ``y0, y1, ...`` for each layer."""
-    from onnx import TensorProto, helper, numpy_helper  # late: see options
+    from onnx import TensorProto, helper, numpy_helper  # imported here, because it is slow
 
     arrays: dict[str, np.ndarray | np.generic] = {
         "one": np.float32(1),

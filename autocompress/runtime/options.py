@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def runtime_version() -> str:
     """Name and version of the runtime, for records of measurements."""
-    import onnxruntime  # a tenth of a second; listing methods and devices does not need it
+    import onnxruntime  # imported here: it takes a tenth of a second, and listing methods does not need it
 
     return f"onnxruntime {onnxruntime.__version__}"
 

@@ -20,8 +20,8 @@ LOADED_TOGETHER = 64
 PIXELS_BETWEEN_PAUSES = 64 * 64**2
 """Pixels that are scored between two pauses: some tenths of a second for a ResNet-50.
 
-The interval is not measured in time, because the number of images per batch changes the last bits
-of logits.
+It is a number of pixels and not a time, so that batches are the same in every run. The number of
+images in a batch changes the last bits of logits.
 """
 
 
@@ -59,7 +59,7 @@ class Scorer:
     def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
         """Outputs float32 ``(N, ...)`` of the file for float32 images ``(N, C, H, W)``.
 
-        Images are run in batches of 64, or of the batch size of the file where that is fixed.
+        Images are run in batches of 64, or of the batch size of the file if that is fixed.
 
         Raises:
             TrialFailed: if ONNX Runtime cannot load the file.
@@ -84,22 +84,22 @@ class Scorer:
         strict: bool = False,
         pause: Callable[[], None] | None = None,
     ) -> np.ndarray:
-        """The marks of the task by image: for classes, whether the file classifies it correctly.
+        """The marks of each image (``Task.marks``).
 
-        Logits that are not finite count as wrong. In another task than classification they are an
-        error.
+        In classification, a mark says whether the file classifies the image correctly. NaN and
+        infinite logits count as wrong. In other tasks they are an error.
 
         Args:
             deployable: the file.
             split: images and labels.
-            strict: outputs that are not finite are an error.
+            strict: NaN and infinite outputs are an error in classification too.
             pause: called after every few images (:func:`images_between_pauses`).
 
         Returns:
-            ``(images, ...)``, in the order of the split; bool ``(images,)`` for classes.
+            ``(images, ...)``, in the order of the split; bool ``(images,)`` in classification.
 
         Raises:
-            TrialFailed: if the file cannot be loaded, or at the first outputs that are not finite.
+            TrialFailed: if the file cannot be loaded, or outputs are not finite.
         """
         task, strict = split.task, strict or not split.info.task.is_classification
         found, step = [], images_between_pauses(deployable.input_size)

@@ -26,7 +26,7 @@ class Damaged(Exception):
 
 def record_text(key: str, tensors: Iterable[str], record: Any) -> str:
     """The text of the file of a record: record, digest, key of the entry, names of tensors."""
-    record = json.loads(json.dumps(record))  # as it will be read, with keys as text
+    record = json.loads(json.dumps(record))  # with keys as text, as a reader gets it
     return json.dumps({"key": key, "tensors": sorted(tensors), "digest": digest(record), "record": record})
 
 

@@ -64,5 +64,5 @@ class Pins:
                 else:
                     found.update(path.read_text(encoding="utf-8").split())
             except OSError:
-                continue  # it was just removed, or belongs to another user
+                continue  # the file was just removed, or belongs to another user
         return found

@@ -50,7 +50,7 @@ class Store:
         pinning: entries that are read or written while this is set are pinned for the lifetime of
             this object.
         hits, misses: of this object, for the report.
-        tier: the cache on a URL behind this one, where ``AUTOCOMPRESS_CACHE`` names it.
+        tier: the cache on the URL in ``AUTOCOMPRESS_CACHE``; None if that is a folder or not set.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder("stages"))
@@ -74,10 +74,10 @@ class Store:
 
     def is_here(self, key: str) -> bool:
         """Whether the folder on the local disk has an entry; it may be damaged."""
-        return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
+        return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises in a folder without permission)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """Tensors and record of an entry; None where it is missing or damaged."""
+        """Tensors and record of an entry; None if it is missing or damaged."""
         entry = self.folder / key
         if self.tier is not None and not self.is_here(key) and (found := self.tier.get(key)) is not None:
             self._keep(key, record_text(key, found[0], found[1]), found[0])
@@ -123,7 +123,7 @@ class Store:
 
     @contextmanager
     def making(self, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
-        """Holds the lock for making the entry ``key``. Look for the entry again within.
+        """Holds the lock for making the entry ``key``. Look for the entry again inside the block.
 
         Args:
             key: of the entry.
@@ -217,7 +217,7 @@ class Store:
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Identifies a file or folder, to notice a replacement; None where there is none."""
+    """Identifies a file or folder, to notice a replacement; None if there is none."""
     try:
         status = path.lstat()
     except OSError:

@@ -32,8 +32,8 @@ def fetch(place: str, to: Path) -> Path:
         shutil.copytree(place, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ray", "spool"))
     else:
         raise UserError(
-            f"{place} is not seen from here",
-            "copy it from a node of the cluster, or let searches write to a URL: --results s3://bucket/runs",
+            f"this machine cannot read {place}",
+            "copy it from a node of the cluster, or write results to a URL: --results s3://bucket/runs",
         )
     return target
 

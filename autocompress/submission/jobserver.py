@@ -35,10 +35,10 @@ class Sent:
     Attributes:
         id: of the submission.
         run: name of its run.
-        results: folder or URL, as the nodes see it.
+        results: folder on the nodes, or URL.
         status: of Ray: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        message: of Ray about the status.
-        since: seconds since the epoch.
+        message: Ray's message about the status.
+        since: start time, in seconds since the epoch.
     """
 
     id: str
@@ -68,7 +68,7 @@ class JobServer:
 
     def __init__(self, address: str, token: Path | None = None) -> None:
         if not _ADDRESS.fullmatch(address):
-            raise UserError(f"no address of a job server: '{address}'", "write it like http://HEAD:8265")
+            raise UserError(f"'{address}' is not the address of a job server", "write it like http://HEAD:8265")
         self.address = address
         headers = {"Authorization": f"Bearer {found}"} if (found := _token(token)) else {}
         try:
@@ -79,7 +79,7 @@ class JobServer:
             logging.getLogger(name).setLevel(logging.ERROR)
         with self._told():
             self._client = JobSubmissionClient(address, headers=headers)
-            self._client.list_jobs()  # the server tells its version without a token
+            self._client.list_jobs()  # checks the token, which the line above does not
 
     def jobs(self, run: str | None = None) -> list[Sent]:
         """The jobs of autocompress, or of one run, the oldest first."""
@@ -106,7 +106,7 @@ class JobServer:
             python: the interpreter on the nodes.
 
         Raises:
-            UserError: if the run is already under way, or the job cannot be sent.
+            UserError: if the run is running or queued already, or the job cannot be sent.
         """
         before = self.jobs(order.job.name)
         if before and not before[-1].is_over:
@@ -115,7 +115,8 @@ class JobServer:
                 f"'autocompress cluster stop {order.job.name}' ends it",
             )
         number = len(before) + 1
-        name = order.job.name if number == 1 else f"{order.job.name}-{number}"  # two senders get the same name
+        # Two simultaneous submissions get the same name, so that Ray refuses one of them.
+        name = order.job.name if number == 1 else f"{order.job.name}-{number}"
         with tempfile.TemporaryDirectory(prefix="ac-job-") as folder:
             plugins = packed(order, Path(folder))
             words = [shlex.join(command("job.yaml", "auto", (python, "-m", "autocompress.cli")))]
@@ -131,7 +132,7 @@ class JobServer:
         return self.latest(order.job.name)
 
     def _send(self, **job: Any) -> None:
-        """Sends a job, with retries: a head that has just started accepts none for some seconds."""
+        """Sends a job. It is repeated, because a new head node accepts no jobs for some seconds."""
         deadline = time.monotonic() + READY_WITHIN_S
         with self._told():
             while True:
@@ -157,7 +158,11 @@ class JobServer:
                     yield text
 
     def stop(self, job: Sent, wait_s: float = STOPPED_WITHIN_S) -> Sent:
-        """Stops a job; its search saves its state and ends."""
+        """Stops a job: its search saves its state and ends.
+
+        Returns:
+            The job after at most ``wait_s`` seconds.
+        """
         with self._told():
             self._client.stop_job(job.id)
         deadline = time.monotonic() + wait_s
@@ -175,8 +180,8 @@ class JobServer:
             yield
         except AuthenticationError as error:
             is_missing = "missing" in str(error).lower()
-            what = "wants a token" if is_missing else "does not take this token"
-            hint = "name its file with --token, or RAY_AUTH_TOKEN_PATH"
+            what = "requires a token" if is_missing else "refuses this token"
+            hint = "name the file of the token with --token, or RAY_AUTH_TOKEN_PATH"
             raise UserError(f"the cluster at {self.address} {what}", hint) from None
         except (requests.RequestException, ConnectionError) as error:
             why = type(error).__name__
@@ -184,7 +189,7 @@ class JobServer:
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             said = lines[-1].strip()[:300] if lines else type(error).__name__
-            raise UserError(f"the cluster at {self.address} refuses: {said}") from None
+            raise UserError(f"the cluster at {self.address} refused the request: {said}") from None
 
 
 _TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env")
@@ -196,7 +201,7 @@ async def _next(lines: Any) -> str | None:
 
 
 def _token(file: Path | None) -> str:
-    """The token; it is never printed, and never on a command line."""
+    """The token; empty if there is none. It must not be printed, or be passed on a command line."""
     named = file or (Path(path) if (path := os.environ.get("RAY_AUTH_TOKEN_PATH")) else None)
     if named is None:
         return os.environ.get("RAY_AUTH_TOKEN", "").strip()

@@ -1,4 +1,4 @@
-"""Manifest of a RayJob: KubeRay starts a cluster for the search, and again if it is lost."""
+"""Manifest of a RayJob: KubeRay starts a cluster for the search, and restarts a lost one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LOCKS_FOLDER = "/autocompress/locks"
 LOCAL_FOLDER = "/autocompress/local"
 """Shared folder of the pods for the run, if results and cache are on URLs."""
 MOST_CONFIG_BYTES = 1_000_000
-"""Kubernetes refuses larger config maps (1 MiB)."""
+"""Maximum size of a config map; Kubernetes refuses more than 1 MiB."""
 LONGEST_NAME = 47
-"""Most characters of the name of a RayJob, because KubeRay derives longer names from it."""
+"""Maximum length of the name of a RayJob, because KubeRay derives longer names from it."""
 SHUTDOWN_S = 600
 """Seconds for which a finished job stays visible."""
 
@@ -98,7 +98,7 @@ def _files(order: Order) -> dict[str, str]:
     files["job.yaml"] = sent.to_yaml()
     if (size := sum(len(text.encode()) for text in files.values())) > MOST_CONFIG_BYTES:
         raise UserError(
-            f"job and plugins have {size / 1e6:.1f} MB, more than a config map can hold (1 MB)",
+            f"the job and its plugins have {size / 1e6:.1f} MB, more than the 1 MB of a config map",
             "put the plugins into the image",
         )
     return files
@@ -110,7 +110,7 @@ def _mounts(order: Order, claim: str) -> Mapping[str, str]:
     if not paths:
         if not claim:
             raise UserError(
-                "workers on other pods need the folder of the run, also where results are on a URL",
+                "workers on other pods need the folder of the run, even if results are on a URL",
                 "name a volume claim that the pods share with --claim",
             )
         return {claim: LOCAL_FOLDER}
@@ -129,7 +129,7 @@ class _Pods:
         self._order, self._name, self._image, self._secret, self._mounts = order, name, image, secret, mounts
 
     def groups(self) -> list[dict[str, Any]]:
-        """Groups of workers; the measuring pod is a group of its own, without a GPU."""
+        """The groups of pods: workers, and one pod without a GPU that measures."""
         order = self._order
         groups = [self._group("workers", order.workers, order.gpus, {})]
         if order.device:
@@ -140,7 +140,7 @@ class _Pods:
         # KubeRay inserts the value into a shell command, so it contains quotes.
         start = {"resources": json.dumps(json.dumps(resources))} if resources else {}
         if resources:
-            start["num-cpus"] = "0"  # its processors are for measuring
+            start["num-cpus"] = "0"  # its processors are for measuring only
         return {
             "groupName": name,
             "replicas": count,

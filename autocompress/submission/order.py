@@ -1,4 +1,4 @@
-"""What one job needs of a cluster, checked, for any kind of cluster."""
+"""The resources that a job needs of a cluster of any kind, checked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Order:
 
     Attributes:
         job: with ``results`` as a path on the nodes.
-        results: folder on storage that all nodes share, or URL, without an end slash.
-        cache: the same for the cache.
+        results: folder on storage that all nodes share, or URL, without a slash at the end.
+        cache: folder or URL of the cache, in the same form.
         workers: number of workers, each on a pod or node of its own.
         cpus: processors of each worker.
-        memory: of each worker, in GiB.
-        gpus: of each worker.
+        memory: memory of each worker in GiB.
+        gpus: GPUs of each worker.
     """
 
     job: Job
@@ -45,7 +45,7 @@ class Order:
 
     @property
     def device(self) -> str:
-        """Resource of the measuring nodes; empty for a cost model."""
+        """The Ray resource of the measuring nodes; empty for a cost model."""
         return self.job.cluster.device_nodes or ""
 
     @property
@@ -70,7 +70,7 @@ def order_of(
         UserError: if other nodes cannot access results or cache.
     """
     place = shared_place(results or str(job.results), "results")
-    cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # no run has such a name
+    cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # names of runs begin with no dot
     asked = job.cluster
     workers = workers or job.workers
     cpus = cpus or max(1, math.ceil(asked.cpus))
@@ -87,10 +87,10 @@ def order_of(
 
 
 def shared_place(given: str, what: str) -> str:
-    """A path that is valid on every node: a URL, or an absolute path without ``..``.
+    """A checked path that is valid on every node: a URL, or an absolute path without ``..``.
 
     Raises:
-        UserError: for another one.
+        UserError: if ``given`` is neither.
     """
     if is_url(given):
         try:
@@ -100,7 +100,7 @@ def shared_place(given: str, what: str) -> str:
     path = PurePosixPath(given)
     if not path.is_absolute() or ".." in path.parts or not given.isprintable():
         raise UserError(
-            f"--{what} {given} is no place that all nodes of a cluster see",
+            f"--{what} {given} is not a place that all nodes of a cluster can read",
             f"give a URL, or an absolute path on storage that they share: --{what} /shared/{what}",
         )
     return str(path)
@@ -109,7 +109,7 @@ def shared_place(given: str, what: str) -> str:
 def command(job_file: str, address: str, program: Sequence[str] = ("autocompress",)) -> list[str]:
     """The words of the command that starts or continues the search on a node of the cluster.
 
-    They need no shell, because job servers differ in quoting.
+    They need no quoting, because job servers quote differently.
 
     Args:
         job_file: path of the job on the node.

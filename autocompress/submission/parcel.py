@@ -1,4 +1,4 @@
-"""Packs the files to send with a job: the job, its plugins, and the installed autocompress."""
+"""Packs the files that are sent to a cluster: the job, its plugins, and this autocompress."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyo")
 
 
 def packed(order: Order, folder: Path) -> Path:
-    """Fills ``folder``; returns the paths of the job's plugins on the nodes.
+    """Fills ``folder`` with the files to send.
 
-    Ray adds the folder to the path of Python on each node. Packages are in it as in a wheel.
+    Packages are in it as in a wheel. Ray adds the folder to the path of Python on each node.
+
+    Returns:
+        The folder of the plugins on the nodes.
 
     Raises:
-        UserError: if it is too large, or plugins cannot be sent.
+        UserError: if the folder is too large, or plugins cannot be sent.
     """
     for package in _packages():
         shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
@@ -39,7 +42,7 @@ def packed(order: Order, folder: Path) -> Path:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MOST_BYTES:
         raise UserError(
-            f"the job and its plugins have {size / 2**20:.0f} MiB, more than Ray takes (100 MiB)",
+            f"the job and its plugins have {size / 2**20:.0f} MiB, more than Ray accepts (100 MiB)",
             "put data on storage that the nodes share",
         )
     return place
@@ -65,7 +68,7 @@ def _write_metadata(folder: Path) -> None:
 
 
 def _with_plugins(order: Order, folder: Path) -> Path:
-    """Adds the plugins and the job, with paths that a later resume finds too."""
+    """Adds the plugins and the job, with paths that are also valid for a later resume."""
     texts = {path.name: read_plugin(path) for path in order.job.plugins}
     if len(texts) < len(order.job.plugins):
         raise UserError("two plugins of the job have the same file name", "rename one of them")

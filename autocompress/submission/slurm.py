@@ -13,7 +13,7 @@ from autocompress.submission.order import Order, command
 
 PORT = 6379
 START_S = 300
-"""Longest time in seconds for which nodes wait for each other."""
+"""Maximum seconds for which nodes wait for each other."""
 NOTICE_S = 120
 """Seconds between the signal to stop and the time limit."""
 TERMINATED_BY_SIGNAL = 143
@@ -47,7 +47,7 @@ srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 \\
   -- env RAY_ADDRESS="$head:{port}" {search} || code=$?
 srun --ntasks-per-node=1 rm -rf "$RAY_TMPDIR" || true
 if [ $code -eq {stopped} ] || [ $code -eq {terminated} ]; then
-  scontrol requeue "$SLURM_JOB_ID"  # its time was up: the next allocation goes on with it
+  scontrol requeue "$SLURM_JOB_ID"  # the time limit was reached: the next allocation continues
 fi
 exit $code
 """
@@ -67,7 +67,7 @@ def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> 
     """
     if not order.results.startswith("/"):
         raise UserError(
-            "--print slurm needs --results on a folder that the nodes share", "token and logs are kept there too"
+            "--print slurm needs --results in a folder that the nodes share", "token and logs are written there too"
         )
     resources = f"--resources={shlex.quote(json.dumps({order.device: 1}))} " if order.device else ""
     return _SCRIPT.format(

@@ -1,4 +1,4 @@
-"""Tasks: what a network is for, and so its loss, its metric and how two outputs are compared."""
+"""Tasks: what a network is for. A task has the loss, the metric and the comparison of outputs."""
 
 from autocompress.task.checking import check_task
 from autocompress.task.classification import Classification

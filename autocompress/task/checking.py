@@ -1,4 +1,4 @@
-"""Tries a task on a few real images before anything expensive: every member is called once."""
+"""Checks a task on a few real images before anything expensive: each member is called once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from autocompress.memory import is_out_of_memory
 from autocompress.task.ref import TaskRef
 
 IMAGES = 64
-"""So many images are tried: a metric may need several of a kind."""
+"""The number of images for the check. A metric may need several images of each class."""
 
 
 def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: torch.Tensor, classes: int) -> None:
-    """Calls all that a search needs of a task, with the outputs of ``model`` for some images.
+    """Calls each member of a task that a search needs, with the outputs of ``model``.
 
     Args:
         ref: names the task.
@@ -29,7 +29,7 @@ def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: to
         classes: of the data set.
 
     Raises:
-        UserError: one sentence that names the member which fails, or what the data lack.
+        UserError: if a member fails or has a wrong result, or the targets do not fit the task.
     """
     task = ref.task()
     if fault := task.check_targets(targets, classes):
@@ -60,7 +60,7 @@ def _check_loss(ref: TaskRef, loss: Any) -> None:
     if not isinstance(loss, torch.Tensor) or loss.ndim:
         raise _fault(ref, f"'loss' must give one number as a tensor, not {_is(loss)}")
     if not bool(loss.isfinite()):
-        raise _fault(ref, f"its loss is {float(loss.detach())} on the first images", "look at its targets")
+        raise _fault(ref, f"its loss is {float(loss.detach())} on the first images", "check its targets")
     if not loss.requires_grad:
         raise _fault(ref, "'loss' must have a gradient to the outputs")
 
@@ -83,7 +83,9 @@ def _check_metric(ref: TaskRef, marks: np.ndarray) -> None:
         raise _fault(ref, f"'metric' must give one number, not {_is(value)}")
     if not np.isfinite(value):
         raise _fault(
-            ref, f"its metric is {float(value)} on {len(marks)} validation images", "the data may lack what it counts"
+            ref,
+            f"its metric is {float(value)} on {len(marks)} validation images",
+            "these images may have no label that it counts",
         )
     _called(ref, "interval", "", ref.task().interval, marks, marks)
 

@@ -16,8 +16,8 @@ from autocompress.task.task import Task
 class Classification(Task):
     """Targets are classes, int64 ``(N,)``; outputs are logits ``(N, classes)``.
 
-    The loss is the cross-entropy, the metric the share of images whose largest logit is that of
-    their class.
+    The loss is the cross-entropy. The metric is the share of images whose class has the largest
+    logit.
     """
 
     metric_name: ClassVar[str] = "accuracy"
@@ -26,11 +26,14 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets)
 
     def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-        """Targets may also be shares of the classes, float32 ``(N, classes)``."""
+        """Targets may also be probabilities of the classes, float32 ``(N, classes)``."""
         return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Whether each image is right, bool ``(N,)``; one with NaN or infinite logits is not."""
+        """Whether each image is classified correctly, bool ``(N,)``.
+
+        An image with NaN or infinite logits is not.
+        """
         return (outputs.argmax(1) == targets) & outputs.isfinite().all(1)
 
     def interval(self, candidate: np.ndarray, baseline: np.ndarray) -> Interval:
@@ -63,7 +66,7 @@ class Classification(Task):
         return F.cross_entropy(outputs, labels, reduction="sum")
 
     def uninformed_loss(self, classes: int) -> float:
-        """That of equal probabilities for all classes."""
+        """The loss if all classes have equal probabilities."""
         return math.log(classes)
 
     def output_shape(self, classes: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The interval of a difference of two metrics on the same images, by a jackknife over blocks."""
+"""The interval of the difference of two models in a metric, by a jackknife over image blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from autocompress.objectives.intervals import Interval
 
 BLOCKS = 40
-"""Blocks of images: the metric is computed twice for each."""
+"""The number of blocks of images. The metric is computed twice for each."""
 
 
 def paired_interval(
@@ -18,13 +18,14 @@ def paired_interval(
 ) -> Interval:
     """``metric(candidate) - metric(baseline)`` in points, with an interval.
 
-    Delete-one-block jackknife (Tukey, 1958; Efron and Stein, 1981): the difference is computed
-    without each of some 40 blocks of images. It holds for smooth metrics that are no means, such as
-    a mean average precision, at the cost of 80 metrics. The interval has the quantile of Student's
-    t, and is never narrower than one image on either side.
+    This is a delete-one-block jackknife (Tukey, 1958; Efron and Stein, 1981): the images are
+    divided into 40 blocks, and the difference is computed without each block in turn. It is valid
+    for any smooth metric, for example the mean average precision, which is no mean over images. It
+    computes the metric 80 times. The interval uses the quantile of Student's t distribution, and
+    extends at least one image to either side.
 
     Args:
-        metric: in percent, of the marks of some images.
+        metric: computes the metric in percent from the marks of some images.
         candidate, baseline: marks of the same images, images first.
         confidence: between 0 and 1.
 
@@ -42,7 +43,7 @@ def paired_interval(
     half = 100.0 / images
     if len(known) > 1:
         spread = (len(known) - 1) / len(known) * float(((known - known.mean()) ** 2).sum())
-        from scipy import special  # slow to import; most intervals are of classes
+        from scipy import special  # imported here: it is slow, and classification does not need it
 
         quantile = float(special.stdtrit(len(known) - 1, (1 + confidence) / 2))
         half = max(half, quantile * sqrt(spread))

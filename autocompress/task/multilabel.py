@@ -22,8 +22,8 @@ class Multilabel(Task):
     distributions of the labels.
 
     Args:
-        threshold: the probability above which a label is predicted. It decides agreement of file
-            and model, not the metric.
+        threshold: the probability above which a label is predicted. It is used for the agreement
+            of two models, not for the metric.
     """
 
     metric_name: ClassVar[str] = "mean average precision"
@@ -41,7 +41,7 @@ class Multilabel(Task):
         return torch.cat([outputs.float(), targets.float()], 1)
 
     def metric(self, marks: np.ndarray) -> float:
-        """The mean average precision in percent; NaN where no image has any label."""
+        """The mean average precision in percent; NaN if no image has a label."""
         labels = marks.shape[1] // 2
         found = [average_precision(marks[:, one], marks[:, labels + one] > 0.5) for one in range(labels)]
         known = [value for value in found if not math.isnan(value)]
@@ -62,7 +62,7 @@ class Multilabel(Task):
         return F.binary_cross_entropy_with_logits(outputs, labels, reduction="sum")
 
     def uninformed_loss(self, classes: int) -> float:
-        """That of equal chances."""
+        """The loss if each label has the probability 0.5."""
         del classes
         return math.log(2)
 
@@ -82,13 +82,13 @@ def _shape(targets: torch.Tensor) -> str:
 
 
 def average_precision(scores: np.ndarray, wanted: np.ndarray) -> float:
-    """The area under the steps of precision over recall, 0 to 1; NaN without any positive.
+    """The area under the steps of precision over recall, 0 to 1; NaN if no image is positive.
 
-    Equal scores count as one step, as in scikit-learn.
+    Equal scores are one step, as in scikit-learn.
 
     Args:
         scores: ``(N,)``, higher is more certain.
-        wanted: bool ``(N,)``.
+        wanted: whether each image is positive, bool ``(N,)``.
     """
     positives = int(wanted.sum())
     if not positives:

@@ -51,7 +51,7 @@ class TaskRef:
 
     @property
     def key(self) -> str:
-        """Content key: name and options, and the files of a user's class and of its bases."""
+        """Content key of name and options, and of the files of a user's class and its bases."""
         return _key(self)
 
     @property
@@ -73,8 +73,8 @@ def load_task(ref: TaskRef) -> Task:
     """The task that ``ref`` names, made once.
 
     Raises:
-        UserError: for an unknown name, a module that cannot be imported, a class that is no task or
-            lacks a member, or wrong options.
+        UserError: if the name is unknown, the module cannot be imported, the class is not a task or
+            lacks a member, or the options are wrong.
     """
     kind = _class_of(ref)
     if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
@@ -111,8 +111,8 @@ def _class_of(ref: TaskRef) -> type[Task]:
         classes = [name for name, value in vars(loaded).items() if isinstance(value, type)]
         raise UserError(f"the module of the task '{ref.title}' has no '{kind}'", did_you_mean(kind, classes) or _HOW)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        what = "it is no class" if not isinstance(found, type) else "it is not derived from autocompress.task.Task"
-        raise UserError(f"'{ref.title}' is no task: {what}", _HOW)
+        what = "it is not a class" if not isinstance(found, type) else "it is not derived from autocompress.task.Task"
+        raise UserError(f"'{ref.title}' is not a task: {what}", _HOW)
     return found
 
 
@@ -120,7 +120,7 @@ def _imported(module: str, ref: TaskRef) -> ModuleType:
     try:
         return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     except FileNotFoundError:
-        raise UserError(f"the task '{ref.title}' names no file: {module}", _HOW) from None
+        raise UserError(f"the task '{ref.title}' is in no file: {module} does not exist", _HOW) from None
     except (Exception, SystemExit) as error:  # a module may raise anything
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"

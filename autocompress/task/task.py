@@ -14,7 +14,9 @@ from autocompress.task.jackknife import paired_interval
 
 
 class Task(ABC):
-    """What a network is for. Derive your own from it, and name it in a job as ``module:Class``.
+    """The interface of a task: loss, metric, divergence and prediction of a network.
+
+    Derive a class of your own from it, and name it in a job as ``module:Class``.
 
     Outputs are what the network gives for a batch: one float tensor, images first. Targets are
     what the data set gives for each image as its label: a tensor with images first, in any type.
@@ -50,16 +52,16 @@ class Task(ABC):
     def divergences(self, reference: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """How far ``outputs`` are from ``reference``, the outputs of the baseline, ``(N,)``.
 
-        At least 0, and 0 for equal outputs. Tables, repairs and proposals minimise it, and training
-        uses it for distillation, so it has a gradient to ``outputs``. Where outputs are logits, it
-        is a Kullback-Leibler divergence in nats.
+        It is at least 0, and 0 for equal outputs. Tables, repairs and proposals minimise it.
+        Distillation uses it as a loss, so it must have a gradient to ``outputs``. In the built-in
+        tasks it is a Kullback-Leibler divergence in nats.
         """
 
     @abstractmethod
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
         """What a user of the network reads from its outputs, as integers: ``(N,)`` or ``(N, ...)``.
 
-        An exported file is refused if it predicts otherwise than its torch model.
+        An exported file is refused if its predictions differ from those of its torch model.
         """
 
     # --- what has a default -----------------------------------------------------------------------
@@ -85,16 +87,22 @@ class Task(ABC):
         return same.flatten(1).float().mean(1) if same.ndim > 1 else same.float()
 
     def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-        """The loss with smoothed labels, for tasks that know such a thing; else :meth:`loss`."""
+        """The loss with label smoothing; the default is :meth:`loss`, without smoothing."""
         del smoothing
         return self.loss(outputs, targets)
 
     def answers(self, outputs: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The outputs of a teacher, as :meth:`distillation` needs them."""
+        """Converts the outputs of a teacher to the form that :meth:`distillation` needs."""
         return outputs.float() / temperature
 
     def distillation(self, outputs: torch.Tensor, answers: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The loss of a student with ``outputs`` to the :meth:`answers` of its teacher, scalar."""
+        """The distillation loss of a student, scalar.
+
+        Args:
+            outputs: of the student.
+            answers: of its teacher, from :meth:`answers`.
+            temperature: by which the outputs of both are divided.
+        """
         return temperature**2 * self.divergences(answers, outputs / temperature).mean()
 
     def total_divergence(self, reference: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -102,16 +110,16 @@ class Task(ABC):
         return self.divergences(reference, outputs).sum()
 
     def sampled_loss(self, outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The negative log-likelihood, summed, of targets that are drawn from the network itself.
+        """The summed negative log-likelihood of targets that are drawn from the network itself.
 
-        Its squared gradients are the Fisher information. The default is that of outputs with
-        normal noise of variance 1.
+        Its squared gradients are the Fisher information. The default is for outputs with normal
+        noise of variance 1.
         """
         noise = torch.randn(outputs.shape, generator=generator).to(outputs.device, outputs.dtype)
         return (noise * outputs).sum()
 
     def uninformed_loss(self, classes: int) -> float:
-        """The loss of a network that has learned nothing; 0 where that is not known.
+        """The loss of a network that has learned nothing; 0 if it is unknown.
 
         A training that ends far above it, and above the loss at its start, has diverged.
         """
@@ -126,7 +134,8 @@ class Task(ABC):
     def network(self, name: str, arguments: dict[str, Any], *, pretrained: bool) -> nn.Module:
         """Makes the network of the job. Override it for a head of your own on a timm backbone.
 
-        The default is the classifier of timm. Outputs are one tensor, in training too.
+        The default is the classifier of timm. The network must return one tensor, also in training
+        mode.
 
         Args:
             name: of the model in the job.
@@ -139,7 +148,7 @@ class Task(ABC):
         return timm.create_model(name, pretrained=pretrained, **arguments)
 
     def check_targets(self, targets: torch.Tensor, classes: int) -> str:
-        """Why the task cannot use these targets, as the end of a sentence; empty where it can.
+        """Why the task cannot use these targets, as the end of a sentence; empty if it can.
 
         Args:
             targets: of some images of the data set.
@@ -151,12 +160,12 @@ class Task(ABC):
     def augmented(
         self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training images and their targets, changed together; by default not at all.
+        """Augments training images together with their targets. The default changes nothing.
 
         Args:
             images: float32 ``(N, C, H, W)``, normalised, on the CPU or a GPU.
             targets: of the images, on the CPU.
-            generator: for every random draw, on the CPU.
+            generator: for all random numbers, on the CPU.
         """
         del generator
         return images, targets
