@@ -1,4 +1,4 @@
-"""The command line in the process of the test, which has already imported torch."""
+"""Runs the command line in the process of the test, in which torch is already imported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Commands:
         return Printed(printed.out, printed.err, int(ended.value.code or 0))
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:
-        """What the command prints, or its one sentence on stderr where ``code`` is 2."""
+        """The output of the command; if ``code`` is 2, its one sentence on stderr."""
         printed = self.run(*arguments)
         assert printed.code == code, printed
         if code != 2:

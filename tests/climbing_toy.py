@@ -1,6 +1,7 @@
-"""A toy job whose recipes climb: each rung regains half of the points that the widths cost.
+"""A toy job whose recipes are promoted to higher rungs.
 
-``toy.fault`` breaks the trainings of rungs alone.
+Each rung regains half of the points that the widths cost. ``toy.fault`` only breaks the trainings
+of rungs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from autocompress.job import Job
 
 
 class ClimbingToy(OpenedToy):
-    """Recipes with fewer channels climb."""
+    """Toy recipes with fewer channels can be promoted."""
 
     def at_rung(self, recipe: ToyRecipe, rung: int) -> ToyRecipe | None:
         return replace(recipe, rung=rung) if float(recipe.values["toy.width"]) < 1 else None
@@ -28,7 +29,7 @@ class ClimbingToy(OpenedToy):
 
 
 def open_climbing_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> ClimbingToy:
-    """The opener of toy searches that climb."""
+    """The opener of toy searches with promotions."""
     del progress
     offer_toy_device()
     return ClimbingToy(job, job.folder / "toy")

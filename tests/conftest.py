@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Read when torch is loaded, here and in the processes that tests start. Two test processes share
-# two processors: with threads of its own each would wait for the other's, and OpenMP waits by
-# spinning.
+# torch reads these when it is loaded, here and in the processes that tests start. Two test
+# processes share two processors. If each used several threads, they would wait for each other, and
+# OpenMP waits by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
 
-settings.register_profile("any machine", deadline=None)  # an example may take long on a busy one
+settings.register_profile("any machine", deadline=None)  # an example may take long on a busy machine
 settings.load_profile("any machine")
 
 
@@ -42,32 +42,32 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache folder of this test run, for all processes of pytest-xdist and their children.
 
     The first process that needs an entry (a trained baseline, synthetic images) makes it; the
-    others wait for it. The machine's locks are this process's own: a measurement of one test need
-    not wait for another test to train.
+    others wait for it. Each process has its own folder for machine locks, so that a measurement of
+    one test does not wait until another test has trained.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOCOMPRESS_CACHE", str(folder))
-        patch.setenv("AUTOCOMPRESS_CHANNELS_LAST", "off")  # which memory format is faster, too
-        patch.setenv("AUTOCOMPRESS_PLACEMENT", "off")  # where integers pay is each machine's own
+        patch.setenv("AUTOCOMPRESS_CHANNELS_LAST", "off")  # it depends on timing which memory format is faster
+        patch.setenv("AUTOCOMPRESS_PLACEMENT", "off")  # it depends on the machine where integers are faster
         patch.setenv("AUTOCOMPRESS_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield folder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> Iterator[None]:
-    """Garbage collections pass over what was there before the module.
+    """Garbage collections skip all objects that existed before the test module.
 
-    It is a million objects of libraries: half a second each time that a training or an export
-    collects garbage.
+    These are a million objects of libraries. Each training and export collects garbage, and would
+    need half a second for them.
     """
     gc.collect()
     gc.freeze()
     frozen = gc.get_freeze_count()
     yield
     if gc.get_freeze_count() > frozen:
-        gc.unfreeze()  # a worker of ``search_here`` has frozen its job, which nobody needs any more
+        gc.unfreeze()  # removes a frozen job of ``search_here`` that is not needed any more
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +77,9 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured for a tenth of the usual time, except on Ray and in tests of timing.
+    """Measures latencies for a tenth of the usual time, except on Ray and in tests of timing.
 
-    Searches explain nothing when they are over.
+    Searches do not explain their results.
     """
     if request.node.get_closest_marker("timing") is not None:
         return
@@ -101,7 +101,7 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 def opened(cache: Path) -> OpenedJob:
     """A narrow resnet10t on digits, trained for four epochs.
 
-    Treat it as read-only: all tests of the process share it.
+    It is shared by all tests of the process, so do not change it.
     """
     from small_networks import NARROW
 
@@ -119,7 +119,7 @@ def opened(cache: Path) -> OpenedJob:
 def teacher(cache: Path) -> Path:
     """The checkpoint of a test_resnet that was trained a little on digits.
 
-    What a job without data begins with.
+    Jobs without data use it.
     """
     from noise_source import make_teacher
 
@@ -132,9 +132,9 @@ def teacher(cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small_run(cache: Path, teacher: Path) -> Path:
-    """The folder of a run with two real models, test_resnet on digits; see ``small_run.py``.
+    """The folder of a run with two real models, test_resnet on digits (see ``small_run.py``).
 
-    Treat it as read-only, and copy it to change it.
+    It is shared, so copy it before you change it.
     """
     from small_run import write_small_run
 
@@ -154,7 +154,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 class Cluster:
-    """The Ray cluster of this test process, started when a test first asks for it."""
+    """The Ray cluster of this test process; it is started when a test asks for it first."""
 
     def __init__(self) -> None:
         self._running: ExitStack | None = None
@@ -186,20 +186,19 @@ def _cluster(cache: Path) -> Iterator[Cluster]:
 def ray_cluster(_cluster: Cluster) -> None:
     """A Ray cluster with two processors.
 
-    Searches of this test use it instead of starting one of their own.
-
-    Its workers can import the files in ``tests``. They inherit the environment of the moment when
-    the cluster was
-    started: what a test sets later does not reach them.
+    Searches of this test use it and do not start their own. Its workers can import the files in
+    ``tests``. They have the environment variables from the time when the cluster was started, and
+    do not see those that a test sets later.
     """
     _cluster.start()
 
 
 @pytest.fixture
 def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches of this test try their recipes in this process: no Ray, and no worker that starts.
+    """Searches of this test try their recipes in this process, without Ray and worker processes.
 
-    For tests of what a search finds and writes; those of how workers live take ``ray_cluster``.
+    Use it for tests of what a search finds and writes. Tests of worker processes need
+    ``ray_cluster``.
     """
     import here
 
@@ -208,5 +207,8 @@ def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_cluster(_cluster: Cluster) -> None:
-    """No cluster: a search of this test starts one, as it does for a user. That takes seconds."""
+    """Stops the shared cluster.
+
+    A search of this test starts its own, as for a user, which takes seconds.
+    """
     _cluster.stop()

@@ -1,4 +1,4 @@
-"""The blocks of code in the documents, and what each page says about running them."""
+"""The code blocks of the documents, and the notes that say which test runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRAMS = (
     *("autocompress", "python", "pip", "make", "cp", "ray", "ssh", "ssh-copy-id", "optuna-dashboard"),
     *("kubectl", "sbatch", "apt-get", "export"),
 )
-"""First words of commands; settings such as ``RAY_ADDRESS=...`` may stand before them."""
+"""Commands that a block may begin with. Settings such as ``RAY_ADDRESS=...`` may precede them."""
 COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{'|'.join(map(re.escape, PROGRAMS))})\s")
 NOTE = re.compile(r"<!-- (not run|run by): (.+?) -->")
 
@@ -35,13 +35,13 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Its lines, where it is a block of commands."""
+        """The lines of a block of commands; empty for other blocks."""
         lines = self.text.splitlines() if self.kind == "commands" else []
         return [line for line in lines if line.strip()]
 
 
 def blocks(page: str) -> list[Block]:
-    """All blocks of a page, in order."""
+    """All blocks of a page, in their order."""
     return list(_blocks(page, (ROOT / page).read_text(encoding="utf-8").splitlines()))
 
 

@@ -1,7 +1,4 @@
-"""The folder of a made-up run, with the files of a search.
-
-For the tests of what reads such folders.
-"""
+"""Writes the folder of a made-up run, with all files of a search, for tests that read runs."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ BASELINE = {
 def draw_trial(number: int, draw: np.random.Generator) -> dict[str, Any]:
     """One row of trials.csv.
 
-    Cheaper recipes lose more, some trials miss a gate, are stopped or fail.
+    Cheaper recipes lose more accuracy. Some trials miss a gate, are stopped or fail.
     """
     recipe: dict[str, Any] = {}
     work = 1.0

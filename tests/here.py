@@ -20,11 +20,11 @@ NAME = "here"
 
 
 def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches of this test hand their recipes to one worker in this process.
+    """Gives the recipes of this test's searches to one worker in this process.
 
-    What the driver, the dispatcher, the worker and the study do is the real thing. A trial has no
-    time limit, and what the driver does beside the workers is done before them: two threads of one
-    process cannot both export.
+    The driver, the dispatcher, the worker and the study are the real ones. A trial has no time
+    limit. What the driver usually does beside the workers is done before them, because two threads
+    of one process cannot export at the same time.
     """
     start = Background.start
 
@@ -41,14 +41,14 @@ def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], c
     folder, threads = Path.cwd(), torch.get_num_threads()
     worker = Worker.of(settings)
     for _ in range(settings.job.workers):
-        dispatcher.started()  # so that the driver's own worker tries no more than the first recipe
+        dispatcher.started()  # so that the driver's own worker only tries the first recipe
     try:
         turn()
         while (asked := dispatcher.hand_out(NAME)) is not None:
             row = worker.run(asked)
             dispatcher.finished(NAME, row)
             dispatcher.tell(row)
-        while not dispatcher.is_over:  # the driver's own worker may still try the first recipe
+        while not dispatcher.is_over:  # the driver's own worker may still be trying the first recipe
             turn()
             time.sleep(0.01)
     finally:

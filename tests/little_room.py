@@ -1,4 +1,4 @@
-"""Full disks: a limit on the size of files for any user, a real full disk for root."""
+"""Full disks for tests: a limit on file sizes for any user, and a real full disk for root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """Context in which a write beyond ``size`` bytes of a file fails, as on a full disk."""
+    """Makes writes beyond ``size`` bytes of a file fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -24,7 +24,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of ``kilobytes`` at ``folder``; skips the test where none can be mounted."""
+    """A file system of ``kilobytes`` at ``folder``; skips the test if it cannot be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
     try:

@@ -1,7 +1,4 @@
-"""Two small data sources, a trained teacher for them, and an opener.
-
-What the tests of data-free jobs share.
-"""
+"""Two small data sources, a trained teacher, and an opener for tests of jobs without data."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ IMAGES = 48
 
 
 class Blobs(DataSource):
-    """Smooth noise: nothing is optimised."""
+    """Makes smooth noise, without optimisation."""
 
     name, version, reference = "blobs", "1", "none"
     cells = 8
@@ -71,13 +68,13 @@ class Blobs(DataSource):
 
 
 class Specks(Blobs):
-    """Finer noise."""
+    """Makes finer noise."""
 
     name, cells = "specks", 16
 
 
 class Peeks(Transform):
-    """Looks for test images wherever a method can reach."""
+    """Tries to read test images through everything that a method gets."""
 
     name, version, reference, stage = "peeks", "1", "none", Stage.PRUNE
     opened: Any = None
@@ -96,7 +93,7 @@ class Peeks(Transform):
 
 
 class NoisePlugin:
-    """Offers them."""
+    """Registers the sources."""
 
     @hookimpl
     def autocompress_methods(self) -> list[Method]:
@@ -107,7 +104,7 @@ _PLUGIN = NoisePlugin()
 
 
 def plugins() -> Manager:
-    """The sources, and of what is installed only a few methods.
+    """The sources of this file, and a few of the installed methods.
 
     The installed sources would take minutes.
     """
@@ -115,9 +112,9 @@ def plugins() -> Manager:
 
 
 def offer() -> None:
-    """Adds the sources to the process's manager, which checks the names in jobs.
+    """Adds the sources to the manager of the process, which checks the names in jobs.
 
-    Take them out again with ``withdraw``: other tests list what is installed.
+    Remove them with ``withdraw``, because other tests list the installed methods.
     """
     manager().register(_PLUGIN)
 
@@ -135,13 +132,13 @@ def note(text: str) -> None:
 
 
 def notes() -> list[str]:
-    """These lines so far."""
+    """The lines that :func:`note` has written so far."""
     path = Path(os.environ["NOISE_CALLS"])
     return path.read_text().splitlines() if path.exists() else []
 
 
 def make_teacher(file: Path) -> Path:
-    """A test_resnet trained a little on digits, as a user's checkpoint."""
+    """A test_resnet that was trained a little on digits, as a checkpoint of a user."""
     job = load_job(model="test_resnet", data="digits", name="teacher")
     splits = data.load(DataConfig(train="digits"), **models.preprocessing(job))
     model = models.create(job, splits.info)

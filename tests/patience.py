@@ -9,9 +9,9 @@ from autocompress.processors import usable_processors
 
 
 def patient(seconds: float) -> float:
-    """``seconds``, times the processes that want to run for each processor.
+    """``seconds``, multiplied by the number of running processes per processor.
 
-    For waits that end early where all is well. A test that judges time is marked ``timing``.
+    Use it for waits that usually end early. Tests that judge time are marked ``timing``.
     """
     waiting = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return seconds * max(1.0, waiting / usable_processors())

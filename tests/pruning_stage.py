@@ -18,18 +18,15 @@ from autocompress.recipes.pruning import Pruning, prune_space
 from autocompress.store import Store
 
 WITHOUT: Params = {"fit": "none"}
-"""REPAIR refits nothing."""
+"""Parameters of REPAIR with which nothing is refitted."""
 
 
 def asked(model: nn.Module, pruner: Pruner, keep: Any = 0.5, **limits: Any) -> Pruning | None:
-    """What a job with these limits asks of PRUNE.
+    """The parameters of PRUNE for a job with these limits.
 
-    Args:
-        model: the baseline.
-        pruner: that orders.
-        keep: of all channels, or by module path.
-        limits: ``mode``, ``multiple`` (1 by default), and the pruner's own parameters under their
-            short names.
+    Args: model: the baseline. pruner: orders the channels. keep: share of all channels, or shares
+    by module path. limits: ``mode``, ``multiple`` (1 by default), and the parameters of the pruner
+    under their short names.
     """
     values: dict[str, Any] = {"prune.method": pruner.name, "prune.multiple": 1}
     values |= {f"prune.keep.{name}": share for name, share in keep.items()} if isinstance(keep, dict) else {}
@@ -44,7 +41,7 @@ def asked(model: nn.Module, pruner: Pruner, keep: Any = 0.5, **limits: Any) -> P
 
 
 def specs() -> list[LayerSpec]:
-    """Of the layer types that installed plugins bring."""
+    """The layer types of installed plugins."""
     return [spec for method in manager().methods() for spec in method.layers]
 
 
@@ -64,17 +61,12 @@ def pruned(
     layers: Sequence[LayerSpec] | None = None,
     **limits: Any,
 ) -> tuple[nn.Module, list[Plan]]:
-    """The network after the two stages, and the steps of its plan, of which a dry run has none.
+    """The network after both stages, and the steps of its plan (none in a dry run).
 
-    Args:
-        baseline: not changed.
-        pruner: that orders; ``context.state`` holds its state.
-        context: dry, or with images and teacher.
-        keep: as in :func:`asked`.
-        entering: the network that a transform made of the baseline; not changed.
-        repair: parameters of REPAIR.
-        layers: layer types that plugins bring; None for those of the installed methods.
-        limits: as in :func:`asked`.
+    Args: baseline: not changed. pruner: orders the channels; ``context.state`` has its state.
+    context: dry, or with images and teacher. keep: as in :func:`asked`. entering: the network that
+    a transform made from the baseline; not changed. repair: parameters of REPAIR. layers: layer
+    types of plugins; None for those of the installed methods. limits: as in :func:`asked`.
     """
     model = copy.deepcopy(baseline if entering is None else entering)
     wanted = asked(baseline, pruner, keep, **limits)
@@ -88,7 +80,7 @@ def pruned(
 
 
 def kept(steps: Sequence[Plan]) -> dict[str, list[int]]:
-    """The channels that stay, by coupling, as the plan says."""
+    """The kept channels by coupling, according to the plan."""
     (step,) = [step for step in steps if step["stage"] == "prune"]
     found: dict[str, list[int]] = step["plan"]["keep"]
     return found

@@ -8,11 +8,11 @@ import os
 
 
 def flock(file: int, operation: int) -> None:
-    """What a mount without locks answers."""
+    """Raises the error of a mount without locks."""
     del file, operation
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def install() -> None:
-    """From here on ``flock`` is refused in this process."""
+    """Makes ``flock`` fail in this process from now on."""
     fcntl.flock = flock  # type: ignore[assignment]

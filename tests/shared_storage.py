@@ -29,7 +29,10 @@ KINDS = [
 
 @lru_cache
 def s3_endpoint() -> str:
-    """The address of a server with the bucket. One a process: s3fs keeps its connections."""
+    """The address of a server with the bucket.
+
+    Each process has one server, because s3fs keeps its connections.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 

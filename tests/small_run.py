@@ -1,6 +1,6 @@
-"""A real run without a search: two models of a small network, exported and scored.
+"""A real run without a search:
 
-For tests of what reads a run and runs its files.
+two models of a small network, exported and scored. Tests that read runs and run model files use it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from autocompress.recipes.choosers import Replay
 from autocompress.results import Row
 
 RATIOS = {0: 0.8, 1: 0.5}
-"""Latency ratios, by trial: made up, so that nothing is measured."""
+"""Latency ratios by trial. They are made up, so that nothing is measured."""
 
 
 def small_job(folder: Path, teacher: Path) -> Job:
-    """test_resnet on digits, with weights that are there."""
+    """A job of test_resnet on digits, with existing weights."""
     asked = {"methods": ["obs", "quantize"], "budget": {"trials": 2, "epochs": 0}, "constraints": {"latency": "0.6x"}}
     return load_job(
         settings={

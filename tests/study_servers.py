@@ -44,7 +44,7 @@ KINDS = [
 
 
 class Server:
-    """One server that can be killed, and started again with what is on its disk."""
+    """One server, which can be killed and started again with its data."""
 
     def __init__(self, url: str, command: list[str], folder: Path, user: str | None) -> None:
         self.url, self._command, self._folder, self._user = url, command, folder, user
@@ -78,7 +78,7 @@ class Server:
 def server(kind: str) -> Iterator[Server]:
     """A running server with a password.
 
-    Its folder is in ``/tmp``, which every user may enter: PostgreSQL is not run by root.
+    Its folder is in ``/tmp``, which every user may enter, because PostgreSQL does not run as root.
     """
     with TemporaryDirectory(dir="/tmp", prefix="study-server-", ignore_cleanup_errors=True) as folder:
         yield from _running(kind, Path(folder))
@@ -95,7 +95,7 @@ def _running(kind: str, folder: Path) -> Iterator[Server]:
 
 
 def answers(url: str) -> object:
-    """Raises an error unless the server answers."""
+    """Raises an error if the server does not answer."""
     if url.startswith("redis"):
         import redis
 
@@ -122,7 +122,7 @@ def _redis(folder: Path) -> Server:
 def _postgresql(folder: Path) -> Server:
     port, data = _port(), folder / "data"
     assert POSTGRES is not None
-    user = "postgres" if os.getuid() == 0 else None  # it refuses to be run by root
+    user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
     secret = folder / "password"
     secret.write_text(PASSWORD)
     if user is not None:

@@ -1,4 +1,7 @@
-"""A job with the objective energy: adder layers are trained in integers and reach the front."""
+"""A job with the objective energy:
+
+adder layers are trained, hardened to integers, and reach the front.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def energy_job(results: Path, **settings: object) -> Job:
             "methods": ["adder", "quantize"],
             "objectives": ["accuracy", "energy"],
             "cost_model": "45nm",
-            "device": "cost-model:bitops",  # to measure files of adder layers takes long
+            "device": "cost-model:bitops",  # measuring files of adder layers takes long
             "name": "energy",
             "results": str(results),
             **settings,
@@ -42,7 +45,7 @@ def energy_job(results: Path, **settings: object) -> Job:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_front_has_adder_layers(cache: Path, tmp_path: Path) -> None:
+def test_the_front_of_an_energy_job_has_adder_layers(cache: Path, tmp_path: Path) -> None:
     del cache
     space = {"bits": {"weight": ["none", "quantize:8"]}, "quantize": {"calibration_images": 64}, "qat": {"epochs": 0}}
     found: SearchResult = run.search(energy_job(tmp_path, space=space, constraints={"accuracy_drop": 100}, workers=1))

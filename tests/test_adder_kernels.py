@@ -1,6 +1,6 @@
-"""AdderNet's kernels against their plain definition, over shapes, strides and paddings.
+"""AdderNet's kernels equal their plain definition for many shapes, strides and paddings.
 
-Integers exactly.
+Integers are equal exactly.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FORMS = {"vnni": sad.VNNI, "avx512": sad.AVX512, "avx2": sad.AVX2, "portable": s
 
 
 class Case(NamedTuple):
-    """Shapes of a layer and its input."""
+    """The shapes of a layer and its input."""
 
     image: tuple[int, int, int, int]
     weight: tuple[int, int, int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     last: bool
-    """Channels last, images and filters."""
+    """Whether images and filters are in the memory format channels last."""
 
     def tensors(self, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         random = torch.Generator().manual_seed(seed)
@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Small layers; channels among those that fill vectors (16, 32, 64) and those that do not."""
+    """Small layers. Some numbers of channels fill vectors (16, 32, 64), others do not."""
     channels = draw(st.sampled_from([1, 3, 5, 16, 21, 32, 64, 65]))
     height, width = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
@@ -63,7 +63,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Within RELATIVE of the largest: zeros and sums that cancel have no figure of their own."""
+    """Compares relative to the largest value.
+
+    Zeros and cancelling sums have no relative error of their own.
+    """
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= RELATIVE * wanted.abs().max().clamp(min=1e-30)
 
@@ -101,14 +104,14 @@ def test_powers_of_small_and_large_distances(size: float) -> None:
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5])
-def test_no_distance_is_exactly_zero(p: float) -> None:
+def test_an_equal_patch_and_filter_give_exactly_zero(p: float) -> None:
     weight = torch.randn(1, 16, 3, 3)
     assert cpu.forward(weight.clone(), weight, (1, 1), (0, 0), p).item() == 0
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_shows_where_it_lies(value: float, p: float) -> None:
+def test_nan_inputs_give_nan_outputs_in_their_places(value: float, p: float) -> None:
     x, weight = torch.randn(1, 16, 4, 4), torch.randn(4, 16, 1, 1)
     x[0, 3, 2, 1] = value
     finite = cpu.forward(x, weight, (1, 1), (0, 0), p).isfinite()
@@ -139,13 +142,13 @@ def test_gradients_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(cpu.forward(x, weight, *ways[:2]), forward, rtol=0, atol=0)
 
 
-def test_a_gradient_that_is_not_needed_is_not_made() -> None:
+def test_an_unneeded_gradient_is_not_computed() -> None:
     x, weight, slope = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3), torch.randn(1, 3, 2, 2)
     assert cpu.backward(slope, x, weight, (1, 1), (0, 0), (False, True))[0] is None
     assert cpu.backward(slope, x, weight, (1, 1), (0, 0), (True, False))[1] is None
 
 
-def test_the_clipped_gradient_lets_what_is_no_number_through() -> None:
+def test_the_clipped_gradient_passes_nan_on() -> None:
     x, weight = torch.full((1, 1, 1, 1), float("nan")), torch.zeros(1, 1, 1, 1)
     found, _ = cpu.backward(torch.ones(1, 1, 1, 1), x, weight, (1, 1), (0, 0), (True, True))
     assert found is not None
@@ -166,7 +169,7 @@ def test_integers_exactly(name: str, case: Case, pad_value: int) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_largest_sums_fit(name: str) -> None:
-    """Pairs of sums share 64 bits on their way out: neither may run into the other."""
+    """Two sums are accumulated in 64 bits together. Neither may overflow into the other."""
     if FORMS[name] not in sad.forms():
         pytest.skip(f"this processor has no {name}")
     channels = 2048
@@ -176,8 +179,8 @@ def test_the_largest_sums_fit(name: str) -> None:
     assert found == [255 * 81 * channels, 0, 255 * 81 * channels, 0, 255 * 81 * channels]
 
 
-def test_this_processor_uses_its_quickest_form() -> None:
-    """The portable form is always there, and what the processor has comes before it."""
+def test_the_fastest_available_kernel_is_used() -> None:
+    """The portable kernel always exists. A kernel for this processor is preferred to it."""
     assert sad.forms()[-1] == sad.PORTABLE
     assert (sad.AVX512 in sad.forms()[:2]) == processor.has("avx512f", "avx512bw")
 
@@ -199,7 +202,7 @@ def test_plain_pytorch_chunk_by_chunk(case: Case, p: float) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_threads_give_the_same_numbers() -> None:
+def test_the_number_of_threads_does_not_change_results() -> None:
     x, weight, slope = torch.randn(3, 16, 20, 20), torch.randn(8, 16, 3, 3), torch.randn(3, 8, 20, 20)
     count = torch.get_num_threads()
     try:
@@ -217,7 +220,7 @@ def test_threads_give_the_same_numbers() -> None:
     assert torch.equal(alone_x, together_x)
 
 
-def test_callers_may_be_threads_themselves() -> None:
+def test_callers_may_run_in_threads_themselves() -> None:
     x, weight = torch.randn(2, 16, 16, 16), torch.randn(8, 16, 3, 3)
     wanted, found = cpu.forward(x, weight, (1, 1), (1, 1)), []
     count = torch.get_num_threads()
@@ -237,7 +240,7 @@ def test_callers_may_be_threads_themselves() -> None:
 
 
 @pytest.mark.parametrize(("count", "grain"), [(0, 4), (1, 4), (7, 4), (64, 4), (1000, 64), (1001, 1)])
-def test_work_is_spread_once_and_in_whole_grains(count: int, grain: int) -> None:
+def test_each_unit_of_work_is_done_once_in_whole_blocks(count: int, grain: int) -> None:
     done: list[tuple[int, int]] = []
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -320,10 +323,11 @@ if importlib.util.find_spec("triton"):
 
 @pytest.mark.slow
 def test_a_process_of_its_own() -> None:
-    """What needs another environment or a fork. One process for all: importing torch takes seconds.
+    """Tests that need another environment or a fork.
 
-    The kernels are compiled for a processor without vectors, a forked process calls them again, and
-    the CUDA kernels' arithmetic runs without CUDA, in Triton's interpreter.
+    They share one process, because importing torch takes seconds. The kernels are compiled for a
+    processor without vectors, a forked process calls them again, and the CUDA kernels run without
+    CUDA in Triton's interpreter.
     """
     code, wanted = GENERIC.format(lanes=4, forms=1) + TRITON, ["kernels"]
     if importlib.util.find_spec("triton"):
@@ -336,8 +340,8 @@ def test_a_process_of_its_own() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not processor.has("avx2", "fma"), reason="this processor has no AVX2")
-def test_a_processor_with_less() -> None:
-    """numba compiles for a processor with AVX2 and nothing newer."""
+def test_kernels_for_a_processor_with_avx2_only() -> None:
+    """numba compiles for a processor with AVX2 and without newer instructions."""
     code = GENERIC.format(lanes=8, forms=2)
     assert _python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="+avx,+avx2,+fma") == "kernels\n"
 

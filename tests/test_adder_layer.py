@@ -1,6 +1,6 @@
-"""The adder layer.
+"""The adder layer:
 
-Its operation and gradients as the digest states them, channels removed, integers, and its file.
+operation and gradients as in the paper, removal of channels, integers, and its file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def layer(
 
 
 def by_hand(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
-    """Every difference written out, in double precision."""
+    """The definition, with every difference written out, in double precision."""
     patches = F.unfold(x.double(), weight.shape[2:], padding=padding, stride=stride)
     distances = (patches[:, None] - weight.double().flatten(1)[None, :, :, None]).abs().sum(2)
     high = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
@@ -54,7 +54,7 @@ def by_hand(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) ->
 
 
 class OneLayer(nn.Module):
-    """A network that is one adder layer and a classifier."""
+    """A network of one adder layer and a classifier."""
 
     def __init__(self, adder: nn.Module, classes: int = 5) -> None:
         super().__init__()
@@ -87,7 +87,12 @@ def test_small_examples() -> None:
 
 
 def test_the_filters_gradient_has_full_precision() -> None:
-    """Check 5: sum_m G (P - W), which is autograd's of -||P - W||^2 / 2."""
+    """Check 5: it is sum_m G (P - W), autograd's gradient of -
+
+    P - W
+
+    ^2 / 2.
+    """
     adder, x = layer(stride=2).double(), torch.randn(2, 4, 7, 7).double()
     slope = torch.randn(2, 6, 4, 4).double()
     adder(x).backward(slope)
@@ -109,15 +114,18 @@ def test_the_inputs_gradient_is_clipped(apart: float, expected: float) -> None:
     assert float(x.grad) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_variance_is_as_the_model_says() -> None:
-    """Check 9: (1 - 2/pi) K (Var X + Var F) with K = 576, and the mean -K sqrt(2/pi) sqrt(2)."""
+def test_mean_and_variance_of_outputs() -> None:
+    """Check 9:
+
+    the variance is (1 - 2/pi) K (Var X + Var F) with K = 576, and the mean -K sqrt(2/pi) sqrt(2).
+    """
     adder = AdderConv2d(576, 1024, 1)
     y = adder(torch.randn(8, 576, 16, 16)).detach().double()
     assert float(y.var()) == pytest.approx((1 - 2 / math.pi) * 576 * 2, rel=0.03)
     assert float(y.mean()) == pytest.approx(-576 * math.sqrt(2 / math.pi) * math.sqrt(2), rel=0.01)
 
 
-def test_until_its_turn_it_is_a_convolution() -> None:
+def test_before_its_turn_it_is_a_convolution() -> None:
     adder, x = layer(stride=2), torch.randn(2, 4, 9, 9)
     adder.as_convolution = True
     torch.testing.assert_close(adder(x), F.conv2d(x, adder.weight, adder.bias, 2, 1))
@@ -153,8 +161,8 @@ def test_it_is_one_node_of_the_graph() -> None:
     stride=st.sampled_from([1, 2]),
 )
 @settings(max_examples=20, deadline=None)
-def test_what_clipping_cuts_off_is_a_constant(low: float, width: float, spread: float, seed: int, stride: int) -> None:
-    """Check 11, for any range that holds the inputs and the padding's zero."""
+def test_clipped_weights_add_a_constant(low: float, width: float, spread: float, seed: int, stride: int) -> None:
+    """Check 11, for any range that contains the inputs and the zero of the padding."""
     torch.manual_seed(seed)
     high = max(low + width, 0.0)
     x = torch.rand(2, 3, 6, 6, dtype=torch.float64) * (high - low) + low
@@ -166,7 +174,7 @@ def test_what_clipping_cuts_off_is_a_constant(low: float, width: float, spread: 
 
 @given(scale=st.floats(0.01, 50), other=st.floats(1.2, 4), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_only_a_shared_scale_goes_through(scale: float, other: float, seed: int) -> None:
+def test_only_a_scale_shared_by_inputs_and_weights_scales_outputs(scale: float, other: float, seed: int) -> None:
     """Check 10, the second half."""
     torch.manual_seed(seed)
     adder, x = AdderConv2d(3, 4, 3, padding=(1, 1)).double(), torch.randn(2, 3, 5, 5).double()
@@ -177,8 +185,8 @@ def test_only_a_shared_scale_goes_through(scale: float, other: float, seed: int)
     assert not torch.allclose(unequal(x * scale), adder(x) * scale, rtol=1e-3)
 
 
-def test_shifting_both_sides_changes_nothing() -> None:
-    """Check 10, the first half: without padding."""
+def test_shifting_inputs_and_weights_equally_changes_nothing() -> None:
+    """Check 10, the first half, without padding."""
     adder, x = layer(padding=0).double(), torch.randn(2, 4, 6, 6).double()
     shifted = copy.deepcopy(adder)
     shifted.weight.data += 1.7
@@ -197,7 +205,10 @@ def quantizer(x: torch.Tensor, bits: int, *, nonnegative: bool) -> UniformFakeQu
 
 
 def reads(layer: AdderConv2d, fake: UniformFakeQuantizer) -> AdderConv2d:
-    """Past torch's registration, as the engine does: the network owns the quantizer."""
+    """Sets the quantizer without registering it as a submodule, as the engine does:
+
+    the network owns it.
+    """
     layer.__dict__["input_quantizer"] = fake
     return layer
 
@@ -209,7 +220,7 @@ def grid_of(fake: UniformFakeQuantizer) -> Grid:
 @pytest.mark.parametrize("bits", [8, 6, 4])
 @pytest.mark.parametrize("nonnegative", [True, False])
 @pytest.mark.parametrize("norm", [True, False])
-def test_hardened_is_what_was_simulated(bits: int, nonnegative: bool, norm: bool) -> None:
+def test_the_hardened_layer_equals_the_simulated_one(bits: int, nonnegative: bool, norm: bool) -> None:
     adder, x = layer(stride=2, norm=norm), torch.randn(3, 4, 9, 9)
     x = x.relu() if nonnegative else x
     fake = quantizer(x, bits, nonnegative=nonnegative)
@@ -233,7 +244,7 @@ def test_hardened_is_what_was_simulated(bits: int, nonnegative: bool, norm: bool
 
 
 def test_eight_bits_are_near_the_float_layer() -> None:
-    """Weights far wider than the inputs, nearly all of them clipped, and still the same outputs."""
+    """The weights are far wider than the inputs, so nearly all are clipped. Outputs still agree."""
     adder, x = layer(channels=16, filters=8), torch.randn(2, 16, 8, 8).relu()
     adder.weight.data *= 8
     fake = quantizer(x, 8, nonnegative=True)
@@ -259,10 +270,11 @@ def test_the_simulated_layer_trains_its_own_weight() -> None:
     assert clone["layer"].input_quantizer is clone["fake"]
 
 
-def test_weights_that_the_grid_cuts_off_train_too() -> None:
-    """Section 2: gW = G^T P - (sum G) W, not clipped.
+def test_weights_outside_the_grid_are_trained_too() -> None:
+    """Section 2:
 
-    Behind a ReLU every negative weight lies outside of the grid.
+    gW = G^T P - (sum G) W, without clipping. After a ReLU, every negative weight is outside the
+    grid.
     """
     adder, x = layer(padding=0), torch.randn(4, 4, 6, 6).relu()
     fake = quantizer(x, 8, nonnegative=True)
@@ -279,7 +291,7 @@ def test_weights_that_the_grid_cuts_off_train_too() -> None:
 
 
 class Foreign(FakeQuantizer):
-    """Another plugin's quantizer: it shows its grid by ``harden`` alone."""
+    """A quantizer of another plugin, which shows its grid only in ``harden``."""
 
     def __init__(self, inner: UniformFakeQuantizer) -> None:
         super().__init__(inner.spec)
@@ -293,7 +305,7 @@ class Foreign(FakeQuantizer):
         return self.inner.harden(weight)
 
 
-def test_any_quantizer_gives_its_grid() -> None:
+def test_the_grid_of_any_quantizer_is_found() -> None:
     adder, x = layer(), torch.randn(2, 4, 6, 6)
     fake = quantizer(x, 4, nonnegative=False)
     foreign = Foreign(fake)
@@ -306,7 +318,7 @@ def test_any_quantizer_gives_its_grid() -> None:
 # --- channels removed -----------------------------------------------------------------------------
 
 
-def test_an_input_that_is_zero_can_go() -> None:
+def test_a_zero_input_channel_can_be_removed() -> None:
     adder, x = layer(stride=2, norm=True).double(), torch.randn(2, 4, 7, 7).double()
     x[:, [1, 3]] = 0
     before, tensors = adder(x), [adder.weight.clone(), adder.bias.clone()]
@@ -319,7 +331,7 @@ def test_an_input_that_is_zero_can_go() -> None:
     assert torch.equal(adder.bias, tensors[1]), "slicing must replace tensors, never write into one"
 
 
-def test_filters_can_go() -> None:
+def test_filters_can_be_removed() -> None:
     adder, x = layer(norm=True), torch.randn(2, 4, 7, 7)
     before = adder(x)
     SPEC.pruner().prune_out_channels(adder, [0, 5])  # type: ignore[attr-defined]
@@ -332,9 +344,9 @@ def test_filters_can_go() -> None:
 
 @pytest.mark.parametrize("most", [6, 3, 2, 4, 1])
 def test_the_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all filters at a time, in even chunks, in uneven ones, alone.
+    """For all filters at once, in equal chunks, in unequal chunks, and one by one.
 
-    One node whatever they are.
+    It is always one node.
     """
     monkeypatch.setattr(exporting, "NUMBERS", 36 * 16 * most)
     model, file = OneLayer(layer(stride=2, norm=True)).eval(), tmp_path / "m.onnx"
@@ -361,7 +373,7 @@ def test_the_hardened_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest
     assert agreement.max_error < 1e-5
 
 
-def test_files_keep_to_their_memory() -> None:
+def test_filters_are_computed_in_chunks_that_fit_into_memory() -> None:
     assert exporting.chunk(64, 100) == 64
     assert exporting.chunk(64, exporting.NUMBERS) == 1
     assert exporting.chunk(16, exporting.NUMBERS // 4) == 4

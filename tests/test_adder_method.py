@@ -1,6 +1,6 @@
-"""The transform ``adder``.
+"""The transform ``adder``:
 
-What gives way, in which jobs, from which weights, and with the rest of the engine.
+the layers that it replaces, jobs in which it applies, initial weights, and the rest of the engine.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def adder_model(model: nn.Module) -> nn.Module:
 # --- which layers ---------------------------------------------------------------------------------
 
 
-def test_every_convolution_but_the_stem_s_gives_way(model: nn.Module, adder_model: nn.Module) -> None:
-    """Check 13, and the 1 x 1 convolutions of shortcuts are adders too (section 4)."""
+def test_every_convolution_but_the_stem_is_replaced(model: nn.Module, adder_model: nn.Module) -> None:
+    """Check 13. The 1 x 1 convolutions of shortcuts become adder layers too (section 4)."""
     exempt = {*models.stem(model), *models.classifier(model)}
     convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     assert set(adder_layers(adder_model)) == convolutions - exempt
@@ -81,7 +81,7 @@ def test_groups_are_chosen_one_by_one(model: nn.Module) -> None:
 
 
 class Odd(nn.Module):
-    """Convolutions that an adder layer cannot stand for, between some that it can."""
+    """Convolutions that an adder layer cannot replace, between others that it can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,14 +104,14 @@ class Odd(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def test_layers_that_cannot_give_way_stay() -> None:
+def test_unsuitable_convolutions_are_not_replaced() -> None:
     model = Odd().eval()
     assert eligible(model, (3, 8, 8)) == ["same", "bare", "shared", "before"]
     plans = layer_plans(model, ["same", "bare", "shared", "before"], (3, 8, 8))
     assert plans == {"same": {"norm": True}, "bare": {"norm": True}, "before": {"norm": False}}
 
 
-def test_squeeze_and_excitation_keeps_its_products() -> None:
+def test_squeeze_and_excitation_keeps_its_convolutions() -> None:
     model = example_model("test_efficientnet")
     names = params_of(model)["stages"]
     converted = [name for members in names.values() for name in members]
@@ -132,7 +132,7 @@ def test_squeeze_and_excitation_keeps_its_products() -> None:
         {"objectives": ["accuracy", "latency", "energy"]},
     ],
 )
-def test_where_onnx_runtime_is_timed_it_says_why_not(changed: dict[str, Any], model: nn.Module) -> None:
+def test_it_says_why_it_does_not_apply_where_onnx_runtime_is_timed(changed: dict[str, Any], model: nn.Module) -> None:
     (reason,) = Adder().check(model, job(**changed))
     assert "twenty times" in reason
     assert "cost model" in reason
@@ -146,7 +146,7 @@ def test_where_onnx_runtime_is_timed_it_says_why_not(changed: dict[str, Any], mo
         {"objectives": ["accuracy", "latency"], "device": "cost-model:45nm"},
     ],
 )
-def test_where_it_can_pay_it_applies(changed: dict[str, Any], model: nn.Module) -> None:
+def test_it_applies_where_it_can_reduce_a_cost(changed: dict[str, Any], model: nn.Module) -> None:
     assert Adder().check(model, job(**changed)) == []
 
 
@@ -159,7 +159,9 @@ def test_where_it_can_pay_it_applies(changed: dict[str, Any], model: nn.Module) 
         ({"constraints": {"macs": "0.5x"}}, "by MACs they would cost nothing"),
     ],
 )
-def test_where_it_cannot_pay_it_says_why_not(changed: dict[str, Any], told: str, model: nn.Module) -> None:
+def test_it_says_why_it_does_not_apply_where_it_reduces_no_cost(
+    changed: dict[str, Any], told: str, model: nn.Module
+) -> None:
     (reason,) = Adder().check(model, job(**changed))
     assert told in reason
 
@@ -173,7 +175,7 @@ def test_where_it_cannot_pay_it_says_why_not(changed: dict[str, Any], told: str,
     ],
 )
 def test_a_cost_model_must_know_additions(changed: dict[str, Any], refuses: str | None, model: nn.Module) -> None:
-    """Else every trial with an adder layer would fail where its costs are asked for."""
+    """Otherwise every trial with an adder layer would fail when its costs are computed."""
     asked, plugins = job(**changed), manager()
     named = [asked.device.name, *([asked.energy_device] if asked.energy_device else [])]
     fit, refused = applicable([Adder()], model, asked, devices=[plugins.device(name) for name in named])
@@ -185,7 +187,7 @@ def test_a_cost_model_must_know_additions(changed: dict[str, Any], refuses: str 
         assert f"'{refuses}' has no figures" in reason
 
 
-def test_a_model_without_such_convolutions_is_told() -> None:
+def test_a_model_without_suitable_convolutions_gets_a_reason() -> None:
     (reason,) = Adder().check(example_model("test_vit", (3, 160, 160)), job())
     assert "no convolution" in reason
 
@@ -193,8 +195,11 @@ def test_a_model_without_such_convolutions_is_told() -> None:
 # --- weights --------------------------------------------------------------------------------------
 
 
-def test_weights_are_as_wide_as_they_are_asked_to_be(model: nn.Module) -> None:
-    """c = width * std(P) / std(W), P the patches that the trained network's convolution meets."""
+def test_weights_have_the_requested_width(model: nn.Module) -> None:
+    """c = width * std(P) / std(W).
+
+    P are the patches that the convolution of the trained network reads.
+    """
     context = example_context(model, teacher=copy.deepcopy(model))
     made, _ = Adder().apply(copy.deepcopy(model), params_of(model, width=3.0), context)
     name = next(iter(adder_layers(made)))
@@ -232,7 +237,7 @@ def test_moments_are_those_of_the_patches() -> None:
     torch.testing.assert_close(deviation, conv(x).detach().std((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
 
 
-def test_on_images_that_match_no_statistics_only_what_is_behind_adders_is_estimated(model: nn.Module) -> None:
+def test_on_images_with_other_statistics_only_norms_behind_adder_layers_are_estimated(model: nn.Module) -> None:
     context = example_context(model, teacher=copy.deepcopy(model))
     assert context.transfer is not None
     context = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))
@@ -248,8 +253,8 @@ def test_on_images_that_match_no_statistics_only_what_is_behind_adders_is_estima
     assert len(behind) < sum(name.endswith(".running_mean") for name, _ in model.named_buffers())
 
 
-def test_statistics_are_estimated_anew(adder_model: nn.Module, model: nn.Module) -> None:
-    """Distances are about -K: without it nothing behind would be near what it was."""
+def test_statistics_of_norms_are_estimated_again(adder_model: nn.Module, model: nn.Module) -> None:
+    """Distances are about -K. Without new statistics, all following outputs would be wrong."""
     name, layer = next(iter(adder_layers(adder_model).items()))
     norm = adder_model.get_submodule(str(facts(model, models.input_size(model)).layers[name].norm))
     assert isinstance(norm.running_mean, torch.Tensor)
@@ -257,7 +262,7 @@ def test_statistics_are_estimated_anew(adder_model: nn.Module, model: nn.Module)
     assert bool((norm.running_mean < -0.5 * spread).all())
 
 
-def test_a_layer_without_a_norm_brings_its_own() -> None:
+def test_a_layer_without_a_norm_gets_one() -> None:
     model = Odd().eval()
     models_size = (3, 8, 8)
     plan = layer_plans(model, ["bare", "before"], models_size)
@@ -291,8 +296,11 @@ def test_callbacks_compare_the_last_norm_of_each_stage(adder_model: nn.Module, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bare", "bn-act"])
-def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: Path) -> None:
-    """The primary convolution of a ghost module becomes an adder layer; depthwise ones stay."""
+def test_it_replaces_convolutions_in_ghost_modules(variant: str, model: nn.Module, tmp_path: Path) -> None:
+    """The primary convolution of a ghost module becomes an adder layer.
+
+    Depthwise convolutions stay.
+    """
     methods = Manager().methods()
     names = [method.name for method in methods]
     assert names.index("ghost") < names.index("adder")
@@ -314,13 +322,15 @@ def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: 
         if isinstance(layer.norm, nn.BatchNorm2d):
             assert float(layer.norm.weight.std()) > 0, "it carries on the convolution's moments"
     export(made, tmp_path / "m.onnx", context.input_size, specs=[AdderSpec()])
-    # On this network, float32 alone differs from float64 by up to 9e-5: adder layers without a norm
-    # behind them add large numbers.
+    # On this network, float32 differs from float64 by up to 9e-5, because adder layers without a
+    # following norm add large numbers.
     assert check_agreement(tmp_path / "m.onnx", made, images).max_error < 5e-4
 
 
 @pytest.mark.slow
-def test_files_agree_in_float_and_in_integers(adder_model: nn.Module, model: nn.Module, tmp_path: Path) -> None:
+def test_files_agree_with_torch_in_float_and_in_integers(
+    adder_model: nn.Module, model: nn.Module, tmp_path: Path
+) -> None:
     size, specs = models.input_size(model), [AdderSpec()]
     context = example_context(model)
     assert context.transfer is not None
@@ -333,9 +343,9 @@ def test_files_agree_in_float_and_in_integers(adder_model: nn.Module, model: nn.
         assert not custom_operators(tmp_path / "m.onnx")
         agreement = check_agreement(tmp_path / "m.onnx", made, images)
         assert agreement.mean_error < 2e-2, "codes flip at the edges of integers"
-        # Nothing trained this network: for half of the images its best two logits are nearer than a
-        # flipped code moves them, on one processor or another. Labels are compared where there is a
-        # best one.
+        # This network is not trained. For half of the images, the best two logits differ by less
+        # than one step of an integer, and the result depends on the processor. Labels are only
+        # compared for images with a clear best logit.
         with torch.no_grad():
             logits = made.eval()(images)
         best = logits.topk(2, 1).values

@@ -1,6 +1,6 @@
-"""AdderNet's operators in torch.
+"""AdderNet's operators in torch:
 
-The digest's checks, gradients, dtypes, formats, and that torch's tools see them.
+the checks of the paper, gradients, dtypes, memory formats, and torch's tools.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def test_a_distance_by_hand() -> None:
     assert sad2d(x, weight, ONE, NONE, 0).tolist() == [[[[4]]]]
 
 
-def test_outputs_are_never_positive_and_zero_only_where_patch_and_filter_are_equal() -> None:
+def test_outputs_are_at_most_zero_and_zero_only_if_patch_and_filter_are_equal() -> None:
     x, weight = torch.randn(2, 3, 6, 6), torch.randn(4, 3, 3, 3)
     weight[2] = x[1, :, 2:5, 1:4]
     for p in (1.0, 1.5, 2.0):
         out = adder2d(x, weight, ONE, NONE, p)
         assert out.max() <= 0
-        if p < 2:  # the matrix product of p = 2 leaves what rounding leaves
+        if p < 2:  # the matrix product for p = 2 has rounding errors
             assert (out == 0).nonzero().tolist() == [[1, 2, 2, 1]]
 
 
@@ -95,7 +95,7 @@ def test_the_gradient_of_an_input_is_autograds_where_nothing_is_clipped() -> Non
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_shift_of_both_sides_changes_nothing_and_a_shared_scale_scales() -> None:
+def test_an_equal_shift_changes_nothing_and_a_shared_scale_scales() -> None:
     x, weight = torch.randn(2, 3, 6, 6), torch.randn(4, 3, 3, 3)
     out = adder2d(x, weight, ONE, NONE)
     torch.testing.assert_close(adder2d(x + 3, weight + 3, ONE, NONE), out, rtol=1e-5, atol=0)
@@ -118,7 +118,7 @@ def test_integers_equal_the_integer_reference(channels: int) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3, 6, 6), (2, 0, 6, 6)], ids=["no images", "no channels"])
 @pytest.mark.parametrize("filters", [0, 4])
-def test_nothing_gives_nothing(shape: tuple[int, ...], filters: int) -> None:
+def test_empty_inputs_give_empty_outputs(shape: tuple[int, ...], filters: int) -> None:
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(filters, shape[1], 3, 3, requires_grad=True)
     for p in (1.0, 1.5, 2.0):
         out = adder2d(x, weight, ONE, ONE, p)
@@ -133,7 +133,7 @@ def test_nothing_gives_nothing(shape: tuple[int, ...], filters: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_full(dtype: torch.dtype) -> None:
+def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
     x, weight = torch.randn(2, 8, 6, 6).to(dtype).requires_grad_(), torch.randn(4, 8, 3, 3).to(dtype).requires_grad_()
     out = adder2d(x, weight, ONE, ONE)
     wanted = adder2d(x.detach().float(), weight.detach().float(), ONE, ONE)
@@ -166,7 +166,7 @@ def test_outputs_and_gradients_keep_the_memory_format(last: bool) -> None:
     assert integers.is_contiguous(memory_format=form)
 
 
-def test_what_lies_otherwise_in_memory_is_read_right() -> None:
+def test_inputs_with_other_strides_are_read_correctly() -> None:
     wide, weight = torch.randn(2, 6, 8, 10), torch.randn(3, 4, 3, 8).transpose(0, 1)
     part = wide[:, ::2, 1:, ::3]
     wanted = plain.adder2d(part.contiguous(), weight.contiguous(), ONE, [0, 3])
@@ -186,20 +186,20 @@ def test_what_lies_otherwise_in_memory_is_read_right() -> None:
     ],
     ids=["channels", "axes", "too small", "stride", "padding", "one number", "p"],
 )
-def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...]) -> None:
+def test_wrong_shapes_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError):
         adder2d(*arguments)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(torch.int8, 0), (torch.float32, 0), (torch.uint8, 256)])
-def test_integers_are_bytes(dtype: torch.dtype, value: int) -> None:
+def test_the_integer_operator_takes_bytes_only(dtype: torch.dtype, value: int) -> None:
     x, weight = torch.zeros(1, 1, 3, 3).to(dtype), torch.zeros(1, 1, 3, 3).to(dtype)
     with pytest.raises(ValueError):
         sad2d(x, weight, ONE, ONE, value)
 
 
 @pytest.mark.parametrize(("form", "p"), [(torch.contiguous_format, 1.5), (torch.channels_last, 1.0)])
-def test_torch_finds_the_operators_in_order(form: torch.memory_format, p: float) -> None:
+def test_the_operators_pass_opcheck(form: torch.memory_format, p: float) -> None:
     x = torch.randn(2, 3, 6, 6).contiguous(memory_format=form).requires_grad_()
     weight = torch.randn(4, 3, 3, 3, requires_grad=True)
     torch.library.opcheck(torch.ops.autocompress_adder.adder2d.default, (x, weight, [1, 2], [1, 0], p))
@@ -208,7 +208,7 @@ def test_torch_finds_the_operators_in_order(form: torch.memory_format, p: float)
 
 
 class Block(nn.Module):
-    """An adder layer in floats, and one in integers behind it."""
+    """An adder layer in float, followed by one in integers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ def test_an_exported_program_has_both_operators_and_any_batch() -> None:
 
 
 def test_a_compiled_module_trains() -> None:
-    """Without a compiler for C++: AOTAutograd's graph is what matters here."""
+    """It needs no C++ compiler: AOTAutograd's graph is what this test is about."""
     block = Block()
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
     x = torch.randn(2, 3, 6, 6)

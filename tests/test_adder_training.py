@@ -1,6 +1,6 @@
-"""Training adder layers.
+"""Training of adder layers:
 
-The scaled gradient, whose optimizer updates what, schedules, features; and they learn.
+the scaled gradient, the optimizer of the filters, schedules, features, and learning.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def test_the_root_mean_square_of_a_scaled_gradient_is_eta(numel: int, size: floa
     torch.testing.assert_close(gradient / gradient.norm(), direction)
 
 
-def test_sixty_numbers() -> None:
-    """Check 7, with its numbers."""
+def test_the_example_of_sixty_numbers() -> None:
+    """Check 7, with the numbers of the paper."""
     gradient = torch.randn(60)
     scale_gradient(gradient, 0.2)
     assert gradient.norm().item() == pytest.approx(1.5492, abs=1e-4)
@@ -100,7 +100,7 @@ def test_sixty_numbers() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_gradients(dtype: torch.dtype) -> None:
+def test_gradients_in_float16(dtype: torch.dtype) -> None:
     """Their squares overflow, and the smallest norm is 0 in float16."""
     zero, large = torch.zeros(60, dtype=dtype), torch.full((60,), 1e4, dtype=dtype)
     scale_gradient(zero, 0.2)
@@ -110,7 +110,7 @@ def test_narrow_gradients(dtype: torch.dtype) -> None:
 
 
 def gradients(factor: float) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Scaled gradients of the filters, and that of the stem, of ``factor`` times a loss."""
+    """Scaled gradients of the filters and the gradient of the stem, for ``factor`` times a loss."""
     model = network()
     x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     (factor * F.cross_entropy(model(x), torch.arange(4))).backward()
@@ -122,8 +122,8 @@ def gradients(factor: float) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [f for f in filters if f is not None], stem
 
 
-def test_the_size_of_the_loss_cancels_for_filters_alone() -> None:
-    """Check 8; a loss scale is such a factor."""
+def test_the_scale_of_the_loss_does_not_matter_to_filters() -> None:
+    """Check 8. A loss scale is such a factor."""
     (ours, stem), (theirs, larger) = gradients(1.0), gradients(1000.0)
     assert len(ours) == 2
     for one, other in zip(ours, theirs, strict=True):
@@ -145,7 +145,7 @@ def test_gradients_of_several_backward_passes_are_scaled_once() -> None:
         torch.testing.assert_close(one.weight.grad, other.weight.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_filters_are_sgd_s_whatever_trains_the_rest(images: Split) -> None:
+def test_filters_are_trained_by_sgd_with_any_optimizer(images: Split) -> None:
     model = network()
     run = training(model, images)
     assert isinstance(run.optimizer, Together)
@@ -160,8 +160,8 @@ def test_filters_are_sgd_s_whatever_trains_the_rest(images: Split) -> None:
     run.total_steps = 1
     run.run()
     for name, layer in adder_layers(model).items():
-        # Nesterov's first step is 1.9 times the gradient, whose root mean square is 0.2; decay is
-        # next to nothing.
+        # Nesterov's first step is 1.9 times the gradient, whose root mean square is 0.2. The effect
+        # of weight decay is negligible.
         moved = (layer.weight.detach() - before[name]).square().mean().sqrt().item()
         assert moved == pytest.approx(rates[0] * 0.2 * 1.9, rel=0.02), "clipping must not reach it"
 
@@ -177,7 +177,9 @@ def test_filters_are_sgd_s_whatever_trains_the_rest(images: Split) -> None:
     later=st.floats(0, 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_schedules_go_one_way_and_end(counts: list[int], order: Any, exponents: Any, done: float, later: float) -> None:
+def test_schedules_are_monotonic_and_end_finished(
+    counts: list[int], order: Any, exponents: Any, done: float, later: float
+) -> None:
     stages = [[f"{i}.{j}" for j in range(count)] for i, count in enumerate(counts)]
     turns = Turns(stages, order, exponents)
     first, second = turns.at(min(done, later)), turns.at(max(done, later))
@@ -204,7 +206,7 @@ def test_one_stage_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["l1", "l2-to-l1"])
-def test_filters_wait_for_their_turn_and_all_end_finished(schedule: str, images: Split) -> None:
+def test_filters_wait_for_their_turn_and_all_finish(schedule: str, images: Split) -> None:
     model = network()
     run = training(model, images, 4, order="late-first", schedule=schedule)
     early, late = adder_layers(model).values()
@@ -233,10 +235,10 @@ def test_statistics_are_those_of_the_finished_layers(images: Split) -> None:
     torch.testing.assert_close(norm.running_mean, kept[0].mean((0, 2, 3)), rtol=1e-3, atol=1e-2)
 
 
-def test_what_cannot_follow_a_schedule_has_none(images: Split) -> None:
+def test_networks_that_cannot_follow_a_schedule_have_none(images: Split) -> None:
     changed = {**PARAMS, "order": "late-first", "schedule": "l2-to-l1"}
     frozen = AdderTraining(model := network(), changed, context(images, demands=frozenset({"freeze_batch_norm"})))
-    # Its adder layers stay in float: that it holds fake-quantizers says that it was trained before.
+    # Its adder layers stay in float. A network with fake-quantizers was trained before.
     config = {name: LayerBits("q", 4, 4) for name, layer in network().named_modules() if isinstance(layer, nn.Linear)}
     quantized = quantize(
         network().eval(),
@@ -256,7 +258,7 @@ def test_what_cannot_follow_a_schedule_has_none(images: Split) -> None:
 # --- features -------------------------------------------------------------------------------------
 
 
-def test_features_are_compared_in_units_of_the_teacher_s() -> None:
+def test_features_are_compared_relative_to_those_of_the_teacher() -> None:
     callback = AdderTraining(network(), {**PARAMS, "feature": 0.5}, context(), ["2", "5", "8"])
     assert callback.taps() == ["2", "5", "8"]
     theirs = {"2": torch.randn(4, 3, 5, 5), "5": 7 * torch.randn(4, 3, 5, 5), "8": torch.randn(4, 2)}
@@ -275,14 +277,14 @@ def test_features_are_compared_in_units_of_the_teacher_s() -> None:
 # --- whole trainings ------------------------------------------------------------------------------
 
 
-def test_it_learns(images: Split) -> None:
+def test_a_network_of_adder_layers_learns(images: Split) -> None:
     model = network()
     x, labels = next(iter(images.loader(64)))
     training(model, images, 20).run()
     assert (model.eval()(x).argmax(1) == labels).float().mean().item() > 0.9
 
 
-def test_a_pause_leaves_no_trace(images: Split) -> None:
+def test_a_pause_does_not_change_the_result(images: Split) -> None:
     changed = {"order": "late-first", "schedule": "l2-to-l1"}
     straight, paused = network(), network()
     training(straight, images, 4, **changed).run()

@@ -1,6 +1,6 @@
-"""Allocation within budgets.
+"""Allocation within budgets:
 
-Against brute force, with bounds on several costs, and fast on real sizes.
+compared with brute force, with bounds on several costs, and fast at real sizes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ WIDTHS = (6, 5, 4, 3, 2, 1)
 def _problem(
     edges: Sequence[tuple[int, ...]], seed: int, parts: int = 4, choices: int = 6, extra: bool = False
 ) -> Problem:
-    """Parts with convex and not quite convex losses.
+    """Parts with convex and almost convex losses.
 
-    Each edge is a layer that costs the product of its widths.
+    Each edge is a layer whose cost is the product of its widths.
     """
     generator = np.random.default_rng(seed)
     own = tuple(Part(f"p{place}", "structure", tuple(range(choices, 0, -1))) for place in range(parts))
@@ -92,7 +92,7 @@ def test_an_impossible_bound_gives_the_nearest_allocation() -> None:
     assert found.costs["latency"] == smallest(problem, "latency")
 
 
-def test_a_bound_that_holds_anyway_changes_nothing() -> None:
+def test_a_bound_that_is_met_anyway_changes_nothing() -> None:
     problem = _problem(CHAIN, 0)
     assert allocate(problem, {"latency": 1e9}).indices == (0, 0, 0, 0)
     assert allocate(problem, {}).indices == (0, 0, 0, 0)
@@ -107,7 +107,7 @@ def test_choices_without_a_divergence_are_not_taken() -> None:
     assert found.feasible
 
 
-def test_a_tilt_moves_the_loss_to_another_part() -> None:
+def test_a_tilt_shifts_the_loss_to_other_parts() -> None:
     problem = _problem(CHAIN, 2)
     budget = {"latency": 0.4 * problem.cost("latency", problem.neutral())}
     plain, tilted = allocate(problem, budget), allocate(problem, budget, tilts={"structure:p0": 1e6})
@@ -117,22 +117,22 @@ def test_a_tilt_moves_the_loss_to_another_part() -> None:
     assert tilted.divergence >= plain.divergence
 
 
-def test_tilts_are_drawn_for_whole_stages() -> None:
+def test_tilts_are_drawn_per_stage() -> None:
     problem = _problem(CHAIN, 0)
     stages = {"p0": "one", "p1": "one", "p2": "two", "p3": "two"}
     tilts = draw_tilts(problem, stages, np.random.default_rng(0))
     assert tilts["structure:p0"] == tilts["structure:p1"] != tilts["structure:p2"]
 
 
-def test_a_part_that_is_tied_to_everything_is_allocated_too() -> None:
-    """One layer reads all parts: no order of elimination keeps the tables small."""
+def test_a_part_that_depends_on_all_others_is_allocated_too() -> None:
+    """One layer reads all parts, so no order of elimination keeps the tables small."""
     parts = 6
     edges = [(0, 1, 2, 3, 4, 5), *((place,) for place in range(parts))]
     problem = _problem(edges, 3, parts=parts, choices=9)
     full = problem.cost("latency", problem.neutral())
     found = allocate(problem, {"latency": 0.3 * full})
     assert found.feasible
-    for place in range(parts):  # no single change helps
+    for place in range(parts):  # no single change improves it
         for choice in range(9):
             other = (*found.indices[:place], choice, *found.indices[place + 1 :])
             assert problem.divergence(other) >= found.divergence or problem.cost("latency", other) > 0.3 * full
@@ -140,7 +140,7 @@ def test_a_part_that_is_tied_to_everything_is_allocated_too() -> None:
 
 @pytest.mark.timing
 def test_a_budget_of_a_resnet18_takes_a_fifth_of_a_second() -> None:
-    """Twelve couplings in sixteenths, four streams with two blocks each."""
+    """Twelve couplings with sixteen widths each, and four streams with two blocks each."""
     edges = []
     for stage in range(4):
         stream = 3 * stage
@@ -176,7 +176,7 @@ def test_proposals_of_two_costs_bound_both() -> None:
             assert all(proposal.allocation.costs[name] <= bound for name, bound in proposal.budgets.items())
 
 
-def test_the_lowest_budgets_are_those_that_still_serve() -> None:
+def test_the_lowest_budgets_are_the_lowest_useful_ones() -> None:
     problem = _problem(CHAIN, 6, choices=16)
     worst = problem.divergence((15, 15, 15, 15))
     found = propose(problem, ["latency"], most_divergence=1e-3 * worst)

@@ -1,4 +1,4 @@
-"""``also``: the front on other devices, and devices that cannot be used."""
+"""``also``: the front on further devices, and devices that cannot be used."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def job(also: list[Any], **settings: Any) -> Any:
     return load_job(settings={"model": "test_resnet", "data": "digits", "also": also, **settings})
 
 
-def test_what_a_device_cannot_do_is_told_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_is_reported_in_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autocompress.searching.elsewhere.SECONDS", 0.05)
     rows = [{"trial": 1}, {"trial": 2}]
     deployables = {trial: Deployable(file, (3, 8, 8)) for trial, file in FILES.items()}
@@ -84,7 +84,7 @@ def test_names_and_devices_are_checked_first(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_run_has_its_front_on_the_other_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_its_front_on_the_other_device_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autocompress.searching.elsewhere.SECONDS", 0.1)
     asked = job(
         ["onnxruntime-cpu"],
@@ -104,7 +104,7 @@ def test_a_run_has_its_front_on_the_other_device(tmp_path: Path, monkeypatch: py
     assert "On other devices" in (found.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_tells_figures_and_reasons(tmp_path: Path) -> None:
+def test_the_page_shows_figures_and_reasons(tmp_path: Path) -> None:
     figures = {"latency_ms": 1.0, "latency_ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6, "baseline_ms": 2.0}
     models = [{"trial": 1, "noisy": True, **figures}, {"trial": 2, "reason": "cannot load it"}]
     told = [

@@ -1,4 +1,7 @@
-"""Amounts of work that depend on the time: images of data sources, and of the cells of a table."""
+"""Amounts of work that depend on the available time:
+
+images of data sources, and of the cells of a table.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ LEAST: Params = {"images": LEAST_IMAGES, "iterations": LEAST_PASSES}
 
 
 class Pixels(DataSource):
-    """A source with the usual parameters, which is never asked for images."""
+    """A source with the usual parameters. It makes no images."""
 
     name, version, reference = "pixels", "1", ""
 
@@ -39,7 +42,7 @@ class Pixels(DataSource):
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e5, 1e3, 50.0])
-def test_a_set_takes_its_time_and_never_more_than_what_was_asked_for(seconds: float) -> None:
+def test_a_set_fits_its_time_and_never_exceeds_the_request(seconds: float) -> None:
     found = bounded(Pixels(), WANTED, 200, seconds, each=0.1)
     assert found.seconds <= seconds or (found.params, found.held_out) == (LEAST, LEAST_IMAGES)
     assert found.seconds == pytest.approx((found.params["images"] + found.held_out) * found.params["iterations"] * 0.1)
@@ -48,12 +51,12 @@ def test_a_set_takes_its_time_and_never_more_than_what_was_asked_for(seconds: fl
     assert (found.params == WANTED) == (seconds >= 60000)
 
 
-def test_a_source_without_iterations_costs_nothing_and_stays_as_it_is() -> None:
+def test_a_source_without_iterations_is_not_reduced() -> None:
     noise: Params = {"images": 1000}
     assert bounded(Pixels(), noise, 200, 1.0, each=10.0).params == noise
 
 
-def test_the_cheapest_source_comes_first_and_leaves_its_time_to_the_others() -> None:
+def test_unused_time_of_cheap_sources_goes_to_the_others() -> None:
     asked: Mapping[str, tuple[DataSource, Params]] = {
         "dear": (Pixels(), {"images": 1000, "iterations": 3000}),
         "cheap": (Pixels(), {"images": 100, "iterations": 100}),
@@ -65,7 +68,7 @@ def test_the_cheapest_source_comes_first_and_leaves_its_time_to_the_others() -> 
     assert sharing.seconds["dear"] == pytest.approx(1e4 - sharing.sets["cheap"].seconds)
 
 
-def test_a_source_that_fits_in_no_way_is_left_out_but_for_the_cheapest() -> None:
+def test_a_source_that_cannot_fit_is_left_out_unless_it_is_the_cheapest() -> None:
     asked: Mapping[str, tuple[DataSource, Params]] = {
         "dear": (Pixels(), {"images": 1000, "iterations": 3000}),
         "cheap": (Pixels(), {"images": 1000, "iterations": 500}),
@@ -85,7 +88,7 @@ def test_pooled_phases_cost_less_and_stay_within_what_they_get() -> None:
     assert defaults_for((3, 224, 224)).pooled
 
 
-def test_a_pass_is_timed_after_one_that_is_not() -> None:
+def test_the_first_pass_is_not_timed() -> None:
     ticks = count(step=7)
     seconds = pass_seconds(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2), clock=lambda: next(ticks))
     assert seconds == 7 / 4
@@ -108,7 +111,7 @@ def test_cells_get_as_many_images_as_there_is_time_for() -> None:
     assert images(1.0) == LEAST_FOR_CELLS
 
 
-def test_images_of_cells_are_spread_over_the_split_and_batches_over_pixels() -> None:
+def test_images_of_cells_are_spread_over_the_split() -> None:
     assert evenly(_split(100), 4).labels().tolist() == _split(100).labels()[[0, 33, 66, 99]].tolist()
     assert len(evenly(_split(3), 4)) == 3
     assert batch_size(_split(1, 32)) == 256

@@ -1,6 +1,6 @@
-"""Which methods act.
+"""Methods that apply to a job.
 
-Reasons instead of tracebacks, whatever a plugin does, and before any time is spent.
+For all others there is a reason, whatever a plugin does, before any time is spent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autocompress.store import Store
 
 
 class Quiet(Transform):
-    """Acts, and changes nothing."""
+    """Applies, and changes nothing."""
 
     name, version, reference, stage = "quiet", "1", "none", Stage.PRUNE
 
@@ -87,7 +87,7 @@ def test_a_method_whose_code_raises_is_refused_with_its_reason(model: nn.Module)
 
 
 class Returns(Quiet):
-    """Its space returns a given value, always or only for a choice other than the default."""
+    """Its space returns a given value: always, or only for a choice other than the default."""
 
     name = "returns"
 
@@ -119,14 +119,14 @@ def test_a_space_that_gives_anything_but_json_values_is_told(model: nn.Module, p
         space.compose(Replay({"returns.mode": "other"}))
 
 
-def test_a_wanted_method_that_cannot_apply_is_an_error(model: nn.Module) -> None:
+def test_a_requested_method_that_cannot_apply_is_an_error(model: nn.Module) -> None:
     with pytest.raises(UserError, match="'spaceless' cannot apply to test_resnet: its search space raised"):
         applicable([RaisesInItsSpace()], model, job(), ["spaceless"])
     with pytest.raises(UserError, match=r"unknown method 'quite'.*did you mean 'quiet'"):
         applicable([Quiet()], model, job(), ["quite"])
 
 
-def test_data_sources_act_only_where_there_is_no_training_data(model: nn.Module) -> None:
+def test_data_sources_only_apply_without_training_data(model: nn.Module) -> None:
     fit, refused = applicable([Dreams()], model, job())
     assert not fit
     assert refused["dreams"] == ["the job has training data; give data: {train: none, ...} to compress without it"]
@@ -145,7 +145,7 @@ def test_a_method_that_cannot_prepare_is_refused(opened: OpenedJob, tmp_path: Pa
     assert [method.name for method in pipeline.methods] == [method.name for method in opened.methods]
 
 
-def test_methods_that_clash_by_default_leave_the_space_whole(model: nn.Module) -> None:
+def test_methods_that_exclude_each_other_by_default_stay_in_the_space(model: nn.Module) -> None:
     class Second(Quiet):
         name = "second"
 
@@ -155,7 +155,7 @@ def test_methods_that_clash_by_default_leave_the_space_whole(model: nn.Module) -
     assert space.policy({"quiet": "default", "second": "default"}) is None
 
 
-def test_a_wrong_key_is_told_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_refused_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*_: Any, **__: Any) -> nn.Module:
         raise AssertionError("training began")
 
@@ -164,7 +164,7 @@ def test_a_wrong_key_is_told_before_anything_trains(monkeypatch: pytest.MonkeyPa
         OpenedJob.open(job(space={"ghost": {"ratoi": 2}}))
 
 
-def test_without_training_images_nothing_is_recovered(opened: OpenedJob) -> None:
+def test_without_training_images_there_is_no_recover(opened: OpenedJob) -> None:
     space = JobSpace(opened.model, opened.methods, Limits(), "stage", 0)
     values = space.policy({"ghost": "default", "recover": "default"})
     assert values is not None

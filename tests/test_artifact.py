@@ -1,4 +1,4 @@
-"""Artifacts: five files that load without autocompress, and give the same torch module again."""
+"""Artifacts: five files that load without autocompress and rebuild the same torch module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory
     return candidate, folder / "7"
 
 
-def test_the_module_comes_back(artifact: tuple) -> None:
+def test_the_module_is_rebuilt(artifact: tuple) -> None:
     candidate, folder = artifact
     loaded = autocompress.load(folder)
     image = torch.randn(8, 1, 32, 32)
@@ -54,7 +54,7 @@ def test_the_file_says_what_it_expects(artifact: tuple) -> None:
     assert {opset.domain for opset in model.opset_import} <= {""}, "a stock runtime needs no custom operator"
 
 
-def test_what_is_no_artifact_is_said_so(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an artifact"):
         autocompress.load(tmp_path)
 

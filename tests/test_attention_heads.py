@@ -1,4 +1,4 @@
-"""Whole heads of attention blocks: which timm blocks can lose some, and that removal is exact."""
+"""Removal of whole attention heads: the timm blocks that allow it, and exactness of the removal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ BLOCKS: list[tuple[str, int, dict[str, Any], str, int]] = [
 
 
 @pytest.mark.parametrize(("name", "size", "args", "writer", "heads"), BLOCKS, ids=[block[0] for block in BLOCKS])
-def test_half_of_the_heads_go_exactly(name: str, size: int, args: dict[str, Any], writer: str, heads: int) -> None:
+def test_half_of_the_heads_are_removed_exactly(
+    name: str, size: int, args: dict[str, Any], writer: str, heads: int
+) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=4, **args).double().eval()
     randomise(model, torch.Generator().manual_seed(0))
@@ -45,11 +47,13 @@ def test_half_of_the_heads_go_exactly(name: str, size: int, args: dict[str, Any]
         whole, zeros, small = (net(images) for net in (model, masked(model, keep, image, couplings=every), sliced))
     assert torch.allclose(zeros, small, atol=1e-9 * float(zeros.abs().max()))
     assert not torch.allclose(whole, small, atol=1e-6 * float(whole.abs().max()))
-    again = remove(copy.deepcopy(sliced), {writer: [0]}, image, "group")  # what was removed can be removed from
+    again = remove(
+        copy.deepcopy(sliced), {writer: [0]}, image, "group"
+    )  # heads can be removed again from the smaller network
     assert [each.channels for each in couplings(again, image, verify=False) if each.name == writer] == [1]
 
 
-def test_heads_that_cannot_go_are_named() -> None:
+def test_heads_that_cannot_be_removed_get_a_reason() -> None:
     model = timm.create_model(
         "cait_xxs24_224", num_classes=4, img_size=32, embed_dim=32, num_heads=4, depth=1, depth_token_only=1
     )

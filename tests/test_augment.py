@@ -1,4 +1,4 @@
-"""``augment``: training images are augmented by timm's names."""
+"""``augment``: training images are augmented with timm's transforms."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def loaded(word: str, **asked: object) -> data.Splits:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_pictures_are_what_timms_transform_makes(folder: Path, policy: str) -> None:
+def test_pictures_are_those_of_timms_transform(folder: Path, policy: str) -> None:
     split = loaded(f"folder:{folder}", auto=policy, re_prob=0.5, scale=0.3).train
     images, _ = next(iter(split.loader(4, seed=3, augment=True)))
     info = split.info
@@ -65,14 +65,14 @@ def test_only_training_images_change_and_so_does_their_digest(folder: Path, word
     assert torch.equal(same, next(iter(plain.train.loader(8)))[0])
 
 
-def test_it_stays_when_images_are_prepared_again() -> None:
+def test_it_is_kept_when_images_are_prepared_again() -> None:
     splits = loaded("digits", mixup=0.2)
     assert splits.prepared(splits.val.info).train.info.augment == AugmentConfig(mixup=0.2)
     assert splits.prepared(splits.val.info).val.info.augment is None
 
 
-def test_mixed_labels_are_shares_of_the_images() -> None:
-    images = torch.eye(5).view(5, 1, 1, 5)  # each image says which it is
+def test_mixed_labels_are_shares_of_both_images() -> None:
+    images = torch.eye(5).view(5, 1, 1, 5)  # the value of an image is its number
     mixed, shares = Mixing(1.0, 0.0, 5, seed=0)(images, torch.arange(5), step=3)
     assert torch.allclose(mixed.view(5, 5), shares, atol=1e-6)
     assert shares[4].tolist() == [0, 0, 0, 0, 1], "the last of an odd number stays"
@@ -93,7 +93,7 @@ def test_a_training_mixes_its_images() -> None:
     assert len(set(losses.values())) == 3
 
 
-def test_a_job_says_again_how_it_augments(tmp_path: Path) -> None:
+def test_the_dump_of_a_job_has_its_augmentation(tmp_path: Path) -> None:
     given = {"auto": "rand-m9-mstd0.5", "mixup": 0.2, "re_prob": 0.25}
     job = load_job(model="test_resnet", data="digits", augment=given)
     (tmp_path / "job.yaml").write_text(job.to_yaml())

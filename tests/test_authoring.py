@@ -1,6 +1,4 @@
-"""New plugins: what the scaffold writes conforms, and plugins in files take part without an
-installation.
-"""
+"""New plugins: the scaffold conforms, and plugins in files work without an installation."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ def pruner(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _manager_as_before() -> Any:
-    """Plugins of these tests are not there for others."""
+    """Removes the plugins of these tests from the manager afterwards."""
     known = set(manager()._pluggy.get_plugins())
     yield
     for plugin in set(manager()._pluggy.get_plugins()) - known:
@@ -72,7 +70,7 @@ def test_every_example_conforms(kind: str, model: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_example_is_at_most_thirty_lines_of_code(kind: str) -> None:
-    """Without imports, docstrings and blank lines."""
+    """Imports, docstrings and blank lines do not count."""
     module = importlib.import_module(f"autocompress.authoring.examples.{kind}")
     assert module.__file__ is not None
     text = Path(module.__file__).read_text()
@@ -105,7 +103,7 @@ def test_the_reference_has_all_that_the_contract_exports() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_plugin_is_sound_python_under_its_name(kind: str, tmp_path: Path) -> None:
+def test_a_new_plugin_is_valid_python_with_its_name(kind: str, tmp_path: Path) -> None:
     files = new_plugin("my_thing", kind, tmp_path)
     assert {file.name for file in files} == {
         "autocompress_my_thing.py",
@@ -166,7 +164,7 @@ def test_a_plugin_is_not_overwritten(tmp_path: Path) -> None:
         new_plugin("thing", "device", tmp_path)
 
 
-def test_check_plugin_prints_what_was_checked_or_is_broken(pruner: Path, tmp_path: Path) -> None:
+def test_check_plugin_prints_passed_and_broken_rules(pruner: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["check-plugin", str(pruner)])
     assert (done.exit_code, done.output.strip()) == (0, "checked: method norms")
     file = tmp_path / "broken.py"
@@ -177,13 +175,13 @@ def test_check_plugin_prints_what_was_checked_or_is_broken(pruner: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("plugin", "words"), [("no_such", "no plugin 'no_such' is installed"), ("no.py", "no file")])
-def test_a_plugin_that_is_not_there(plugin: str, words: str) -> None:
+def test_a_missing_plugin_is_an_error(plugin: str, words: str) -> None:
     done = CliRunner().invoke(app, ["check-plugin", plugin])
     assert isinstance(done.exception, UserError)
     assert words in str(done.exception)
 
 
-def test_a_plugin_without_a_hook_is_told() -> None:
+def test_a_plugin_without_a_hook_is_an_error() -> None:
     with pytest.raises(ContractViolation, match="implements no hook"):
         check_plugin(json)
 
@@ -208,7 +206,7 @@ def test_a_job_may_name_imported_modules() -> None:
     ("text", "words"),
     [(None, "names no Python file"), ("import nothing_there", "cannot be imported"), ("x = 1", "implements no hook")],
 )
-def test_a_plugin_file_that_cannot_be_used_is_one_sentence(text: str | None, words: str, tmp_path: Path) -> None:
+def test_a_plugin_file_that_cannot_be_used_gives_one_sentence(text: str | None, words: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     if text is not None:
         file.write_text(text)
@@ -220,7 +218,7 @@ def test_a_plugin_file_that_cannot_be_used_is_one_sentence(text: str | None, wor
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_pruner_and_an_observer_in_files_take_part_in_a_search(pruner: Path, tmp_path: Path) -> None:
+def test_a_pruner_and_an_observer_in_files_are_used_in_a_search(pruner: Path, tmp_path: Path) -> None:
     observer = new_plugin("lines", "observer", tmp_path)[0]
     found = autocompress.search(
         model="test_resnet",

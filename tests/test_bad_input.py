@@ -1,7 +1,4 @@
-"""Bad input, end to end through the real command.
-
-Exit code 2, one line on stderr, no results left behind.
-"""
+"""Bad input to the real command: exit code 2, one line on stderr, and no results."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ PICTURES = (*MODEL, "--data", "folder:pictures")
 
 
 def pictures(parts: tuple[str, ...] = ("train", "val", "test"), classes: tuple[str, ...] = ("dark", "light")) -> Path:
-    """Four images a class in each part."""
+    """Four images for each class in each split."""
     random = np.random.default_rng(0)
     for part in parts:
         for name in classes:
@@ -218,14 +215,14 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(prepare: Callable[[], tuple[str, ...]]) -> list[str]:
-    """Of the command, for a search that trains nothing before it fails."""
+    """Arguments of the command for a search that trains nothing before it fails."""
     given = prepare()
     untrained = () if any(word.startswith("baseline.epochs=") for word in given) else ("--set", "baseline.epochs=0")
     return ["search", *given, "--trials", "1", *untrained]
 
 
 def check(code: object, errors: str, message: str) -> None:
-    """One line that says what is wrong, and nothing that a later search would stumble over."""
+    """Checks that stderr is one line, and that the next search is not affected."""
     assert code == 2, errors
     (line,) = errors.splitlines()
     assert line.replace(f"{Path.cwd()}/", "").startswith(f"error: {message}")
@@ -234,7 +231,9 @@ def check(code: object, errors: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_it_is_one_sentence(case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gives_one_sentence(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare, message = case
     monkeypatch.setattr(sys, "argv", ["autocompress", *arguments(prepare)])
     with pytest.raises(SystemExit) as ended:
@@ -246,7 +245,7 @@ def test_it_is_one_sentence(case: Case, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case[0] in (corrupt_image, a_typo_in_the_space)], ids=name_of
 )
-def test_it_is_one_sentence_of_the_real_command(case: Case) -> None:
+def test_bad_input_gives_one_sentence_in_the_real_command(case: Case) -> None:
     prepare, message = case
     command = [sys.executable, "-m", "autocompress.cli", *arguments(prepare)]
     done = subprocess.run(
@@ -255,7 +254,7 @@ def test_it_is_one_sentence_of_the_real_command(case: Case) -> None:
     check(done.returncode, done.stderr, message)
 
 
-def test_an_unwritable_cache_folder_is_one_sentence(
+def test_an_unwritable_cache_folder_gives_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("file").write_text("")

@@ -1,4 +1,4 @@
-"""Bad input to quantization gives a clear reason, and a failed trial during a search."""
+"""Bad input to quantization: a clear reason, and a failed trial in a search."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def small() -> nn.Module:
 
 
 def quantize(model: nn.Module, images: torch.Tensor, bits: int = 8, **params: Any) -> nn.Module:
-    """The stage QUANTIZE on ``images``, already normalised."""
+    """The stage QUANTIZE on normalised ``images``."""
     defaults = Quantize().search_space(Space(Policy({}, "default")), model)
     recipe = Recipe(values={}, quantizers={"quantize": {**defaults, **params}})
     info = DataInfo(4, 3, (8, 8), (0.5,) * 3, (0.5,) * 3, ("a", "b", "c", "d"))
@@ -48,7 +48,7 @@ def quantize(model: nn.Module, images: torch.Tensor, bits: int = 8, **params: An
     return precision.quantize(model, layers, recipe, METHODS, context)[0]
 
 
-def test_what_is_well_passes() -> None:
+def test_good_input_passes() -> None:
     assert quantize(small(), torch.randn(8, *SIZE))(torch.randn(1, *SIZE)).isfinite().all()
 
 
@@ -103,7 +103,7 @@ def test_a_model_without_layers_is_refused_by_name() -> None:
 
 
 class Wrong:
-    """A real job whose files hold another network than its candidates."""
+    """A real job whose files contain another network than its candidates."""
 
     def __init__(self, opened: OpenedJob) -> None:
         self.opened = opened

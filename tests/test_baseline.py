@@ -1,4 +1,4 @@
-"""A baseline must pass the checks of a candidate; nothing is kept of one that fails."""
+"""A baseline must pass the checks of a candidate. A baseline that fails is not stored."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]
         ("bn1.running_var", -0.01, "is a variance and holds values below 0"),
     ],
 )
-def test_weights_that_are_no_numbers_are_named(tmp_path: Path, tensor: str, value: float, fault: str) -> None:
+def test_nan_and_infinite_weights_are_named(tmp_path: Path, tensor: str, value: float, fault: str) -> None:
     path = checkpoint(tmp_path, lambda state: state[tensor].view(-1)[:1].fill_(value))
     with pytest.raises(UserError, match=rf"weights.safetensors: '{tensor}' {fault}"):
         models.create(job(checkpoint=path), GREY)
 
 
-def test_half_precision_that_overflows_is_seen_after_it_was_copied(tmp_path: Path) -> None:
+def test_weights_that_overflow_in_half_precision_are_found(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet", num_classes=10, in_chans=1).double().state_dict()
     state["fc.weight"][0, 0] = 1e300
     save_file(state, tmp_path / "weights.safetensors")
@@ -67,7 +67,7 @@ def test_half_precision_that_overflows_is_seen_after_it_was_copied(tmp_path: Pat
         models.create(job(checkpoint=tmp_path / "weights.safetensors"), GREY)
 
 
-def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
+def test_finite_weights_with_infinite_logits_are_refused(tmp_path: Path) -> None:
     def grow(state: dict[str, torch.Tensor]) -> None:
         state["fc.weight"].fill_(3e38)
 
@@ -96,16 +96,14 @@ def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
         ("test_resnet", {"num_classes": 3}, 32, r"'model_args.num_classes' is 3, but the data have 10 classes"),
     ],
 )
-def test_a_network_that_cannot_do_it_is_refused_at_once(
-    model: str, args: dict[str, Any], size: int, message: str
-) -> None:
+def test_an_unsuitable_network_is_refused_at_once(model: str, args: dict[str, Any], size: int, message: str) -> None:
     info = DataInfo(10, 1, (size, size), (0.3,), (0.2,), GREY.class_names)
     with pytest.raises(UserError, match=message) as raised:
         models.create(job(model, model_args=args), info)
     assert "\n" not in str(raised.value)
 
 
-def test_the_trial_pass_leaves_no_trace(tmp_path: Path) -> None:
+def test_the_trial_pass_does_not_change_the_network(tmp_path: Path) -> None:
     path = checkpoint(tmp_path)
     before = torch.get_rng_state()
     model = models.create(job(checkpoint=path), GREY)
@@ -133,7 +131,7 @@ def small() -> Splits:
         (1e38, 1, r"the training of the baseline 'test_resnet' diverged: .*"),
     ],
 )
-def test_a_baseline_that_diverged_is_not_kept(
+def test_a_baseline_that_diverged_is_not_stored(
     small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, epochs: int, message: str
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
@@ -144,7 +142,7 @@ def test_a_baseline_that_diverged_is_not_kept(
 
 
 @pytest.mark.parametrize(("lr", "epochs"), [(100.0, 1), (100.0, 2), (10.0, 2)])
-def test_a_baseline_that_diverged_and_stayed_finite_is_not_kept(
+def test_a_baseline_that_diverged_with_finite_weights_is_not_stored(
     small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, epochs: int
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
@@ -158,10 +156,10 @@ def test_a_baseline_that_diverged_and_stayed_finite_is_not_kept(
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_efficientnet"])
 @pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_a_baseline_that_learned_little_is_kept(
+def test_a_baseline_that_learned_little_is_stored(
     small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, epochs: int
 ) -> None:
-    """Labels that nothing in the images tells, in batches of eight: the loss hardly falls."""
+    """The labels are random and batches have eight images, so the loss hardly falls."""
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     args = {"img_size": 32} if model == "test_vit" else {}
     own = job(model, model_args=args, baseline={"epochs": epochs, "batch_size": 8})
@@ -169,7 +167,7 @@ def test_a_baseline_that_learned_little_is_kept(
     assert [file.suffix for file in (tmp_path / "baselines").iterdir()] == [".safetensors"]
 
 
-def test_one_that_was_kept_all_the_same_is_trained_again(
+def test_a_stored_baseline_that_fails_the_checks_is_trained_again(
     small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
@@ -185,14 +183,14 @@ def test_one_that_was_kept_all_the_same_is_trained_again(
 
 
 class Rooted(TinyNet):
-    """NaN for dark images, and only for these."""
+    """Gives NaN for dark images only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + (x.mean((1, 2, 3)) + 0.5).sqrt().unsqueeze(1)
 
 
 class Untranslatable(TinyNet):
-    """Depends on the values of its images."""
+    """Its graph depends on the values of its images, so it cannot be exported."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) if float(x.mean()) > -1e9 else x
@@ -205,10 +203,12 @@ class Untranslatable(TinyNet):
         (Untranslatable, "the baseline cannot be written as an ONNX file: "),
     ],
 )
-def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.Module], message: str) -> None:
+def test_a_baseline_passes_the_gates_of_a_candidate(
+    small: Splits, tmp_path: Path, kind: type[nn.Module], message: str
+) -> None:
     model = described(kind().eval(), GREY.input_size, 10)
     images = torch.full((80, 1, 32, 32), 200, dtype=torch.uint8)
-    images[79] = 0  # not among the first
+    images[79] = 0  # the dark images are not among the first
     split = TensorSplit(images, torch.arange(80) % 10, GREY)
     store = Store(tmp_path / "store")
     with pytest.raises(UserError, match=message):
@@ -216,7 +216,7 @@ def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.M
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
-def test_a_baseline_at_chance_is_told(tmp_path: Path) -> None:
+def test_a_baseline_at_chance_gives_a_note(tmp_path: Path) -> None:
     opened = OpenedJob.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
     (note,) = opened.splits.notes
     assert note.startswith("the baseline is at chance: it classifies ")
@@ -236,7 +236,7 @@ def test_a_small_set_gets_steps_and_smaller_batches() -> None:
 
 
 @pytest.mark.parametrize(("percent", "is_told"), [(35.6, True), (97.0, False)])
-def test_a_baseline_that_has_not_learned_its_own_images_is_told(
+def test_a_baseline_that_has_not_learned_its_training_images_gives_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: float, is_told: bool
 ) -> None:
     monkeypatch.setattr(remarks, "evaluate", lambda *_: (percent, None))

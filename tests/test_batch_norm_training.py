@@ -1,4 +1,4 @@
-"""Batch norm while weights are fake-quantized (whitepaper 3.2.2, eq. 22-31)."""
+"""Batch norm during training with fake-quantized weights (whitepaper 3.2.2, eq. 22-31)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = (3, 8, 8)
 
 
 def model(groups: int = 1, bias: bool = False, seed: int = 0) -> nn.Sequential:
-    """Convolution, norm with long-term statistics of its own, ReLU, classifier."""
+    """Convolution, norm with its own long-term statistics, ReLU, classifier."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1, bias=bias, groups=3 if groups > 1 else 1),
@@ -55,9 +55,9 @@ def convolution(network: QuantizedNetwork) -> FakeLayer:
 @given(groups=st.sampled_from([1, 3]), bias=st.booleans(), seed=st.integers(0, 100), batch=st.integers(2, 9))
 @settings(max_examples=20, deadline=None)
 def test_without_quantization_it_is_batch_norm_in_training(groups: int, bias: bool, seed: int, batch: int) -> None:
-    """Phase 1 equals batch norm with batch statistics.
+    """Phase 1 equals batch norm in training.
 
-    Outputs, long-term statistics, and every gradient.
+    Outputs, long-term statistics and all gradients are equal.
     """
     plain = model(groups, bias, seed)
     layer = convolution(trainable(plain, enabled=False)).train()
@@ -86,10 +86,10 @@ def test_without_quantization_the_frozen_phase_is_batch_norm_in_evaluation() -> 
     torch.testing.assert_close(layer(x), plain[:2](x), atol=1e-5, rtol=1e-5)
 
 
-def test_weights_are_quantized_as_the_long_term_statistics_scale_them() -> None:
-    """``w_corr = gamma W / sigma`` whatever the batch.
+def test_weights_are_quantized_after_scaling_by_long_term_statistics() -> None:
+    """``w_corr = gamma W / sigma`` for every batch.
 
-    With held statistics, two batches see the same codes.
+    If statistics are frozen, two batches have equal codes.
     """
     network = trainable(model(), 4)
     layer = convolution(network).train()
@@ -118,8 +118,8 @@ def test_the_naive_treatment_scales_by_the_batch() -> None:
     assert not torch.allclose(seen[0], seen[1])
 
 
-def test_both_phases_coincide_where_batch_and_long_term_statistics_do() -> None:
-    """``sigma_B = sigma`` gives c = 1; with ``mu_B = mu`` the two phases are one."""
+def test_both_phases_are_equal_if_batch_and_long_term_statistics_are() -> None:
+    """``sigma_B = sigma`` gives c = 1. If also ``mu_B = mu``, both phases are equal."""
     network = trainable(model(), 4)
     for fake in network.activation_fakes().values():
         fake.enabled = False  # the frozen phase rounds biases to steps of a quantized input
@@ -137,7 +137,7 @@ def test_both_phases_coincide_where_batch_and_long_term_statistics_do() -> None:
         torch.testing.assert_close(moving, layer(x), atol=1e-5, rtol=1e-5)
 
 
-def test_after_the_freeze_statistics_stay_and_the_affine_parameters_learn() -> None:
+def test_after_the_freeze_only_the_affine_parameters_learn() -> None:
     network = trainable(model(), 4)
     layer = convolution(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -158,7 +158,7 @@ def test_after_the_freeze_statistics_stay_and_the_affine_parameters_learn() -> N
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_the_hardened_network_computes_what_the_trained_one_does(bits: int) -> None:
+def test_the_hardened_network_equals_the_trained_one(bits: int) -> None:
     """Check 16: after training, fake-quantized evaluation and integer weights agree."""
     network = trainable(model(bias=True), bits)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
@@ -172,15 +172,15 @@ def test_the_hardened_network_computes_what_the_trained_one_does(bits: int) -> N
         optimizer.step()
     assert not torch.equal(master, convolution(network).weight)
     network.eval()
-    for layer in network.layers().values():  # as `tracking` leaves them: the range of the last step's weight
+    for layer in network.layers().values():  # as `tracking` leaves them: ranges of the weights of the last step
         layer.weight_quantizer.tracking = False
         layer.weight_quantizer(layer.quantized_weight())
     x = torch.randn(16, *SIZE)
     torch.testing.assert_close(harden(network)(x), network(x), atol=2e-5, rtol=1e-4)
 
 
-def test_a_trainable_network_is_the_folded_one_before_it_trains() -> None:
-    """Same places, names and outputs in eval mode; the hardened files have the same state."""
+def test_before_training_the_trainable_network_equals_the_folded_one() -> None:
+    """They have equal places, names and outputs in eval mode, and equal hardened states."""
     plain = model()
     config = {name: LayerBits("q", 4) for name in ("0", "5")}
     images = torch.randn(16, *SIZE)

@@ -1,6 +1,6 @@
-"""Batches that cannot work are refused before any training.
+"""Batches that cannot work are refused before training:
 
-Of one image, where batch norm cannot learn from them, and of more images than the memory holds.
+batches of one image if batch norm needs more, and batches that do not fit into memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def splits_of(images: int, size: int = 32) -> Splits:
         ("test_vit", 160, 8, 1, ""),
     ],
 )
-def test_one_image_a_batch_is_refused_where_batch_norm_needs_more(
+def test_batches_of_one_image_are_refused_if_batch_norm_needs_more(
     name: str, size: int, images: int, batch: int, message: str
 ) -> None:
     splits = splits_of(images, size)
@@ -56,7 +56,7 @@ def test_one_image_a_batch_is_refused_where_batch_norm_needs_more(
 
 
 @pytest.mark.parametrize("batch", [10**8, 10**12])
-def test_batches_that_no_memory_holds_are_refused_before_the_baseline_trains(batch: int) -> None:
+def test_batches_that_do_not_fit_into_memory_are_refused_before_the_baseline_trains(batch: int) -> None:
     steps: list[object] = []
     handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     try:
@@ -67,7 +67,7 @@ def test_batches_that_no_memory_holds_are_refused_before_the_baseline_trains(bat
     assert not steps
 
 
-def test_batches_that_fit_and_those_of_cost_models_pass() -> None:
+def test_batches_that_fit_pass() -> None:
     for device in ({"batch": 64}, {"name": "cost-model:bitops", "batch": 10**12}):
         job = load_job(model="test_resnet", data="digits", methods=["quantize"], device=device)
         outline(job, manager(), preview=True)

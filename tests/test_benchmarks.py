@@ -1,7 +1,4 @@
-"""Benchmarks: each runs, small, and writes its table.
-
-Their figures are for people and are not judged here.
-"""
+"""Each benchmark runs at a small size and writes its table. Its figures are not judged here."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ JOB = (
     "budget: {trials: 1, epochs: 1}, workers: 1}\n"
 )
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
-# In this process the network is ``two_blocks``; other processes know timm's own names only.
+# In this process the network is ``two_blocks``. Other processes only know timm's own names.
 SMALL = {
     "adder": [
         *("--sizes", "32", "--batch", "2", "--layers", "1", "--rounds", "2", "--integer-rounds", "2", "--threads", "1"),
@@ -114,7 +111,7 @@ WITHOUT = {"efficientnet_lite0"}
 
 @pytest.fixture
 def _this_process_stays_as_it_is() -> Iterator[None]:
-    """Benchmarks set threads and silence logging as they like."""
+    """Restores settings of this process: benchmarks set threads and logging."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -123,7 +120,7 @@ def _this_process_stays_as_it_is() -> Iterator[None]:
 
 @pytest.fixture
 def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter of the digits: what is trained here is not judged."""
+    """Uses a quarter of the digits, because results of trainings are not judged."""
     load = Digits.load
 
     def few(self: Digits, spec: str) -> Source:

@@ -1,4 +1,4 @@
-"""Bias correction (Nagel et al. 2019, section 4.2): means of channels are not shifted."""
+"""Bias correction (Nagel et al. 2019, section 4.2): channel means stay equal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def quantized(model: nn.Module, batches: list[torch.Tensor], bits: int = 3, **op
 
 
 def channel_means(network: QuantizedNetwork, batches: list[torch.Tensor], enabled: bool) -> dict[str, torch.Tensor]:
-    """Of each layer's output, by layer; measured from outside."""
+    """Channel means of the outputs of each layer, measured with hooks."""
     found: dict[str, list[torch.Tensor]] = {}
     hooks = [
         layer.register_forward_hook(lambda _, __, y, name=name: found.setdefault(name, []).append(y))
@@ -92,16 +92,16 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
     assert correct_bias(network, batches) == 4
     after = errors(network, batches, wanted)
     for name, layer in network.layers().items():
-        # What is left: the bias is rounded to a step of the accumulator, before the correction and
-        #     behind it.
+        # The rest is rounding: biases are rounded to a step of the accumulator, before and after
+        # the correction.
         assert layer.input_quantizer is not None
         step = float((layer.weight_quantizer.scale * layer.input_quantizer.scale).max())
         assert after[name] <= step + 1e-5
         assert after[name] < 0.1 * before[name] or bits == 8
 
 
-def test_later_layers_are_corrected_behind_corrected_ones() -> None:
-    """Corrected independently, later layers would count the errors of earlier ones twice."""
+def test_later_layers_are_corrected_after_earlier_ones() -> None:
+    """Otherwise, later layers would count the errors of earlier layers twice."""
     model, batches = randomize(Net()), images()
     network = quantized(model, batches, 2)
     wanted = channel_means(network, batches, enabled=False)
@@ -111,12 +111,12 @@ def test_later_layers_are_corrected_behind_corrected_ones() -> None:
     by_hand = {name: layer.bias.detach().clone() for name, layer in network.layers().items()}
     other = quantized(model, batches, 2)
     correct_bias(other, batches)
-    for name, layer in other.layers().items():  # one pass a layer gives what one pass for all of them gave
+    for name, layer in other.layers().items():  # one pass per layer gives the result of one pass for all
         assert layer.bias is not None
         torch.testing.assert_close(layer.bias.detach(), by_hand[name], rtol=0, atol=0.01)
 
 
-def test_a_layer_without_bias_gets_one_and_the_structure_stays() -> None:
+def test_a_layer_without_bias_gets_one_and_the_structure_is_equal() -> None:
     model, batches = randomize(Net()), images()
     network = quantized(model, batches)
     plain = harden(network)
@@ -134,7 +134,7 @@ def test_a_layer_without_bias_gets_one_and_the_structure_stays() -> None:
     assert float(agree) > 0.95
 
 
-def test_only_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_as_many_images_as_fit_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batches = randomize(Net()), images()
     few, some = quantized(model, batches), quantized(model, batches)
     largest = 12 * 16 * 16 * 4 * bias_correction.LIVE
@@ -145,7 +145,7 @@ def test_only_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(few.layers()[name].bias, layer.bias) for name, layer in some.layers().items())
 
 
-def test_states_are_as_before() -> None:
+def test_states_of_quantizers_are_restored() -> None:
     batches = images(8)
     network = quantized(randomize(Net()), batches).train()
     network.activation_fakes()["x"].enabled = False
@@ -165,8 +165,8 @@ def test_bad_images_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_at_few_bits_a_trained_network_gains(opened: OpenedJob) -> None:
-    """4-bit weights, 8-bit activations, one scale a layer: most of the loss is undone."""
+def test_a_trained_network_gains_at_few_bits(opened: OpenedJob) -> None:
+    """4-bit weights, 8-bit activations, one scale per layer: most of the loss is regained."""
     model = opened.model
     calibration = [batch for batch, _ in opened.splits.train.subset(128, 0).loader(64)]
     size = (1, 32, 32)
@@ -180,5 +180,5 @@ def test_at_few_bits_a_trained_network_gains(opened: OpenedJob) -> None:
         if corrected:
             correct_bias(network, calibration)
         accuracy[corrected] = evaluate(network, opened.splits.val)[0]
-    # Baselines differ by processor; from 8 to more than 10 points came back.
+    # Baselines differ by processor. The gain was between 8 and more than 10 points.
     assert accuracy[True] > accuracy[False] + 5

@@ -16,7 +16,7 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Statistics as after a training, so that folding has something to do."""
+    """Sets statistics as after a training, so that folding has an effect."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             channels = module.num_features

@@ -1,6 +1,6 @@
-"""Quantities and bounds.
+"""Quantities and bounds:
 
-One table for job, results and report; a bound is met in one way, with a tolerance.
+one table for job, results and report, and one definition of when a bound is met.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORSE = {"latency_ms": 8.0, "latency_ratio": 0.8, "size_bytes": 3000, "accuracy_
 figures = st.one_of(st.none(), st.just(math.nan), st.just(math.inf), st.just(pd.NA), st.floats(0.1, 1e6))
 
 
-def test_a_quantity_is_known_everywhere_by_its_entry() -> None:
+def test_one_entry_makes_a_quantity_known_everywhere() -> None:
     assert tuple(Constraints.model_fields) == BOUNDED
     assert set(BOUNDED) <= set(inspect.signature(search).parameters), "each has a flag"
     costs = [quantity for quantity in QUANTITIES if quantity.units]
@@ -53,8 +53,8 @@ def test_accuracy_is_better_when_higher_in_each_of_its_columns(column: str) -> N
 
 @calm
 @given(st.sampled_from(BOUNDED), st.floats(1e-3, 1e9), st.floats(-0.5, 0.5))
-def test_a_bound_is_met_by_what_is_at_most_that(name: str, limit: float, away: float) -> None:
-    """Rounding in the last digits is no miss; anything that a table could show is one."""
+def test_a_bound_is_met_by_values_up_to_the_bound(name: str, limit: float, away: float) -> None:
+    """An error in the last digits is no miss. A difference that a table could show is one."""
     quantity = BY_NAME[name]
     assert met(quantity, limit, limit)
     assert met(quantity, limit * (1 + 1e-12), limit)
@@ -66,8 +66,8 @@ def test_a_bound_is_met_by_what_is_at_most_that(name: str, limit: float, away: f
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("name", ["size", "macs"])
 @pytest.mark.parametrize("beyond", [0.999, 1.0, 1 + 1e-9, 1 + 1e-7, 1.001])
-def test_search_and_report_agree_on_what_is_met(name: str, relative: bool, beyond: float) -> None:
-    """They see the same figure as a ratio and as an amount."""
+def test_search_and_report_agree_whether_a_bound_is_met(name: str, relative: bool, beyond: float) -> None:
+    """They get the same figure as a ratio and as an amount."""
     column = BY_NAME[name].column
     bound = Bound(value=0.25 if relative else 0.25 * BASELINE[column], relative=relative)
     row = {column: beyond * 0.25 * BASELINE[column]}
@@ -78,7 +78,7 @@ def test_search_and_report_agree_on_what_is_met(name: str, relative: bool, beyon
 
 @calm
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys([*BASELINE, "latency_ratio", "accuracy_drop"], figures)))
-def test_a_missing_figure_is_no_miss_and_raises_nothing(row: dict[str, Any]) -> None:
+def test_a_missing_figure_misses_no_bound(row: dict[str, Any]) -> None:
     bounds = {"accuracy_drop": Bound(value=0.0, relative=False)}
     bounds |= {name: Bound(value=0.5, relative=True) for name in BOUNDED if name != "accuracy_drop"}
     beyond = excess(bounds, row, BASELINE)
@@ -92,7 +92,7 @@ def test_a_missing_figure_is_no_miss_and_raises_nothing(row: dict[str, Any]) -> 
     assert objective_values(OBJECTIVES, BASELINE, row)[0] == 90.0
 
 
-def test_the_worst_miss_comes_first_and_says_what_was_asked() -> None:
+def test_the_worst_miss_comes_first_with_its_bound() -> None:
     job = load_job(
         settings={"model": "resnet18", "data": "digits", "latency": "5 ms", "size": "0.7x", "accuracy_drop": 1.0}
     )
@@ -105,13 +105,13 @@ def test_the_worst_miss_comes_first_and_says_what_was_asked() -> None:
     )
 
 
-def test_a_ratio_that_a_device_measured_is_taken_as_it_is() -> None:
+def test_a_measured_ratio_is_used_unchanged() -> None:
     assert ratio("latency", {"latency_ms": 5.0, "latency_ratio": 0.6}, BASELINE) == 0.6
     assert ratio("size", {"size_bytes": 1000}, BASELINE) == 0.25
     assert ratio("size", {"size_bytes": 1000}, {}) is None
 
 
-def test_a_bound_of_nothing_is_refused_however_it_is_written() -> None:
+def test_a_bound_of_zero_is_refused_in_every_spelling() -> None:
     for bound in ("0 ms", {"value": 0.0, "relative": True}):
         with pytest.raises(UserError, match="must be more than 0"):
             load_job(settings={"model": "resnet18", "data": "digits", "latency": bound})
@@ -120,7 +120,7 @@ def test_a_bound_of_nothing_is_refused_however_it_is_written() -> None:
     }
 
 
-def test_a_run_says_what_a_model_misses(tmp_path: Path) -> None:
+def test_a_run_lists_the_bounds_that_a_model_misses(tmp_path: Path) -> None:
     found = results.read(write_run(tmp_path, constraints={"accuracy_drop": 1.0, "latency": "0.5x", "energy": "1 mJ"}))
     row = {"accuracy_drop": 1.2, "latency_ratio": 0.5, "energy_uj": math.nan}
     assert found.missed(row) == ["accuracy_drop", "energy_uj"], "what is not known meets nothing"

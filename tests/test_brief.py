@@ -1,4 +1,4 @@
-"""report.md: the figures of the run, in every state that a run can be in, and as plain text."""
+"""report.md: the figures of the run in every state of a run, as plain text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autocompress.report.brief import brief
 from autocompress.results import read, write_front, write_trials
 
 
-def test_it_lies_beside_the_picture(tmp_path: Path) -> None:
+def test_it_is_written_beside_the_picture(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_report(run)
     text = (run / "report.md").read_text(encoding="utf-8")

@@ -1,9 +1,7 @@
-"""Removal of channels.
+"""Removal of channels: couplings, equal outputs, and channels that cannot be removed.
 
-What goes together, that the rest computes the same, and why some channels stay.
-
-The checks of SCOP's digest, section 11: 5 (rates to counts), 6 (masked and sliced agree), 7
-(scatter), 10 (the official scheme's parameters and MACs).
+The checks are those of section 11 of SCOP's digest: 5 (rates to counts), 6 (masked and sliced
+agree), 7 (scatter), 10 (parameters and MACs of the official scheme).
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ IMAGE = (3, 32, 32)
 
 
 def lively(model: nn.Module, size: Size = IMAGE) -> nn.Module:
-    """Weights, norms and layer scales at random, so that no error hides behind a zero."""
+    """Random weights, norms and layer scales, so that zeros hide no error."""
     randomise(model, torch.Generator().manual_seed(0))
     settle(model, torch.randn(4, *size))
     return model.eval()
@@ -59,7 +57,7 @@ def by_name(every: list[Coupling]) -> dict[str, Coupling]:
 
 @torch.no_grad()
 def assert_agree(model: nn.Module, mode: str, size: Size = IMAGE, specs: tuple = ()) -> nn.Module:
-    """Check 6: masked and sliced agree to 1e-5, and something went."""
+    """Check 6: masked and sliced networks agree to 1e-5, and channels were removed."""
     every = couplings(model, size, mode, specs)
     keep = half([c for c in every if c.safe])
     assert keep
@@ -94,7 +92,7 @@ def test_every_mode_agrees(mode: str) -> None:
     assert_agree(backbone("test_resnet"), mode)
 
 
-def test_concats_shift_indices() -> None:
+def test_couplings_across_concatenations() -> None:
     model = backbone("densenet121", growth_rate=8, block_config=(2, 2, 2, 2))
     assert_agree(model, "group")
 
@@ -105,12 +103,12 @@ def test_concats_shift_indices() -> None:
      (1, 0.9, 1, 1), (20, 0.0, 8, 20), (6, 0.5, 16, 6)],
 )  # fmt: skip
 def test_rates_give_counts(width: int, rate: float, multiple: int, kept: int) -> None:
-    """Check 5, and the multiples that a runtime likes."""
+    """Check 5, and the multiples that are fast in a runtime."""
     assert counts(width, rate, multiple) == kept
 
 
 @given(st.integers(1, 4096), st.floats(0, 1, exclude_max=True), st.sampled_from([1, 4, 8, 16]))
-def test_counts_keep_at_least_what_the_rate_asks(width: int, rate: float, multiple: int) -> None:
+def test_counts_keep_at_least_the_requested_share(width: int, rate: float, multiple: int) -> None:
     kept = counts(width, rate, multiple)
     assert 1 <= kept <= width
     assert width - kept <= rate * width + 1e-6
@@ -133,7 +131,10 @@ def share_left(model: nn.Module, size: Size, rate: float, *, skip: Callable[[Cou
 
 @pytest.mark.slow
 def test_resnet50_by_the_official_scheme() -> None:
-    """Check 10: rate 0.35 of every block convolution, stem, shortcuts and residual width kept."""
+    """Check 10:
+
+    rate 0.35 for every block convolution; stem, shortcuts and residual width are kept.
+    """
     model = timm.create_model("resnet50").eval()
     whole = facts(model, (3, 224, 224))
     assert whole.params == pytest.approx(25.56e6, rel=1e-3)
@@ -174,14 +175,14 @@ class CifarResNet(nn.Module):
 
 
 def test_resnet56_by_the_official_scheme() -> None:
-    """Section 7: rate 0.45 takes 56.3 % of the parameters and 56.1 % of the MACs."""
+    """Section 7: rate 0.45 removes 56.3 % of the parameters and 56.1 % of the MACs."""
     params, macs = share_left(CifarResNet(56).eval(), IMAGE, 0.45, skip=lambda c: c.stem)
     assert params == pytest.approx(56.3, abs=0.05)
     assert macs == pytest.approx(56.1, abs=0.05)
 
 
 def test_scatter_keeps_the_residual_width() -> None:
-    """Check 7: adding at the kept indices equals adding the zero-filled tensor."""
+    """Check 7: adding at the kept indices equals adding the tensor filled with zeros."""
     keep, small, residual = [0, 3, 4], torch.randn(2, 3, 5, 5), torch.randn(2, 6, 5, 5)
     torch.testing.assert_close(residual + Scatter(keep, 6)(small), residual.index_add(1, torch.tensor(keep), small))
     sliced = assert_agree(backbone("test_resnet"), "scatter")
@@ -190,7 +191,7 @@ def test_scatter_keeps_the_residual_width() -> None:
     assert not any("downsample" in name or name.endswith("bn1") for name in scattered)
 
 
-def test_inner_leaves_the_residual_stream_alone() -> None:
+def test_inner_does_not_change_the_residual_stream() -> None:
     every = by_name(couplings(timm.create_model("resnet18"), (3, 64, 64), "inner"))
     assert every["layer2.0.conv1"].prunable
     assert every["layer2.0.conv1"].consumers.keys() == {"layer2.0.conv2"}
@@ -213,7 +214,7 @@ def test_groups_keep_equal_counts() -> None:
     assert conv.in_channels == sum(coupling.kept(0.5))
 
 
-def test_heads_go_whole() -> None:
+def test_heads_are_removed_whole() -> None:
     model = backbone("vit_tiny_patch16_224", img_size=32, depth=1)
     every = by_name(couplings(model, IMAGE))
     assert every["blocks.0.attn.qkv"].heads
@@ -268,7 +269,7 @@ def test_a_sliced_network_trains() -> None:
 
 @pytest.mark.parametrize("restore", [True, False])
 @pytest.mark.parametrize("activated", [True, False])
-def test_ghost_modules_lose_intrinsic_maps_with_their_ghosts(restore: bool, activated: bool) -> None:
+def test_ghost_modules_lose_intrinsic_maps_together_with_their_ghosts(restore: bool, activated: bool) -> None:
     model = timm.create_model("resnet10t", num_classes=10)
     block = model.layer2[0]
     order = torch.randperm(block.conv1.out_channels).tolist()
@@ -296,7 +297,7 @@ def test_two_ghost_modules_on_one_stream_are_refused() -> None:
 
 
 class Bent(nn.Module):
-    """conv - something - conv - pool - linear."""
+    """conv - operation - conv - pool - linear."""
 
     def __init__(self, between: nn.Module) -> None:
         super().__init__()
@@ -312,14 +313,14 @@ class Bent(nn.Module):
     [(nn.ReLU(), True), (nn.SiLU(), True), (nn.GELU(), True), (nn.Hardswish(), True), (nn.Sigmoid(), False),
      (nn.Hardsigmoid(), False), (nn.ConstantPad2d(1, 1.0), False), (nn.ConstantPad2d(1, 0.0), True)],
 )  # fmt: skip
-def test_whether_zero_stays_zero_is_measured(between: nn.Module, safe: bool) -> None:
+def test_it_is_measured_whether_zero_stays_zero(between: nn.Module, safe: bool) -> None:
     coupling = by_name(couplings(Bent(between), (3, 8, 8)))["a"]
-    assert coupling.prunable  # private channels go all the same
+    assert coupling.prunable  # private channels are removed all the same
     assert coupling.safe == safe
 
 
 @pytest.mark.parametrize("between", [nn.Softmax(dim=1), nn.GroupNorm(2, 8), nn.LocalResponseNorm(3)])
-def test_what_mixes_channels_is_refused(between: nn.Module) -> None:
+def test_operations_that_mix_channels_are_refused(between: nn.Module) -> None:
     assert by_name(couplings(Bent(between), (3, 8, 8)))["a"].reasons
 
 
@@ -332,7 +333,7 @@ class Tied(nn.Module):
         self.a, self.b, self.fc = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1), nn.Linear(48, 4)
 
 
-def test_what_is_tied_to_image_or_output_stays() -> None:
+def test_channels_of_image_and_output_stay() -> None:
     every = by_name(couplings(Tied(), (3, 4, 4), "group"))
     assert every["a"].prunable
     assert "input image" in every["b"].reasons[0]
@@ -360,7 +361,7 @@ def test_unknown_channels_and_wrong_keep_sets_are_errors() -> None:
 
 
 class Small(nn.Module):
-    """Residual blocks, a depthwise convolution, and a map flattened into a linear layer."""
+    """Residual blocks, a depthwise convolution, and a map that is flattened for a linear layer."""
 
     def __init__(self, width: int, hidden: int, blocks: int, bias: bool, dilation: int) -> None:
         super().__init__()

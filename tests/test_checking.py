@@ -37,7 +37,7 @@ def budget(folder: Path, **values: Any) -> Path:
 
 @pytest.fixture
 def measures(monkeypatch: pytest.MonkeyPatch) -> list[Measurement]:
-    """Measurements that are given out one after the other, the last one again and again."""
+    """Returns the measurements in their order; the last one is repeated."""
     waiting: list[Measurement] = [WIDE]
 
     def measure(*arguments: object, **settings: object) -> Measurement:
@@ -84,7 +84,7 @@ def test_the_interval_decides_on_latency(
     assert [one["verdict"] for one in told["checks"]] == [verdict]
 
 
-def test_noise_is_measured_again_and_all_measurements_count(
+def test_an_undecided_measurement_is_repeated_and_all_count(
     small_run: Path, tmp_path: Path, measures: list[Measurement]
 ) -> None:
     measures[:] = [WIDE, Measurement(1.0, 0.5, 0.49, 0.51, 2.0, None, False, {})]
@@ -115,7 +115,7 @@ def test_operators_are_counted_in_the_file_and_after_fusions(small_run: Path, tm
     assert one.verdict is Verdict.MISSED
 
 
-def test_a_run_is_judged_by_what_it_recorded(small_run: Path, tmp_path: Path, commands: Commands) -> None:
+def test_a_run_is_judged_by_its_recorded_figures(small_run: Path, tmp_path: Path, commands: Commands) -> None:
     limits = {"latency": "0.6x", "params": "1 M", "macs": "1.0x", "accuracy_drop": 10}
     out = commands("check", small_run, "--budget", budget(tmp_path, limits=limits))
     assert "trial 1: met" in out
@@ -128,7 +128,7 @@ def test_a_run_is_judged_by_what_it_recorded(small_run: Path, tmp_path: Path, co
     )
 
 
-def test_a_run_without_a_model_that_fits_misses_its_budget(tmp_path: Path, commands: Commands) -> None:
+def test_a_run_without_a_suitable_model_misses_its_budget(tmp_path: Path, commands: Commands) -> None:
     run = write_run(tmp_path / "run", trials=20, constraints={"latency": "0.001x"})
     assert "no model of the front does" in commands(
         "check", run, "--budget", budget(tmp_path, limits={"size": "1 GB"}), code=4
@@ -153,7 +153,7 @@ def test_a_run_without_a_model_that_fits_misses_its_budget(tmp_path: Path, comma
         ("limits: {accuracy: 5}\ndata: folder:nowhere\n", "there is no folder nowhere"),
     ],
 )
-def test_a_budget_with_a_fault_is_told_with_its_place(
+def test_an_error_in_a_budget_file_names_its_place(
     small_run: Path, tmp_path: Path, commands: Commands, text: str, said: str
 ) -> None:
     (tmp_path / "budget.yaml").write_text(text)
@@ -161,7 +161,7 @@ def test_a_budget_with_a_fault_is_told_with_its_place(
     assert said in commands("check", file, "--budget", tmp_path / "budget.yaml", code=2)
 
 
-def test_files_that_are_none_of_ours(tmp_path: Path, commands: Commands) -> None:
+def test_files_of_other_tools(tmp_path: Path, commands: Commands) -> None:
     foreign = write_model(tmp_path / "foreign.onnx")
     assert "met" in commands("check", foreign, "--budget", budget(tmp_path, limits={"size": "1 MB"}))
     asked = budget(tmp_path, limits={"accuracy": 1}, data="digits")
@@ -178,7 +178,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path, commands: Commands) -> None
     assert "has no trials" in commands("check", foreign, "--budget", asked, "--trial", "1", code=2)
 
 
-def test_images_of_other_classes_are_refused_and_fewer_are_matched_by_name(
+def test_images_of_other_classes_are_refused_and_subsets_are_matched_by_name(
     small_run: Path, tmp_path: Path, commands: Commands
 ) -> None:
     write_pictures(small_run, tmp_path / "val")
@@ -232,7 +232,7 @@ def repository(small_run: Path, tmp_path: Path) -> Path:
         shutil.copyfile(small_run / "artifacts" / "0" / "model.onnx", tmp_path / "models" / f"{name}.onnx")
     write_pictures(small_run, tmp_path / "pictures" / "val")
     asked = yaml.safe_load((EXAMPLES / "budget.yaml").read_text())
-    del asked["limits"]["latency"]  # the verdict may not hang on this machine's noise
+    del asked["limits"]["latency"]  # noise of this machine must not change the verdict
     (tmp_path / "budget.yaml").write_text(yaml.safe_dump(asked))
     program = tmp_path / "bin" / "autocompress"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m autocompress.cli "$@"\n')
@@ -242,7 +242,7 @@ def repository(small_run: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_workflow_of_the_docs_gates_a_pull_request(repository: Path, small_run: Path) -> None:
-    """The step of the example runs as GitHub runs it: ``bash -e`` on its text."""
+    """Runs the step of the example like GitHub: ``bash -e`` on its text."""
     workflow = yaml.safe_load((EXAMPLES / "check-model.yml").read_text())
     (step,) = [one["run"] for one in workflow["jobs"]["budget"]["steps"] if one.get("name") == "Check"]
 

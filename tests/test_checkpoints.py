@@ -1,4 +1,4 @@
-"""Checkpoints of users in the forms of common training scripts; no file can run code."""
+"""Checkpoints in the formats of common training scripts. No file can run code."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_a_training_checkpoint_of_timm(tmp_path: Path) -> None:
         },
         tmp_path / "checkpoint.pth.tar",
     )
-    assert same(create(tmp_path / "checkpoint.pth.tar"), averaged)  # the average is what timm reports on
+    assert same(create(tmp_path / "checkpoint.pth.tar"), averaged)  # timm reports the accuracy of the average
     job = load_job(model="test_resnet", data="digits", name="test", checkpoint=tmp_path / "checkpoint.pth.tar")
     wanted = models.preprocessing(job)
     assert (wanted["mean"], wanted["std"], wanted["channels"]) == ((0.25,), (0.75,), 1)
 
 
-def test_classes_and_channels_follow_the_checkpoint_where_data_leave_them_open(tmp_path: Path) -> None:
+def test_classes_and_channels_are_those_of_the_checkpoint_if_the_data_do_not_decide(tmp_path: Path) -> None:
     save_file(trained(), tmp_path / "model.safetensors")
     model = create(tmp_path / "model.safetensors", None)
     assert models.architecture(model)["num_classes"] == 5
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_merged_branches(tmp_path: Path) -> None:
     assert same(create(tmp_path / "merged.safetensors", model="repvgg_a0"), state)
 
 
-def test_other_classes_than_the_data(tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_classes_than_the_data(tmp_path: Path) -> None:
     save_file(trained(), tmp_path / "model.safetensors")
     other = DataInfo(2, 1, (32, 32), (0.3,), (0.2,), ("a", "b"))
     with pytest.raises(UserError, match=r"'fc\.weight' has 5 classes, the data has 2"):
@@ -97,7 +97,7 @@ def test_the_first_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"), [("less", "has no tensor 'bn1.weight'"), ("more", "the model has no tensor 'extra'")]
 )
-def test_missing_and_superfluous_tensors_are_named(tmp_path: Path, change: str, message: str) -> None:
+def test_missing_and_unexpected_tensors_are_named(tmp_path: Path, change: str, message: str) -> None:
     state = trained()
     if change == "less":
         del state["bn1.weight"]
@@ -109,7 +109,7 @@ def test_missing_and_superfluous_tensors_are_named(tmp_path: Path, change: str, 
 
 
 class Harmful:
-    """Would make a file if it were unpickled."""
+    """Would create a file if it were unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -118,7 +118,7 @@ class Harmful:
         return Path.touch, (self.target,)
 
 
-def test_a_file_with_code_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_with_code_is_not_unpickled(tmp_path: Path) -> None:
     torch.save({"state_dict": trained(), "hook": Harmful(tmp_path / "harm")}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="with only tensors and plain values"):
         create(tmp_path / "model.pth")
@@ -127,7 +127,7 @@ def test_a_file_with_code_is_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all, only text", None])
-def test_broken_and_missing_files_are_one_sentence(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_broken_and_missing_files_give_one_sentence(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name):
@@ -135,7 +135,7 @@ def test_broken_and_missing_files_are_one_sentence(tmp_path: Path, name: str, co
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"{}", b"abc", b"\x80\x02", b"e.", b"i\n", b"(lp0\n"])
-def test_a_file_that_no_library_reads_is_said_to_be_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_no_library_can_read_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(UserError) as raised:
         create(tmp_path / "model.pth")
@@ -144,7 +144,7 @@ def test_a_file_that_no_library_reads_is_said_to_be_no_checkpoint(tmp_path: Path
     )
 
 
-def test_a_file_that_was_cut_off_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_truncated_file_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save(trained(), tmp_path / "model.pth")
     (tmp_path / "model.pth").write_bytes((tmp_path / "model.pth").read_bytes()[:5000])
     with pytest.raises(UserError, match=r"model\.pth is not a checkpoint that torch or safetensors can read"):
@@ -185,7 +185,7 @@ def test_the_usual_wrappers(tmp_path: Path, wrap: Wrapper) -> None:
 
 
 @pytest.mark.parametrize("args", ["--lr 0.1", ["--lr", 0.1], 3, None, (1, 2), {1: 2}, {"mean": {}, "std": "a"}])
-def test_arguments_of_any_type_are_no_reason_to_fail(tmp_path: Path, args: Any) -> None:
+def test_arguments_of_any_type_are_accepted(tmp_path: Path, args: Any) -> None:
     state = trained()
     torch.save({"state_dict": state, "args": args, "arch": 5, "state_dict_ema": "none"}, tmp_path / "model.pth")
     assert same(create(tmp_path / "model.pth"), state)
@@ -194,7 +194,7 @@ def test_arguments_of_any_type_are_no_reason_to_fail(tmp_path: Path, args: Any) 
 
 
 @pytest.mark.parametrize("mean", [0.25, "0.25", None, [], [0.1, 0.2], ["a"], float("nan"), True, {"r": 0.1}])
-def test_a_mean_of_any_type(tmp_path: Path, mean: Any) -> None:
+def test_an_average_of_any_type_is_accepted(tmp_path: Path, mean: Any) -> None:
     torch.save({"state_dict": trained(), "args": {"mean": mean, "std": 0}}, tmp_path / "model.pth")
     job = load_job(model="test_resnet", data="digits", name="test", checkpoint=tmp_path / "model.pth")
     wanted = models.preprocessing(job)
@@ -207,13 +207,13 @@ def test_a_mean_of_any_type(tmp_path: Path, mean: Any) -> None:
 @pytest.mark.parametrize(
     "content", [[torch.zeros(1)], torch.zeros(3), "text", 5, {"state_dict": [1]}, {"model": {"a": {"b": {"c": {}}}}}]
 )
-def test_other_contents_hold_no_weights(tmp_path: Path, content: Any) -> None:
+def test_files_with_other_contents_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(UserError, match="holds no weights"):
         create(tmp_path / "model.pth")
 
 
-def test_a_name_does_not_decide_the_format(tmp_path: Path) -> None:
+def test_the_format_does_not_depend_on_the_file_name(tmp_path: Path) -> None:
     state = trained()
     save_file(state, tmp_path / "really_safetensors.bin")
     assert same(create(tmp_path / "really_safetensors.bin"), state)
@@ -221,7 +221,7 @@ def test_a_name_does_not_decide_the_format(tmp_path: Path) -> None:
     assert same(create(tmp_path / "really_torch.safetensors"), state)
 
 
-def test_a_folder_and_a_script_module_are_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_and_a_script_module_give_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder \(give the file in it, or, for a folder that timm saved"):
         create(tmp_path)
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
@@ -230,7 +230,7 @@ def test_a_folder_and_a_script_module_are_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_checkpoint_of_another_network_says_which(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_names_that_network(tmp_path: Path) -> None:
     other = models.create(load_job(model="test_vit", data="digits", name="test"), INFO).state_dict()
     torch.save({"arch": "test_vit", "state_dict": other}, tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"none of its \d+ tensors .* \(the file says that it is a 'test_vit'\)"):
@@ -238,14 +238,14 @@ def test_a_checkpoint_of_another_network_says_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tensor", [torch.tensor(1.0), torch.zeros(0, 96), torch.eye(5).to_sparse()])
-def test_a_classifier_of_an_odd_shape(tmp_path: Path, tensor: torch.Tensor) -> None:
+def test_a_classifier_of_an_unusual_shape(tmp_path: Path, tensor: torch.Tensor) -> None:
     torch.save(trained() | {"fc.weight": tensor}, tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"'fc\.weight' (has shape|has 0 classes)") as raised:
         create(tmp_path / "model.pth")
     assert "\n" not in str(raised.value)
 
 
-def test_weights_that_are_sparse(tmp_path: Path) -> None:
+def test_sparse_weights(tmp_path: Path) -> None:
     state = trained()
     torch.save(state | {"fc.weight": state["fc.weight"].to_sparse()}, tmp_path / "model.pth")
     assert same(create(tmp_path / "model.pth"), state)
@@ -253,8 +253,8 @@ def test_weights_that_are_sparse(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tensors", [["fc.weight"], ["conv1.0.weight", "bn1.running_mean"], None])
 @pytest.mark.parametrize("wrapper", [None, "state_dict"])
-def test_weights_without_values(tmp_path: Path, tensors: list[str] | None, wrapper: str | None) -> None:
-    """torch.save keeps no values of tensors on the device "meta"."""
+def test_weights_on_the_meta_device(tmp_path: Path, tensors: list[str] | None, wrapper: str | None) -> None:
+    """torch.save does not store values of tensors on the device "meta"."""
     state = trained()
     state |= {name: state[name].to("meta") for name in tensors or state}
     torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "model.pth")

@@ -24,7 +24,7 @@ from autocompress.objectives.choosing import (
 
 BASE = {"size_bytes": 1000, "macs": 100}
 DEMO = [(0.0, 0.0939), (0.28, 0.0899), (1.94, 0.0877)]
-"""(points lost, latency ratio): the last one gains 7 % of speed for two points."""
+"""(points lost, latency ratio). The last model gains 7 % of speed for two points."""
 
 
 def row(drop: float | None, share: float | None, **more: Any) -> dict[str, Any]:
@@ -35,15 +35,15 @@ def names(pairs: list[tuple[float | None, float | None]]) -> dict[str, int]:
     return named_choices([row(*pair) for pair in pairs], BASE, "latency")
 
 
-def test_a_little_speed_is_not_worth_two_points() -> None:
+def test_a_small_gain_in_speed_is_not_worth_two_points() -> None:
     assert names([*DEMO]) == {TRADE: 0, CHEAPEST: 2, ACCURATE: 0}
 
 
-def test_much_speed_is_worth_a_point() -> None:
+def test_a_large_gain_in_speed_is_worth_a_point() -> None:
     assert names([(0.0, 0.5), (0.9, 0.25)]) == {TRADE: 1, CHEAPEST: 1, ACCURATE: 0}
 
 
-def test_the_trade_is_the_hypervolume_that_a_model_has_alone() -> None:
+def test_the_trade_is_the_hypervolume_of_a_model_alone() -> None:
     assert trade(2.0, 0.25) == 8.0 * 2.0
     assert trade(-1.0, 0.5) == trade(0.0, 0.5) == 10.0, "a gain is no loss"
     assert [trade(10.0, 0.1), trade(0.0, 1.0), trade(0.0, 2.0), trade(None, 0.1), trade(1.0, None)] == [0.0] * 5
@@ -56,7 +56,7 @@ def test_models_without_figures_come_last() -> None:
     assert names([]) == {}
 
 
-def test_where_nothing_is_cheaper_the_most_accurate_is_recommended() -> None:
+def test_if_nothing_is_cheaper_the_most_accurate_is_recommended() -> None:
     assert names([(1.0, 1.1), (0.2, 1.3)]) == {TRADE: 1, CHEAPEST: 0, ACCURATE: 1}
 
 
@@ -69,9 +69,7 @@ def test_the_cost_is_the_first_one_of_the_job() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-2, 12), st.floats(0.01, 2)), min_size=1, max_size=8), st.floats(0, 12))
-def test_of_those_that_lose_at_most_so_much_the_last_is_the_cheapest(
-    pairs: list[tuple[float, float]], allowed: float
-) -> None:
+def test_the_last_model_within_a_loss_is_the_cheapest(pairs: list[tuple[float, float]], allowed: float) -> None:
     found = [pairs[index] for index in cheapest_by_drop([row(*pair) for pair in pairs], BASE, "latency")]
     within = [share for drop, share in pairs if drop <= allowed]
     steps = [share for drop, share in found if drop <= allowed]
@@ -90,7 +88,7 @@ def run_with(folder: Path, pairs: list[tuple[float, float]], **job: Any) -> resu
     return results.read(folder)
 
 
-def test_a_run_names_what_meets_its_constraints(tmp_path: Path) -> None:
+def test_a_run_names_the_models_that_meet_its_constraints(tmp_path: Path) -> None:
     limits = {"accuracy_drop": 2.0, "latency": "0.09x"}
     run = run_with(tmp_path, [*DEMO, (2.5, 0.02)], constraints=limits)
     assert {name: found["trial"] for name, found in run.choices().items()} == {TRADE: 1, CHEAPEST: 2, ACCURATE: 1}
@@ -98,14 +96,14 @@ def test_a_run_names_what_meets_its_constraints(tmp_path: Path) -> None:
     assert list(run.cheapest_by_drop()["trial"]) == [0, 1, 2, 3], "of the whole front"
 
 
-def test_without_a_bound_on_the_drop_a_point_may_be_lost(tmp_path: Path) -> None:
+def test_without_a_bound_on_the_drop_one_point_may_be_lost(tmp_path: Path) -> None:
     run = run_with(tmp_path / "a", [(0.9, 0.5), (3.0, 0.1)], constraints={"latency": "0.6x"})
     assert run.recommended()["trial"] == 0
     run = run_with(tmp_path / "b", [(2.0, 0.5), (3.0, 0.1)], constraints={"latency": "0.6x"})
     assert run.recommended()["trial"] == 0
 
 
-def test_where_nothing_fits_nothing_is_named(tmp_path: Path) -> None:
+def test_if_no_model_fits_none_is_named(tmp_path: Path) -> None:
     run = run_with(tmp_path, DEMO, constraints={"latency": "0.01x"})
     assert run.choices() == {}
     assert run.recommended() is None

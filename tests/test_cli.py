@@ -1,7 +1,4 @@
-"""The command line, mostly as a process of its own.
-
-What it prints, where, and with which exit code.
-"""
+"""The command line, mostly in a process of its own: output, streams and exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ def autocompress(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one line on stderr of a command that must exit with code 2 and no traceback."""
+    """The one line on stderr of a command that must exit with code 2 and without a traceback."""
     done = autocompress(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -45,13 +42,13 @@ def refused(*arguments: str | Path) -> str:
 
 
 class Here:
-    """Runs commands in this process, which has torch loaded already."""
+    """Runs commands in this process, in which torch is already loaded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:
-        """What the command prints, or the error where ``code`` is 2."""
+        """The output of the command; if ``code`` is 2, its error."""
         self._monkeypatch.setattr(sys, "argv", ["autocompress", *map(str, arguments)])
         self._monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
@@ -76,8 +73,8 @@ def test_help_names_every_command() -> None:
 def test_every_common_key_has_a_flag() -> None:
     (search,) = (command.callback for command in app.registered_commands if command.callback.__name__ == "search")
     flags = set(inspect.signature(search).parameters)
-    nested = {"constraints", "budget"}  # their keys have flags of their own
-    rare = {"also", "augment", "baseline", "cluster", "compute", "model_args", "search"}  # --set reaches them
+    nested = {"constraints", "budget"}  # these keys have flags of their own
+    rare = {"also", "augment", "baseline", "cluster", "compute", "model_args", "search"}  # --set can assign these keys
     assert set(SHORTCUTS) | (set(Job.model_fields) - nested - rare) <= flags
 
 
@@ -90,7 +87,7 @@ def test_a_typo_in_a_job_file_is_named_with_its_line(
     assert message == "job.yaml:4: 'budget.trails' is no key of budget (did you mean 'trials'?)"
 
 
-def test_flags_that_are_wrong(here: Here) -> None:
+def test_wrong_flags(here: Here) -> None:
     start = ("search", "--model", "resnet18", "--data", "digits")
     assert here(*start, "--latency", "half", code=2).startswith("--latency cannot be 'half'")
     assert here(*start, "--objectives", "acuracy", code=2).startswith("--objectives cannot be 'acuracy'")
@@ -109,17 +106,17 @@ def test_flags_that_are_wrong(here: Here) -> None:
         ("seed", "--set seed has no value"),
     ],
 )
-def test_an_assignment_that_is_wrong_names_its_key(assignment: str, told: str, here: Here) -> None:
+def test_a_wrong_assignment_names_its_key(assignment: str, told: str, here: Here) -> None:
     assert here("search", "--model", "resnet10t", "--data", "digits", "--set", assignment, code=2).startswith(told)
 
 
-def test_an_unknown_model_is_answered_with_the_nearest() -> None:
+def test_an_unknown_model_suggests_the_closest() -> None:
     message = refused("search", "--model", "resnet81", "--data", "digits")
     assert message.startswith("--model names no timm model: 'resnet81' (did you mean ")
     assert "'resnet18'" in message
 
 
-def test_a_run_is_never_written_over(tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_never_overwritten(tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "results" / "resnet18-digits", trials=5)
     before = (folder / "trials.csv").read_text()
     monkeypatch.chdir(tmp_path)
@@ -129,7 +126,7 @@ def test_a_run_is_never_written_over(tmp_path: Path, here: Here, monkeypatch: py
     assert (folder / "trials.csv").read_text() == before
 
 
-def test_what_is_no_run(tmp_path: Path, here: Here) -> None:
+def test_a_folder_that_is_no_run(tmp_path: Path, here: Here) -> None:
     for command in ("show", "report", "resume"):
         assert "is not a run" in here(command, tmp_path, code=2)
 
@@ -146,7 +143,7 @@ def test_plugins_refuses_an_unknown_model(here: Here) -> None:
 
 
 class Faulty(Transform):
-    """Asks for what is not there, with its defaults or with one of its other choices."""
+    """Uses a layer that does not exist, with its defaults or with one of its other choices."""
 
     name, version, reference, stage = "faulty", "1", "nobody, nowhere", Stage.PRUNE
 
@@ -166,7 +163,7 @@ class Faulty(Transform):
 
 @pytest.mark.parametrize("bad_choice", ["plain", "other"])
 @pytest.mark.parametrize("model", ["test_resnet", None])
-def test_a_method_whose_space_raises_hides_no_other(model: str | None, bad_choice: str) -> None:
+def test_a_method_whose_space_raises_does_not_hide_the_others(model: str | None, bad_choice: str) -> None:
     plugins = Manager()
     plugins.register(SimpleNamespace(autocompress_methods=hookimpl(lambda: [Faulty(bad_choice)])))
     text = io.StringIO()
@@ -217,19 +214,17 @@ def test_show_prints_several_runs(tmp_path: Path, here: Here) -> None:
         ("device.cost_model=45nm", "('cost_model' is a key of the job itself, not of 'device')"),
     ],
 )
-def test_a_key_in_the_wrong_place_is_told_where_it_belongs(assignment: str, told: str, here: Here) -> None:
+def test_a_key_in_the_wrong_place_is_told_the_right_one(assignment: str, told: str, here: Here) -> None:
     assert told in here("search", "--model", "resnet18", "--data", "digits", "--set", assignment, code=2)
 
 
-def test_report_is_made_anew(tmp_path: Path, here: Here) -> None:
+def test_report_writes_the_report_again(tmp_path: Path, here: Here) -> None:
     folder = write_run(tmp_path / "a-run", trials=12)
     assert str(folder / "report.html") in here("report", folder)
     assert (folder / "report.html").stat().st_size > 1000
 
 
-def test_a_dry_run_trains_nothing_and_says_what_is_within_reach(
-    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_trains_nothing_and_shows_costs(tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wish = ("--methods", "quantize", "--size", "0.5x", "--macs", "0.001x")
     out = here("search", "--model", "resnet10t", "--data", "digits", *wish, "--dry-run")
@@ -244,7 +239,7 @@ def test_a_dry_run_trains_nothing_and_says_what_is_within_reach(
 # --- progress -------------------------------------------------------------------------------------
 
 
-def test_a_pipe_gets_a_line_an_event() -> None:
+def test_a_pipe_gets_one_line_per_event() -> None:
     rows, front = example_rows(20)
     text = io.StringIO()
     with watching(Console(file=text)) as observer:
@@ -261,7 +256,7 @@ def test_a_pipe_gets_a_line_an_event() -> None:
     assert lines[-1] == "measuring the front again"
 
 
-def test_the_time_left_is_at_most_what_the_job_leaves() -> None:
+def test_the_time_left_is_at_most_the_budget() -> None:
     rows, front = example_rows(3)
     text = io.StringIO()
     observer = Lines(Console(file=text))
@@ -286,5 +281,5 @@ def test_a_terminal_shows_the_front_so_far() -> None:
         assert f"{row['accuracy']:.2f} %" in shown
 
 
-def test_a_trial_that_failed_gives_its_reason() -> None:
+def test_a_failed_trial_shows_its_reason() -> None:
     assert trial_words({"trial": 3, "status": "failed", "reason": "loss is NaN"}) == "trial 3 failed: loss is NaN"

@@ -1,6 +1,7 @@
-"""Climbing: which recipes are trained further, and the results in their rows.
+"""Promotions:
 
-A search is killed between any two of its steps.
+which recipes are trained further, the results in their rows, and searches that are killed between
+any two steps.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, 
 
 
 def row_of(number: int, drop: float, latency: float, **other: Any) -> dict[str, Any]:
-    """The row of a recipe that can climb, on rung 0."""
+    """The row of a recipe on rung 0 that can be promoted."""
     costs = {"latency_ratio": latency, "latency_ms": latency, "size_bytes": 1000, "seconds": 1.0}
     row = {"trial": number, "status": "complete", "reason": "", "rung": 0, "recipe": {}, "label": "", **costs}
     row |= {"accuracy": 90.0 - drop, "accuracy_drop": drop, "family": "obs", "divergence": drop / 40}
@@ -51,7 +52,7 @@ def row_of(number: int, drop: float, latency: float, **other: Any) -> dict[str, 
 
 
 def after(row: dict[str, Any], gain: float, rung: int = 1) -> dict[str, Any]:
-    """The row of the same recipe one rung higher."""
+    """The row of the same recipe on the next rung."""
     accuracy = row["accuracy"] + gain
     artifact = f"artifacts/{row['trial']}-rung{rung}"
     new = {**row, "accuracy": accuracy, "accuracy_drop": 90.0 - accuracy, "seconds": 5.0, "artifact": artifact}
@@ -72,14 +73,14 @@ def climbing_of(job: Job, rows: list[dict[str, Any]], promoted: dict[int, int] |
 
 
 def deep(count: int) -> list[dict[str, Any]]:
-    """So many recipes, each faster and worse than the one before."""
+    """``count`` recipes, each faster and less accurate than the one before."""
     return [row_of(number, 1.0 + 0.4 * number, 0.5 * 0.9**number) for number in range(count)]
 
 
 # --- what training will gain ----------------------------------------------------------------------
 
 
-def test_the_prior_is_what_was_measured() -> None:
+def test_the_prior_gain_is_the_measured_one() -> None:
     gains = Gains()
     assert gains.predict(Climber(2.35, 0.056, "obs", 1)).mean == pytest.approx(0.7, abs=0.3)
     assert gains.predict(Climber(0.25, 0.005, "obs", 1)).mean < 0.1
@@ -92,7 +93,7 @@ def test_the_prior_is_what_was_measured() -> None:
     drop=st.floats(-1, 20),
     divergence=st.none() | st.floats(0, 3),
 )
-def test_no_gain_is_more_than_what_was_lost(
+def test_no_gain_exceeds_the_loss(
     seen: list[tuple[float, float, float, str]], drop: float, divergence: float | None
 ) -> None:
     known = [(Climber(lost, kl, family, 1), gain) for lost, kl, gain, family in seen]
@@ -100,7 +101,7 @@ def test_no_gain_is_more_than_what_was_lost(
     assert 0 <= found.mean <= found.upper <= max(drop, 0)
 
 
-def test_recipes_that_climbed_correct_it_each_for_its_family() -> None:
+def test_promoted_recipes_correct_the_gain_of_their_family() -> None:
     of = lambda family: Climber(5.0, 0.1, family, 1)  # noqa: E731
     before = Gains().predict(of("ghost"))
     gains = Gains([(of("ghost"), 4.5)] * 6 + [(of("obs"), 0.2)] * 6)
@@ -111,7 +112,7 @@ def test_recipes_that_climbed_correct_it_each_for_its_family() -> None:
 # --- who climbs -----------------------------------------------------------------------------------
 
 
-def test_one_in_four_climbs_and_one_of_each_family(job: Job) -> None:
+def test_one_in_four_and_one_of_each_family_are_promoted(job: Job) -> None:
     climbing = climbing_of(job, [*deep(8), row_of(8, 4.5, 0.3, family="ghost"), LONG])
     found: list[Promotion] = []
     while (promotion := climbing.next(is_last=True, seconds=None)) is not None:
@@ -122,7 +123,7 @@ def test_one_in_four_climbs_and_one_of_each_family(job: Job) -> None:
     assert 8 in [one.number for one in found], "the only one of its family"
 
 
-def test_what_gains_nothing_or_misses_a_cost_does_not_climb(tmp_path: Path) -> None:
+def test_recipes_without_gain_or_with_too_high_costs_are_not_promoted(tmp_path: Path) -> None:
     job = toy_job(tmp_path, constraints={"latency": "0.4x", "accuracy_drop": 2.0})
     mild, slow = row_of(0, 0.1, 0.3), row_of(1, 4.0, 0.9)
     lost, fits = row_of(2, 40.0, 0.01), row_of(3, 3.0, 0.2)
@@ -130,22 +131,22 @@ def test_what_gains_nothing_or_misses_a_cost_does_not_climb(tmp_path: Path) -> N
     assert climbing.next(is_last=True, seconds=None) == Promotion(3, 1)
 
 
-def test_a_recipe_that_misses_the_accuracy_but_will_not_is_preferred(tmp_path: Path) -> None:
+def test_a_recipe_whose_training_will_meet_the_accuracy_is_preferred(tmp_path: Path) -> None:
     job = toy_job(tmp_path, constraints={"accuracy_drop": 0.5})
     rows = [row_of(0, 9.5, 0.1), row_of(1, 1.0, 0.2), row_of(2, 8.0, 0.12), row_of(3, 9.0, 0.11)]
     climbing = climbing_of(job, [*rows, LONG])
     assert climbing.next(is_last=True, seconds=None) == Promotion(1, 1)
 
 
-def test_scoring_tells_how_long_the_first_training_takes(job: Job) -> None:
-    rows = [{**row, "stages": {"accuracy": 0.1}} for row in deep(8)]  # a second each
+def test_the_time_for_scoring_predicts_that_of_the_first_training(job: Job) -> None:
+    rows = [{**row, "stages": {"accuracy": 0.1}} for row in deep(8)]  # a second for each
     climbing = Climbing(job, BASELINE, rows, {}, {1: 5.0})
     assert climbing.expected_seconds(1) == pytest.approx(1 + TIMES_SCORING * 0.1 * 5)
     assert climbing_of(job, rows).expected_seconds(1) == pytest.approx(UNKNOWN_TIMES)
 
 
-def test_climbing_takes_its_share_of_the_time_and_no_more(job: Job) -> None:
-    climbing = climbing_of(job, deep(8))  # a second each; the first training is taken to last ten
+def test_promotions_take_their_share_of_the_time_and_no_more(job: Job) -> None:
+    climbing = climbing_of(job, deep(8))  # a second for each; the first training is expected to take ten
     assert climbing.next(is_last=False, seconds=None) is None
     assert climbing.next(is_last=True, seconds=None) is None
     climbing = climbing_of(job, deep(12))
@@ -174,7 +175,7 @@ def test_the_highest_rung_comes_first(job: Job) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_whatever_happens_no_rung_is_crowded_and_a_resume_agrees(job: Job, data: st.DataObject) -> None:
+def test_after_any_events_rungs_stay_within_their_size_and_a_resume_agrees(job: Job, data: st.DataObject) -> None:
     numbers = st.tuples(st.floats(0, 12), st.floats(0.02, 1.2), st.sampled_from(["obs", "ghost"]))
     drawn = data.draw(st.lists(numbers, min_size=1, max_size=24))
     rows = {n: row_of(n, drop, ratio, family=family) for n, (drop, ratio, family) in enumerate(drawn)}
@@ -201,7 +202,7 @@ def test_whatever_happens_no_rung_is_crowded_and_a_resume_agrees(job: Job, data:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def test_a_rung_that_gains_is_the_row_and_one_that_does_not_leaves_it() -> None:
+def test_the_row_of_a_rung_counts_only_if_it_gains() -> None:
     below = row_of(3, 4.0, 0.3)
     better = after(below, 1.5)
     assert (better["rung"], better["accuracy"], better["accuracy_rung0"]) == (1, 87.5, 86.0)
@@ -217,7 +218,7 @@ def test_a_rung_that_gains_is_the_row_and_one_that_does_not_leaves_it() -> None:
     assert "rung 1 gave no gain (train: the loss is nan); the model of rung 0 stays" in broke["reason"]
 
 
-def test_tables_and_files_take_the_row_of_the_higher_rung(job: Job, tmp_path: Path) -> None:
+def test_tables_and_files_use_the_row_of_the_higher_rung(job: Job, tmp_path: Path) -> None:
     rows = [row_of(0, 1.0, 0.5), row_of(1, 4.0, 0.3)]
     for row in [*rows, after(rows[1], 1.0)]:
         (tmp_path / row["artifact"]).mkdir(parents=True)
@@ -239,7 +240,7 @@ def test_tables_and_files_take_the_row_of_the_higher_rung(job: Job, tmp_path: Pa
 
 
 class Driver:
-    """A dispatcher whose first pass is over, with one recipe that waits to climb."""
+    """A dispatcher after its first pass, with one recipe that waits for its promotion."""
 
     def __init__(self, folder: Path) -> None:
         offer_toy_device()
@@ -269,7 +270,7 @@ class Driver:
         self.dispatcher.tell(row)
 
 
-def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
+def test_a_rung_with_a_lost_worker_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     for attempt in range(3):
         asked = driver.hand_out(f"worker {attempt}")
@@ -284,7 +285,7 @@ def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: 
     assert driver.hand_out("other").rung == 0
 
 
-def test_a_worker_that_dies_after_its_row_of_a_rung_costs_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_dies_after_its_row_of_a_rung_loses_nothing(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     asked = driver.hand_out("worker")
     assert asked.below is not None
@@ -303,7 +304,7 @@ def test_a_training_that_hangs_is_not_tried_again(tmp_path: Path, monkeypatch: p
     assert driver.rows[-1]["status"] == "complete"
 
 
-def test_nothing_climbs_before_the_first_proposals_were_tried(tmp_path: Path) -> None:
+def test_nothing_is_promoted_before_the_first_proposals_were_tried(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     driver.study.enqueue({"toy.width": 0.25, "toy.bits": 32, "toy.lr": 0.1})
     asked = driver.hand_out("worker")
@@ -312,7 +313,7 @@ def test_nothing_climbs_before_the_first_proposals_were_tried(tmp_path: Path) ->
     assert driver.dispatcher.work_left == 2
 
 
-def test_it_climbs_beside_further_proposals(tmp_path: Path) -> None:
+def test_recipes_are_promoted_beside_further_proposals(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     for number in range(20, 20 + FIRST_PASS):
         driver.climbing.add(row_of(number, 0.0, 0.5))
@@ -325,7 +326,7 @@ def test_it_climbs_beside_further_proposals(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """The process is gone, at any place."""
+    """The process is killed, at any place."""
 
 
 def climbing_job(folder: Path, **settings: Any) -> Job:
@@ -341,7 +342,7 @@ def search_or_resume(job: Job) -> SearchResult:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_search_climbs_after_its_first_pass(tmp_path: Path) -> None:
+def test_a_search_promotes_recipes_after_its_first_pass(tmp_path: Path) -> None:
     result = run.search(climbing_job(tmp_path), opener=open_climbing_toy)
     trials = result.trials
     assert len(trials) == 24, "a recipe is one row, whatever rung it reaches"
@@ -363,7 +364,7 @@ def test_a_search_climbs_after_its_first_pass(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_worker_processes_climb(tmp_path: Path) -> None:
+def test_worker_processes_train_promoted_recipes(tmp_path: Path) -> None:
     result = run.search(climbing_job(tmp_path, workers=2), opener=open_climbing_toy)
     assert len(result.trials) == 24
     assert result.trials["trial"].is_unique
@@ -375,7 +376,7 @@ def test_worker_processes_climb(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_training_that_breaks_leaves_the_model_below(tmp_path: Path) -> None:
+def test_a_training_that_fails_leaves_the_model_of_the_rung_below(tmp_path: Path) -> None:
     job = climbing_job(tmp_path, space={"toy": {"fault": "nan"}})
     result = run.search(job, opener=open_climbing_toy)
     said = result.trials[result.trials["reason"].str.contains("gave no gain")]
@@ -387,8 +388,10 @@ def test_a_training_that_breaks_leaves_the_model_below(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_a_search_that_is_killed_between_any_two_steps_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each write to the study is a place to die at: before it, and after it."""
+def test_a_search_that_is_killed_between_any_two_steps_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search is killed before and after each write to the study."""
     whole = run.search(climbing_job(tmp_path / "whole"), opener=open_climbing_toy)
     job = climbing_job(tmp_path)
     for name in ("promote", "amend", "keep"):
@@ -416,7 +419,7 @@ def test_a_search_that_is_killed_between_any_two_steps_goes_on(tmp_path: Path, m
     assert len(read(job.folder).trials) == len(again.trials) == 24
 
 
-def test_what_rungs_were_worth_is_in_the_summary_and_the_report() -> None:
+def test_the_gains_of_rungs_are_in_the_summary_and_the_report() -> None:
     rows = [after(row, gain) for row, gain in zip(deep(4), (1.0, 0.5, -0.5, 2.0), strict=True)]
     found = climbing_summary([*rows, row_of(9, 1.0, 0.5), LONG])
     assert set(found) == {"1"}

@@ -1,6 +1,6 @@
-"""Closing a search.
+"""Closing a search:
 
-A front in any case, the nearest miss where nothing meets the constraints, figures that agree.
+there is always a front, the nearest miss if nothing meets the constraints, and consistent figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BROKEN = WHOLE | {"toy.fault": "raise"}
 
 
 def close(folder: Path, recipes: list[dict[str, Any]], **job: Any) -> tuple[results.SearchResult, list[Row]]:
-    """Runs ``recipes`` one after another, closes, and reads the run."""
+    """Runs ``recipes`` one after another, closes the search, and reads the run."""
     offer_toy_device()
     chosen = toy_job(folder, space={"toy": {"fault": ["none", "raise"]}}, **job)
     opened: OpenedToy = open_toy(chosen)
@@ -49,7 +49,7 @@ def close(folder: Path, recipes: list[dict[str, Any]], **job: Any) -> tuple[resu
     return results.read(chosen.folder), rows
 
 
-def test_the_front_holds_what_nothing_dominates_and_its_files(tmp_path: Path) -> None:
+def test_the_front_has_the_non_dominated_models_and_their_files(tmp_path: Path) -> None:
     found, _ = close(tmp_path, [WHOLE, EIGHT_BIT, HALF, BROKEN], constraints={"accuracy_drop": 5.0})
     assert list(found.models["trial"]) == [0, 1], "half the width is slower than 8 bits and less accurate"
     assert found.summary["trials"] == {"complete": 3, "stopped": 0, "infeasible": 0, "failed": 1}
@@ -59,7 +59,7 @@ def test_the_front_holds_what_nothing_dominates_and_its_files(tmp_path: Path) ->
     assert list(found.trials["artifact"]) == ["artifacts/0", "artifacts/1", "", ""]
 
 
-def test_the_front_is_scored_on_images_that_the_search_never_saw(tmp_path: Path) -> None:
+def test_the_front_is_scored_on_images_that_the_search_did_not_use(tmp_path: Path) -> None:
     found, _ = close(tmp_path, [EIGHT_BIT])
     model, baseline = found.models.iloc[0], found.front.iloc[0]
     assert (baseline["test_accuracy"], baseline["accuracy"]) == (89.0, 90.0)
@@ -82,7 +82,7 @@ def test_a_report_needs_no_models(tmp_path: Path) -> None:
     assert " to " in after.test_change_interval
 
 
-def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_miss(tmp_path: Path) -> None:
+def test_if_nothing_meets_the_constraints_there_are_a_front_and_the_nearest_miss(tmp_path: Path) -> None:
     limits = {"accuracy_drop": 0.5, "latency": "0.45x"}
     found, rows = close(tmp_path, [WHOLE, EIGHT_BIT, HALF], constraints=limits)
     assert [row["status"] for row in rows] == ["infeasible"] * 3
@@ -91,7 +91,7 @@ def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_mi
     assert found.summary["nearest_miss"]["reason"] == "accuracy drop 2.00 points, at most 0.5"
 
 
-def test_where_every_trial_breaks_the_front_is_the_baseline(tmp_path: Path) -> None:
+def test_if_every_trial_fails_the_front_is_the_baseline(tmp_path: Path) -> None:
     found, _ = close(tmp_path, [BROKEN])
     assert len(found.models) == 0
     assert found.baseline["latency_ms"] == 10.0
@@ -105,7 +105,7 @@ def test_a_front_over_any_objectives(tmp_path: Path, objectives: tuple[str, ...]
     assert sorted(found.models["trial"]) == expected
 
 
-def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
+def test_the_table_shows_the_last_measurement(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
     opened = open_toy(job)
@@ -120,7 +120,7 @@ def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
     assert list(found.trials["latency_ratio"]) == [measured]
 
 
-def test_the_summary_and_the_page_say_where_images_come_from(tmp_path: Path) -> None:
+def test_the_summary_and_the_page_say_which_images_were_used(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
     opened = open_toy(job)

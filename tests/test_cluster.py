@@ -1,4 +1,4 @@
-"""Decisions of a search on a cluster, tested without one: places, probes, refusals, sent files."""
+"""Decisions of a search on a cluster, without a cluster: places, probes, refusals, sent files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from autocompress.training import handed
 
 
 class Known:
-    """Nodes without a cluster."""
+    """Stands in for the nodes of a cluster."""
 
     def __init__(self, *nodes: Node) -> None:
         self.alive = {node.id: node for node in nodes}
@@ -62,7 +62,7 @@ def slots(known: Known, request: Mapping[str, float]) -> Slots:
     return Slots(cast(Nodes, known), cast(Admission, known), request)
 
 
-def test_workers_go_where_most_places_are_free() -> None:
+def test_workers_go_to_the_nodes_with_most_free_places() -> None:
     known = Known(node("a", CPU=2), node("b", CPU=4))
     places = slots(known, {"CPU": 1.0})
     assert [places.take(str(number)) for number in range(7)] == ["b", "b", "a", "b", "a", "b", None]
@@ -76,12 +76,12 @@ def test_workers_go_where_most_places_are_free() -> None:
     assert places.take("more") is None, "a node that was not probed gets no work"
 
 
-def test_workers_that_take_nothing_are_spread() -> None:
+def test_workers_without_resources_are_spread() -> None:
     places = slots(Known(node("a"), node("b")), {})
     assert {places.take("1"), places.take("2")} == {"a", "b"}
 
 
-def test_what_a_worker_takes() -> None:
+def test_the_resources_of_a_worker() -> None:
     assert worker_request(ClusterConfig(cpus=2), gpu_share=0.5) == {"CPU": 2.0, "GPU": 0.5}
     asked = ClusterConfig.model_validate({"cpus": 0, "gpus": 1, "memory": "2 GB"})
     assert worker_request(asked, gpu_share=0.5) == {"GPU": 1.0, "memory": 2e9}
@@ -98,7 +98,9 @@ def test_what_a_worker_takes() -> None:
         ({"CPU": 4.0, "memory": 8e9}, None, "no node of the cluster has all that a worker takes"),
     ],
 )
-def test_what_no_node_has_is_refused(request_: dict[str, float], device_nodes: str | None, sentence: str) -> None:
+def test_resources_that_no_node_has_are_refused(
+    request_: dict[str, float], device_nodes: str | None, sentence: str
+) -> None:
     nodes = [node("a", CPU=4, memory=1e9), node("b", CPU=2, memory=8e9)]
     check_request({"CPU": 4.0}, None, nodes)
     with pytest.raises(UserError) as error:
@@ -106,7 +108,7 @@ def test_what_no_node_has_is_refused(request_: dict[str, float], device_nodes: s
     assert sentence in str(error.value)
 
 
-def test_workers_run_beside_an_entry_point_that_has_taken_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_run_beside_an_entry_point_that_reserved_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     known, free = Known(node("a", GPU=1.0)), {"a": {"GPU": 1.0}}
     monkeypatch.setattr(compat, "available_by_node", lambda: free)
@@ -119,7 +121,7 @@ def test_workers_run_beside_an_entry_point_that_has_taken_all_processors(monkeyp
     assert relieved() == {"CPU": 1.0, "GPU": 0.5}
     assert notes.pop() == "all processors of the cluster are taken by other jobs; workers start when some are free"
     monkeypatch.setenv(site.SUBMITTED, "{}")
-    for entry in (("", 0.0), ("a", 0.0), ("a", 0.5), ("other", 1.0)):  # other jobs have taken some
+    for entry in (("", 0.0), ("a", 0.0), ("a", 0.5), ("other", 1.0)):  # other jobs have reserved some
         monkeypatch.setattr(compat, "entry_point", lambda _, entry=entry: entry)
         assert relieved() == {"CPU": 1.0, "GPU": 0.5}
         assert "taken by other jobs" in notes.pop()
@@ -132,7 +134,7 @@ def test_workers_run_beside_an_entry_point_that_has_taken_all_processors(monkeyp
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_the_entry_point_of_a_job_has_reserved() -> None:
+def test_the_resources_reserved_by_an_entry_point() -> None:
     config = json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "demo"}})
     assert compat.entry_point(config) == ("", 0.0)
     assert compat.entry_point("{}") == ("", 0.0)
@@ -161,16 +163,16 @@ OWN = Facts({"python": "3.11.2", "torch": "2.10"}, {"processor": "X", "features"
         ),
     ],
 )
-def test_how_a_node_differs(change: dict[str, Any], why: str) -> None:
+def test_differences_of_a_node_are_listed(change: dict[str, Any], why: str) -> None:
     assert probing.differences(OWN, replace(OWN, **change), same_processor=True) == why
 
 
-def test_another_processor_does_where_no_worker_measures() -> None:
+def test_another_processor_is_accepted_if_no_worker_measures() -> None:
     other = replace(OWN, processor={"processor": "Y"})
     assert probing.differences(OWN, other, same_processor=False) == ""
 
 
-def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
+def test_a_node_lists_the_paths_that_it_cannot_read(tmp_path: Path) -> None:
     nonce = tmp_path / "demo" / "ray" / "nonce"
     question = Question(nonce, "secret", (str(tmp_path),))
     assert probing.answer(question).fault == f"it does not see {tmp_path / 'demo'}"
@@ -185,9 +187,7 @@ def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
     assert [path.name for path in nonce.parent.iterdir()] == ["nonce"]
 
 
-def test_a_node_with_a_cache_that_cannot_be_written_gets_no_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_with_an_unwritable_cache_gets_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "nonce").write_text("secret")
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", "")
@@ -223,7 +223,7 @@ def test_a_node_whose_workers_cannot_open_the_job_gets_no_more(monkeypatch: pyte
     assert notes == [f"node host-{name} ({name}) gets no more work: no room" for name in "ab"]
 
 
-def test_the_paths_that_a_node_must_see(tmp_path: Path) -> None:
+def test_the_paths_that_a_node_must_read(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
     job = load_job(
         model="resnet18",
@@ -236,7 +236,7 @@ def test_the_paths_that_a_node_must_see(tmp_path: Path) -> None:
 # --- connecting -----------------------------------------------------------------------------------
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(compat, "address_of_this_machine", lambda: None)
     with pytest.raises(UserError, match=r"'cluster\.address: auto' finds no Ray cluster"):
@@ -265,7 +265,9 @@ def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyP
         ("it is full", "cannot connect to the cluster at head:6379: Failed to connect to Ray cluster"),
     ],
 )
-def test_why_a_connection_failed_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cause: str, sentence: str) -> None:
+def test_a_failed_connection_gives_its_reason_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, cause: str, sentence: str
+) -> None:
     def init(**_: Any) -> None:
         raise ConnectionError("Failed to connect to Ray cluster") from RuntimeError(cause)
 
@@ -278,7 +280,7 @@ def test_why_a_connection_failed_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(error.value)
 
 
-def test_another_server_is_no_cluster() -> None:
+def test_a_server_of_another_kind_is_no_cluster() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -298,7 +300,7 @@ def test_another_server_is_no_cluster() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cache_that_lacks_the_baseline_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_the_baseline_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "driver"))
     settings: dict[str, Any] = {"baseline": {"epochs": 0}, "methods": ["magnitude"], "device": "cost-model:bitops"}
     job = load_job(model="test_resnet", data="digits", **settings)
@@ -322,14 +324,14 @@ def test_a_cache_that_lacks_the_baseline_gets_it(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_station_measures_for_workers_on_other_nodes(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     here = ray.get_runtime_context().get_node_id()
     stations = start_stations(opened.job, opened.device, {machine_id(): here})
     own = Measurer.of(opened.job, opened.device)
     handles = rotated(list(stations.values()), 3)
     remote = RemoteMeasurer(own.device, own.config, own.energy_device, handles, own.measured_with())
     baseline = opened.baseline.deployable
-    for _ in range(2):  # the second time without sending the baseline
+    for _ in range(2):  # the baseline is not sent a second time
         measured = remote.latency(baseline, baseline, seconds=0.2)
         assert 0.5 < measured.latency_ratio < 2
         assert measured.environment["processor"]
@@ -342,7 +344,7 @@ def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob, monkeypatch
         remote.once(baseline, baseline, 0.1)
 
 
-def test_a_station_on_another_kind_of_machine_measures_nothing(opened: OpenedJob) -> None:
+def test_a_station_on_another_kind_of_machine_does_not_measure(opened: OpenedJob) -> None:
     known = Measurer.of(opened.job, opened.device).measured_with()
     assert Station(opened.job, known).check() == []
     moved = Station(opened.job, {**known, "processor": "another one"})
@@ -359,7 +361,7 @@ def test_a_device_that_runs_torch_modules_has_no_stations(opened: OpenedJob) -> 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_stations_that_cannot_start_are_one_sentence(opened: OpenedJob) -> None:
+def test_stations_that_cannot_start_give_one_sentence(opened: OpenedJob) -> None:
     with pytest.raises(UserError, match="cannot be used on any node with the resource of the job: its measurer cannot"):
         start_stations(opened.job, opened.device, {"machine": "0" * 56})
 
@@ -369,7 +371,7 @@ def test_stations_are_shared_evenly() -> None:
     assert [rotated(names, by) for by in (0, 1, 5)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
-def test_given_weights_end_with_their_block() -> None:
+def test_given_weights_are_dropped_after_the_block() -> None:
     with handed.weights_given(Path("a")):
         assert handed.given() == Path("a")
         with handed.weights_given(None):
@@ -451,7 +453,7 @@ def test_a_run_on_a_url_is_resumed_under_a_supervisor(tmp_path: Path, monkeypatc
 def test_no_driver_is_started_after_a_signal(
     tmp_path: Path, number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver is too young to have a say: the signal ends it."""
+    """The driver has not installed its signal handlers yet, so the signal ends it."""
     script = (
         "import os, signal, sys, time\nfrom pathlib import Path\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"

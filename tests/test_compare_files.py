@@ -1,4 +1,4 @@
-"""Comparing ONNX files: any file with one input of images; errors for all others."""
+"""Comparing ONNX files: any file with one input of images is accepted, all others are errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_model(
     domain: str = "",
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """A file of another tool: one convolution (or, of other types, nothing at all) and a mean."""
+    """A file of another tool: a convolution (for other types: no layer) and a mean."""
     names = [f"x{number}" for number in range(inputs)]
     weight = numpy_helper.from_array(np.ones((channels, 3, 3, 3), np.float32), "w")
     if kind == TensorProto.FLOAT and len(shape) == 4:
@@ -59,7 +59,7 @@ def test_files_of_other_tools_are_compared(tmp_path: Path) -> None:
     assert found[0].measurement.ratio_low < ratios[0] < found[0].measurement.ratio_high
 
 
-def test_what_is_left_open_is_asked_for_or_read_from_the_metadata(tmp_path: Path) -> None:
+def test_missing_properties_are_read_from_the_metadata_or_requested(tmp_path: Path) -> None:
     free = write_model(tmp_path / "free.onnx", ["n", 3, "h", "w"])
     with pytest.raises(UserError, match=r"takes images of any size \(give --input-size PIXELS\)"):
         autocompress.compare_files(free, free)
@@ -71,7 +71,7 @@ def test_what_is_left_open_is_asked_for_or_read_from_the_metadata(tmp_path: Path
         autocompress.compare_files(odd, odd)
 
 
-def test_files_that_are_none_of_ours_are_refused_in_a_sentence(tmp_path: Path, commands: Commands) -> None:
+def test_unsuitable_files_are_refused_in_one_sentence(tmp_path: Path, commands: Commands) -> None:
     good = write_model(tmp_path / "good.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     cases = {
@@ -91,7 +91,7 @@ def test_files_that_are_none_of_ours_are_refused_in_a_sentence(tmp_path: Path, c
     assert "pixels only" in commands("measure", good, good, "--input-size", "32", code=2)
 
 
-def test_devices_that_run_no_files_are_refused(tmp_path: Path, commands: Commands) -> None:
+def test_devices_that_cannot_run_files_are_refused(tmp_path: Path, commands: Commands) -> None:
     good = write_model(tmp_path / "good.onnx")
     for device in ("torch-eager", "cost-model:bitops"):
         assert "runs no ONNX files" in commands("measure", good, good, "--device", device, code=2)

@@ -21,7 +21,7 @@ from autocompress.results.sofar import models_so_far
 
 
 def write_points(folder: Path, points: list[tuple[float, float]], **job: Any) -> Path:
-    """A run whose front has these (accuracy drop, latency ratio), on validation and on test."""
+    """A run whose front has these points (accuracy drop, latency ratio) on both splits."""
     write_run(folder, trials=1, **job)
     rows = [
         {
@@ -59,13 +59,13 @@ def test_attainment_is_the_lowest_cost_at_each_loss(two: tuple[Path, Path]) -> N
     assert rows[5.0] == [0.2, 0.1]
 
 
-def test_dominance_is_told_both_ways(two: tuple[Path, Path]) -> None:
+def test_dominance_is_shown_in_both_directions(two: tuple[Path, Path]) -> None:
     (_, second), (first, _) = compare(*two).dominated()
     assert second == pytest.approx(2 / 3), "(0.3, 0.9) and (1.0, 0.6) are dominated"
     assert first == pytest.approx(1 / 3), "(3.0, 0.2) is dominated"
 
 
-def test_what_differs_in_the_jobs_is_listed_and_nothing_else(two: tuple[Path, Path]) -> None:
+def test_only_the_differences_of_the_jobs_are_listed(two: tuple[Path, Path]) -> None:
     found = compare(*two)
     told = dict(found.differences)
     assert told == {
@@ -77,7 +77,7 @@ def test_what_differs_in_the_jobs_is_listed_and_nothing_else(two: tuple[Path, Pa
     assert found.warnings == []
 
 
-def test_figures_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
+def test_incomparable_figures_give_warnings(tmp_path: Path) -> None:
     one = write_points(tmp_path / "one", [(0.2, 0.8)])
     other = write_points(tmp_path / "other", [(0.2, 0.8)], model="resnet50", data="digits", device={"name": "other"})
     texts = " ".join(compare(one, other).warnings)
@@ -93,7 +93,7 @@ def test_three_runs_have_a_median(two: tuple[Path, Path], tmp_path: Path, comman
     assert "median" in commands("compare", *two, third)
 
 
-def test_a_cost_that_all_have_is_taken(tmp_path: Path) -> None:
+def test_the_common_cost_is_used(tmp_path: Path) -> None:
     runs = [write_points(tmp_path / name, [(0.2, 0.8)], objectives=["accuracy", "size"]) for name in ("a", "b")]
     assert compare(*runs).cost == "latency", "no row has a size"
 
@@ -107,7 +107,7 @@ def test_the_command_prints_tables_and_json(two: tuple[Path, Path], commands: Co
     assert told["differences"]["sampler"] == ["random", "tpe"]
 
 
-def test_no_figure_is_cut_on_a_narrow_terminal(two: tuple[Path, Path], commands: Commands) -> None:
+def test_no_figure_is_truncated_on_a_narrow_terminal(two: tuple[Path, Path], commands: Commands) -> None:
     commands.columns = 40
     out = commands("compare", *two)
     assert "…" not in out
@@ -139,7 +139,7 @@ def test_runs_in_every_state_are_compared(two: tuple[Path, Path], tmp_path: Path
     assert "is not a run" in commands("compare", two[0], tmp_path, code=2)
 
 
-def test_the_front_so_far_is_that_of_the_rows(tmp_path: Path) -> None:
+def test_the_front_so_far_is_computed_from_the_rows(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", trials=40)
     expected = list(read(folder).models["trial"])
     (folder / "front.csv").unlink()
@@ -150,7 +150,7 @@ def test_the_front_so_far_is_that_of_the_rows(tmp_path: Path) -> None:
     assert isinstance(found, pd.DataFrame)
 
 
-def test_one_run_alone_is_no_comparison(tmp_path: Path) -> None:
+def test_one_run_alone_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give two runs or more"):
         compare(write_points(tmp_path / "one", [(0.2, 0.8)]))
 

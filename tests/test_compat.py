@@ -61,7 +61,7 @@ def pinned() -> dict[str, str]:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_has_the_version_that_is_pinned(library: str) -> None:
-    """Builds such as ``2.15.0+cpu`` count as their version."""
+    """Local versions such as ``2.15.0+cpu`` count as the version before the plus sign."""
     installed = importlib.metadata.version(library).split("+")[0]
     assert installed == pinned()[library], (
         f"{library} {installed} is installed and constraints.txt pins {pinned()[library]}: "
@@ -70,8 +70,11 @@ def test_a_library_has_the_version_that_is_pinned(library: str) -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), NAMES)
-def test_a_private_name_is_there(module: str, name: str) -> None:
-    """Names that compat imports on the first call would otherwise be missed late, or by users."""
+def test_a_private_name_exists(module: str, name: str) -> None:
+    """compat imports some names on the first call only.
+
+    Without this test, users would notice first.
+    """
     found = importlib.import_module(module)
     for part in name.split("."):
         assert hasattr(found, part), f"{module} has no {name} any more: see autocompress/compat/"
@@ -79,7 +82,7 @@ def test_a_private_name_is_there(module: str, name: str) -> None:
 
 
 def test_enqueued_values_of_a_trial() -> None:
-    """Also before a value was asked for, and of the frozen trial that waits."""
+    """Before a value was asked for too, and for a frozen trial that waits."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 3})
     waiting = study.get_trials(states=(TrialState.WAITING,))[0]
@@ -89,7 +92,7 @@ def test_enqueued_values_of_a_trial() -> None:
 
 
 def test_a_waiting_trial_can_fail_without_being_asked() -> None:
-    """The next trial that is asked is a new one."""
+    """The next asked trial is a new one."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 3})
     compat_optuna.fail_waiting(study, study.trials[0])
@@ -97,8 +100,8 @@ def test_a_waiting_trial_can_fail_without_being_asked() -> None:
     assert study.ask().number == 1
 
 
-def test_a_running_trial_is_found_again() -> None:
-    """What is set on it reaches the study."""
+def test_a_running_trial_can_be_written_to() -> None:
+    """Its attributes are written to the study."""
     study = optuna.create_study()
     study.ask()
     compat_optuna.running_trial(study, study.trials[0]).set_user_attr("seen", 1)
@@ -117,12 +120,12 @@ def test_gradients_are_computed_by_the_engine(monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 2
 
 
-def test_torch_tells_whether_bfloat16_is_native() -> None:
+def test_torch_says_whether_bfloat16_is_native() -> None:
     assert compat_torch.has_native_bfloat16() in (True, False)
 
 
-def test_the_version_of_a_tensor_counts_changes_in_place() -> None:
-    """A new result has none."""
+def test_the_version_of_a_tensor_counts_in_place_changes() -> None:
+    """A new result has version 0."""
     tensor = torch.zeros(2)
     before = compat_torch.version_of(tensor)
     tensor.add_(1)
@@ -153,7 +156,7 @@ def test_timm_is_imported_without_the_compiler_which_still_works() -> None:
 
 
 def test_each_room_that_imports_timm_imports_it_without_the_compiler() -> None:
-    """Whichever of them is imported first."""
+    """The order of imports does not matter."""
     package = ROOT / "autocompress"
     rooms = {
         file.parent
@@ -174,8 +177,11 @@ def test_rewrite_rules_tell_their_operator() -> None:
     assert sum(operator is not None for operator in operators) > len(operators) / 2
 
 
-def test_a_map_through_a_flatten_grows() -> None:
-    """One channel becomes as many columns as it has positions; the map back gives one each."""
+def test_a_channel_map_through_a_flatten() -> None:
+    """A channel becomes as many columns as it has positions.
+
+    The inverse map gives one channel for each.
+    """
     flatten = importlib.import_module("torch_pruning.dependency.index_mapping")._FlattenIndexMapping
     channels = compat_pruning.channel_indices(2)
     grown = flatten(stride=4, reverse=False)
@@ -187,7 +193,7 @@ def test_a_map_through_a_flatten_grows() -> None:
 
 
 def test_only_data_sets_with_a_fingerprint_have_one() -> None:
-    """``datasets`` need not be installed, so an object with its attribute stands for a data set."""
+    """``datasets`` may be missing, so an object with its attribute stands in for a data set."""
     assert compat_datasets.fingerprint_of(SimpleNamespace(_fingerprint="a1")) == "a1"
     assert compat_datasets.fingerprint_of(SimpleNamespace()) is None
     assert compat_datasets.fingerprint_of(None) is None

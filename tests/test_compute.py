@@ -1,4 +1,4 @@
-"""Compute: keys of a job, refusals, memory formats that are decided once, mixed precision."""
+"""Compute: keys of a job, refusals, memory formats that are chosen once, mixed precision."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_keys_of_a_job_become_a_compute() -> None:
         ({"device": "cpu", "precision": "bf16"}, "bf16, which this processor only emulates"),
     ],
 )
-def test_what_this_machine_cannot_do_is_refused(
+def test_settings_that_this_machine_does_not_support_are_refused(
     asked: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autocompress.compute.has_native_bfloat16", lambda: False)
@@ -60,7 +60,7 @@ def test_what_this_machine_cannot_do_is_refused(
         compute_of(ComputeConfig(**asked))
 
 
-def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
@@ -70,12 +70,12 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("asked", [{"device": "tpu"}, {"precision": "int8"}, {"threads": 0}, {"channels_last": "no"}])
-def test_other_words_are_refused(asked: dict[str, Any]) -> None:
+def test_unknown_values_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ComputeConfig(**asked)
 
 
-def test_what_decides_results_is_in_the_keys() -> None:
+def test_settings_that_change_results_are_in_the_keys() -> None:
     own = Compute()
     others = [own, LAST, replace(own, compile=True), replace(own, half=torch.bfloat16), replace(own, threads=3)]
     keys = [digest(computed_with(one)) for one in others]
@@ -84,7 +84,7 @@ def test_what_decides_results_is_in_the_keys() -> None:
 
 
 class Formats(Callback):
-    """Notes whether the first convolution and its input are laid out with channels last."""
+    """Records whether the first convolution and its input are in the format channels last."""
 
     def __init__(self, model: nn.Module, killed_at: int | None = None) -> None:
         self.found: list[bool] = []
@@ -107,7 +107,7 @@ def split() -> Split:
 
 
 def network() -> nn.Module:
-    """A network with convolutions whose formats differ in memory."""
+    """A network whose convolutions have different memory formats."""
     torch.manual_seed(0)
     body = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3)]
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(6 * 16, 4))
@@ -153,7 +153,7 @@ def test_batch_norm_statistics_stay_in_float32_under_mixed_precision() -> None:
         assert torch.allclose(full[statistic], half_[statistic], rtol=0.05, atol=0.02)
 
 
-def test_the_faster_format_is_kept_and_later_runs_use_it(tmp_path: Path) -> None:
+def test_the_faster_format_is_stored_and_used_by_later_runs(tmp_path: Path) -> None:
     model, store = example_model(), Store(tmp_path)
     times = iter([0.0] + [0.0, 1.0, 1.0, 1.5] * 2 + [9.0])
     assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(times))
@@ -164,7 +164,7 @@ def test_the_faster_format_is_kept_and_later_runs_use_it(tmp_path: Path) -> None
     assert not layout.is_faster_last(model, Compute(), other, clock=lambda: next(little)), "less than noise"
 
 
-def test_formats_that_are_clearly_apart_are_timed_once(tmp_path: Path) -> None:
+def test_formats_with_a_clear_difference_are_timed_once(tmp_path: Path) -> None:
     model = example_model()
     times = iter([0.0] + [0.0, 1.0, 1.0, 1.5] * 2 + [2.0])
     assert layout.is_faster_last(model, Compute(), Store(tmp_path / "apart"), clock=lambda: next(times))
@@ -172,7 +172,7 @@ def test_formats_that_are_clearly_apart_are_timed_once(tmp_path: Path) -> None:
     assert layout.is_faster_last(model, Compute(), Store(tmp_path / "close"), clock=lambda: next(close))
 
 
-def test_a_job_without_an_answer_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_without_a_memory_format_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, model, store = job_of(tmp_path), example_model(), Store(tmp_path)
     monkeypatch.setattr("autocompress.opened.computing.is_faster_last", lambda *_: True)
     assert decided(job, model, store)[0].compute.channels_last is False, "the tests switch timing off"
@@ -190,7 +190,7 @@ def job_of(folder: Path) -> Job:
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_resume_computes_as_the_first_run_did(tmp_path: Path) -> None:
+def test_a_resume_computes_like_the_first_run(tmp_path: Path) -> None:
     offer_toy_device()
     seen: list[bool | str] = []
 
@@ -239,7 +239,7 @@ def test_on_a_gpu_trials_score_the_torch_model_and_the_front_the_file(
     assert all((judged[1] == one[1]).all() for one in front)
 
 
-def test_predictions_keep_no_logits_and_count_what_is_not_finite_as_wrong() -> None:
+def test_predictions_do_not_keep_logits_and_count_nan_as_wrong() -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             outputs = x.flatten(1)[:, :4].clone()
@@ -270,7 +270,7 @@ def test_a_compiled_network_is_trained_through_its_compiled_form(monkeypatch: py
     assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_large_moments_are_estimated_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_moments_are_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(tmp_path)
     assert memory_notes(job, example_model()) == ()
     layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3, groups=2), nn.Flatten(), nn.Linear(9000, 8000)

@@ -1,4 +1,4 @@
-"""The conformance suite passes for our methods, and names the rule that a method breaks."""
+"""The conformance suite passes for our methods, and names the rule that a faulty method breaks."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def two_blocks() -> nn.Module:
-    """Its first two blocks: what is broken is broken in them too.
+    """The first two blocks of the model:
 
-    Four take three times as long.
+    a faulty method breaks its rule in them too, in a third of the time.
     """
     return example_model(args=TWO_BLOCKS)
 
@@ -280,10 +280,10 @@ BROKEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_a_broken_transform_is_told_its_rule(
+def test_a_faulty_transform_is_told_its_rule(
     broken: type[Transform], two_blocks: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms, "_check_export", lambda *_: None)  # half of the time, and all of them pass it
+    monkeypatch.setattr(transforms, "_check_export", lambda *_: None)  # without a seed, half of the runs would pass
     assert broken.__doc__
     with pytest.raises(ContractViolation, match=broken.__doc__):
         check_method(broken(), two_blocks)
@@ -293,7 +293,7 @@ def test_a_broken_transform_is_told_its_rule(
 
 
 class Fixed(FakeQuantizer):
-    """A grid with a fixed step; without ``rounds``, values lie off the grid of ``harden``."""
+    """A grid with a fixed step. Without ``rounds``, values are not on the grid of ``harden``."""
 
     rounds = True
     dtype = torch.int8
@@ -354,7 +354,7 @@ def test_a_plain_quantizer_conforms(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("broken", [NotOnTheGrid, WideIntegers, QuantizesWhileObserving, NoGradient])
-def test_a_broken_quantizer_is_told_its_rule(broken: type[FakeQuantizer], model: nn.Module) -> None:
+def test_a_faulty_quantizer_is_told_its_rule(broken: type[FakeQuantizer], model: nn.Module) -> None:
     method = FixedQuantizer()
     method.fake = broken
     assert broken.__doc__
@@ -398,12 +398,12 @@ def test_a_data_source_conforms(model: nn.Module) -> None:
     check_method(Noise(), model)
 
 
-def test_a_data_source_that_draws_anew_is_told(model: nn.Module) -> None:
+def test_a_data_source_that_ignores_the_seed_is_told(model: nn.Module) -> None:
     with pytest.raises(ContractViolation, match=NewEachTime.__doc__):
         check_method(NewEachTime(), model)
 
 
-def test_what_is_no_method_is_told() -> None:
+def test_an_object_that_is_no_method_is_refused() -> None:
     class Neither(Method):
         name, version, reference, kind = "neither", "1", "none", "other"
 

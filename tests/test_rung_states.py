@@ -189,7 +189,7 @@ def test_a_recipe_that_climbs_to_the_last_rung() -> None:
     assert standing.ended(LAST_RUNG) == Standing(State.ENDED, LAST_RUNG, LAST_RUNG)
 
 
-def test_a_training_that_breaks_leaves_the_model_below() -> None:
+def test_a_training_that_fails_leaves_the_model_of_the_rung_below() -> None:
     assert ASKED.kept().promoted().ended(0) == Standing(State.ENDED, 0, 1)
     assert ASKED.ended(None) == Standing(State.ENDED, None, 0)
 

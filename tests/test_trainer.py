@@ -77,7 +77,7 @@ FAST = TrainSettings(epochs=2, batch_size=32, lr=3e-3)
 
 
 @pytest.mark.parametrize("settings", [FAST, TrainSettings(3, 0.1, "sgd", "cosine", 32, 5e-4, label_smoothing=0.1)])
-def test_it_learns(splits: Splits, settings: TrainSettings) -> None:
+def test_the_network_learns(splits: Splits, settings: TrainSettings) -> None:
     model = network()
     result = train(model, splits.train, settings, seed=0)
     accuracy, correct = evaluate(model, splits.val)
@@ -224,7 +224,7 @@ def test_a_tap_that_is_not_there_is_an_error(few: data.Split) -> None:
         train(network(), few, FAST, callbacks=[Staring()])
 
 
-def test_a_pause_leaves_no_trace(few: data.Split) -> None:
+def test_a_pause_does_not_change_the_result(few: data.Split) -> None:
     """Stopped after an epoch, stored, and continued in fresh objects.
 
     The same weights as without the stop.
