@@ -1,4 +1,4 @@
-"""Contenders: the front, and models that may belong to it within noise, are measured again."""
+"""Contenders (the front, and models that may belong to it within noise) are measured again."""
 
 from __future__ import annotations
 
@@ -49,9 +49,12 @@ def test_without_noise_contenders_are_the_front(tmp_path: Any) -> None:
     assert contenders(job, rows, BASELINE) == front_rows(job.objectives, rows, BASELINE)
 
 
-def test_a_row_whose_model_was_deleted_keeps_no_newcomer_out(tmp_path: Path) -> None:
+def test_a_row_without_a_model_file_excludes_no_new_row(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
-    lucky = {**row(0, 89.0, 0.30, 0.0), "artifact": "artifacts/0"}  # a closing found it slower, and dropped its files
+    lucky = {
+        **row(0, 89.0, 0.30, 0.0),
+        "artifact": "artifacts/0",
+    }  # it was found slower at an earlier closing, and its files were removed
     newcomer = {**row(1, 88.0, 0.32, 0.0), "artifact": "artifacts/1"}
     (tmp_path / "artifacts" / "1").mkdir(parents=True)
     (tmp_path / "artifacts" / "1" / "model.onnx").touch()
@@ -69,7 +72,7 @@ def test_their_number_is_bounded(tmp_path: Any) -> None:
 
 
 def old_contenders(job: Job, rows: list[dict[str, Any]]) -> list[int]:
-    """The definition, read literally, over all rows that are there."""
+    """The definition, applied to all rows with files."""
 
     def costs(row: dict[str, Any], end: str = "latency_ratio") -> tuple[float, float]:
         return -row["accuracy"], row["latency"][end]
@@ -100,13 +103,10 @@ def old_contenders(job: Job, rows: list[dict[str, Any]]) -> list[int]:
     order=st.randoms(use_true_random=False),
     before=st.integers(0, 40),
 )
-def test_rows_that_arrive_one_by_one_leave_the_contenders_of_all_that_are_there(
+def test_incremental_contenders_are_those_of_all_rows_with_files(
     figures: list[tuple[int, int, int]], order: random.Random, before: int
 ) -> None:
-    """A row whose files were deleted is not there any more.
-
-    The rows of an earlier run are there at once.
-    """
+    """Rows whose files were deleted are left out. All rows of an earlier run are added at once."""
     job = toy_job(Path())
     rows = [row(n, float(accuracy), ratio / 20, noise / 40) for n, (accuracy, ratio, noise) in enumerate(figures)]
     order.shuffle(rows)
@@ -123,7 +123,7 @@ def test_rows_that_arrive_one_by_one_leave_the_contenders_of_all_that_are_there(
         there = [one for one in [*there, new] if one["trial"] in wanted]
 
 
-def test_a_complete_row_ends_the_front_of_those_that_miss_a_bound(tmp_path: Path) -> None:
+def test_a_complete_row_replaces_the_front_of_those_that_miss_a_bound(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     missed, worse = row(0, 89.0, 0.3, 0.0), row(1, 88.0, 0.4, 0.0)
     missed["status"] = worse["status"] = "infeasible"
@@ -138,7 +138,7 @@ def test_a_complete_row_ends_the_front_of_those_that_miss_a_bound(tmp_path: Path
 
 
 def test_a_new_row_costs_no_more_after_three_thousand(tmp_path: Path) -> None:
-    """Counts the rows that are looked at: none of those that have left."""
+    """Counts the rows that are compared: rows that are no contenders are not."""
     job = toy_job(tmp_path)
     looked: Counter[int] = Counter()
 

@@ -1,4 +1,4 @@
-"""Tables corrected by finished trials, and proposals made again."""
+"""Tables that are corrected by finished trials, and new proposals from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def problem() -> Problem:
     return Problem(parts, losses, {"latency": costs}, {"latency": 2.0})
 
 
-def test_measurements_correct_a_cost_and_say_its_error() -> None:
+def test_measurements_correct_a_cost_and_its_error() -> None:
     given = problem()
     selections = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)]
     truth = [0.3 + 0.07 * given.cost("latency", own) for own in selections]
@@ -43,27 +43,27 @@ def test_measurements_correct_a_cost_and_say_its_error() -> None:
     assert with_measured(given, "latency", selections * 8, noisy)[1] == pytest.approx(0.2, abs=0.03)
 
 
-def test_one_measurement_only_scales() -> None:
+def test_one_measurement_corrects_the_scale_only() -> None:
     found, _ = with_measured(problem(), "latency", [(1, 1)], [12.0])
     assert found.cost("latency", (1, 1)) == pytest.approx(12.0)
     assert found.cost("latency", (0, 0)) == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("measured", [[], [float("nan")], [0.0]])
-def test_nothing_measured_changes_nothing(measured: list[float]) -> None:
+def test_without_measurements_nothing_changes(measured: list[float]) -> None:
     given = problem()
     found, error = with_measured(given, "latency", [(0, 0)] * len(measured), measured)
     assert found is given
     assert np.isnan(error)
 
 
-def test_a_corrected_divergence_is_found_back() -> None:
+def test_a_corrected_divergence_is_recovered() -> None:
     correction = Correction.fit([0.01, 0.05, 0.2], [0.01, 0.08, 0.5])
     assert correction(correction.predicted(0.25)) == pytest.approx(0.25, rel=1e-3)
     assert Correction().predicted(0.25) == pytest.approx(0.25)
 
 
-def test_a_search_proposes_again_after_some_rows_and_then_lets_the_sampler_draw(tmp_path: Path) -> None:
+def test_a_search_proposes_again_after_some_rows_then_the_sampler_draws(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     job.folder.mkdir()
     opened = open_toy(job)
@@ -87,7 +87,7 @@ def test_a_search_proposes_again_after_some_rows_and_then_lets_the_sampler_draw(
     assert labels == ["proposal, corrected", ""]
 
 
-def test_a_fault_in_the_tables_ends_no_search(tmp_path: Path) -> None:
+def test_an_error_in_the_tables_does_not_end_a_search(tmp_path: Path) -> None:
     def again(rows: Any, baseline: Any) -> Proposed:
         raise ValueError("a table that is broken")
 
@@ -99,8 +99,8 @@ def test_a_fault_in_the_tables_ends_no_search(tmp_path: Path) -> None:
     corrections.before_ask(False)
 
 
-def test_proposals_dearer_than_a_trial_that_loses_nothing_are_dropped(tmp_path: Path) -> None:
-    """A trial at 0.4 of the latency without a loss makes all but one of three proposals useless.
+def test_proposals_that_cost_more_than_a_lossless_trial_are_dropped(tmp_path: Path) -> None:
+    """A trial at 0.4 of the latency without a loss makes two of three proposals useless.
 
     They are predicted at 0.75, 0.5 and 0.25.
     """
@@ -133,7 +133,7 @@ def test_proposals_dearer_than_a_trial_that_loses_nothing_are_dropped(tmp_path: 
     assert asked == [3], "they are replaced at once, and not by eight rows"
 
 
-def test_what_is_beaten() -> None:
+def test_which_proposals_are_dominated() -> None:
     rows = [row_of(n, {}, ratio) | {"accuracy_drop": drop} for n, (ratio, drop) in enumerate([(0.5, 0.0), (0.2, 1.0)])]
     best = lossless([*rows, row_of(2, {}, 0.6) | {"accuracy_drop": -1.0}], ["latency"], BASELINE)
     assert best == [{"latency": 0.5}]
@@ -144,7 +144,7 @@ def test_what_is_beaten() -> None:
     assert lossless(rows, [], BASELINE) == []
 
 
-def test_budgets_lie_below_the_largest_that_is_of_use() -> None:
+def test_budgets_are_below_the_largest_useful_one() -> None:
     costs = [one.allocation.costs["latency"] for one in propose(problem(), ["latency"], most={"latency": 6.0})]
     assert costs
     assert max(costs) <= 6.0
@@ -164,8 +164,8 @@ def kept(values: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.slow
-def test_proposals_again_know_what_trials_cost(opened: OpenedJob) -> None:
-    """The first trials turn out slower than predicted: what meets the bound is cut deeper."""
+def test_new_proposals_use_the_measured_costs(opened: OpenedJob) -> None:
+    """The first trials are slower than predicted, so new proposals remove more channels."""
     job = opened.job.model_copy(update={"constraints": Constraints.model_validate({"latency": "0.95x"})})
     first = replace(opened, job=job).proposals()
     assert first is not None
@@ -184,7 +184,7 @@ def test_proposals_again_know_what_trials_cost(opened: OpenedJob) -> None:
 
 
 @pytest.mark.slow
-def test_proposals_are_tried_in_float_too_where_int8_gains_little(opened: OpenedJob) -> None:
+def test_proposals_are_also_tried_in_float_if_int8_gains_little(opened: OpenedJob) -> None:
     job = opened.job.model_copy(update={"constraints": Constraints.model_validate({"latency": "0.5x"})})
     proposer = Proposer(replace(opened, job=job).table_maker())
     tables = proposer.maker.tables()
@@ -218,7 +218,7 @@ def test_proposals_for_other_objectives(opened: OpenedJob, objectives: tuple[str
 
 
 @pytest.mark.slow
-def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_probes_fail_costs_are_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     from autocompress.proposals import costmaker
 
     monkeypatch.setattr(costmaker, "PROBES_VERSION", "a test's own, so that no probe is kept")
@@ -235,9 +235,7 @@ def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_table_by_two_processes_is_that_of_one(
-    opened: OpenedJob, dies: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_make_the_table_of_one(opened: OpenedJob, dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from autocompress.proposals import costmaker, helping, tablemaker
 
     monkeypatch.setattr(costmaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")

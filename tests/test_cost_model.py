@@ -44,7 +44,7 @@ def model(name: str) -> CostModel:
 
 
 def layers(*counts: tuple[str, int, int, int]) -> Deployable:
-    """A file whose layers have these (kind, operations, weight bits, activation bits)."""
+    """A file with one layer for each (kind, operations, weight bits, activation bits)."""
     found = [OperatorCount(f"layer{i}", *count) for i, count in enumerate(counts)]
     return Deployable(Path("model.onnx"), (3, 32, 32), found)
 
@@ -57,9 +57,9 @@ EIGHT = layers(("multiply-add", 1_000_000, 8, 8))
 
 
 def test_the_45_nm_figures_add_up_as_published() -> None:
-    """Digest of AdderNet, section 8.
+    """Digest of AdderNet, section 8:
 
-    PJ of a tap, one multiplication and one addition against two additions.
+    picojoules per tap, for a multiplication with an addition, and for two additions.
     """
     cost = PROFILES["45nm"].cost
 
@@ -77,8 +77,8 @@ def test_the_45_nm_figures_add_up_as_published() -> None:
     assert picojoules("add", 8) + picojoules("accumulate", 8) == pytest.approx(0.13)
 
 
-def test_the_paper_s_cycles_of_lenet_on_a_cpu() -> None:
-    """AdderNet, MNIST.
+def test_the_cycles_of_lenet_in_the_paper() -> None:
+    """AdderNet, MNIST:
 
     435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74 M.
     """
@@ -92,7 +92,7 @@ def test_the_paper_s_cycles_of_lenet_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize("adders", [[("add", 2000, 8, 8)], [("add", 1000, 8, 8), ("accumulate", 1000, 8, 8)]])
-def test_the_fpga_s_ratios_are_those_of_the_abstract(adders: list[tuple[str, int, int, int]]) -> None:
+def test_the_fpga_ratios_are_those_of_the_abstract(adders: list[tuple[str, int, int, int]]) -> None:
     device = model("addernet-fpga")
     convolution = layers(("multiply-add", 1000, 8, 8))
     measured = measure(device, layers(*adders), convolution, CONFIG)
@@ -104,10 +104,10 @@ def test_the_fpga_s_ratios_are_those_of_the_abstract(adders: list[tuple[str, int
     assert 1 - power == pytest.approx(0.4785)
 
 
-def test_a_low_bit_accelerator_gains_with_each_halving_of_either_width() -> None:
+def test_a_low_bit_accelerator_gains_with_each_halving_of_weight_or_activation_bits() -> None:
     device = model("bit-fusion")
     base = device.cost(FLOAT)
-    # A million multiply-adds on 512 units at 500 MHz.
+    # a million multiply-adds on 512 units at 500 MHz
     assert base.seconds == pytest.approx(1e6 / (512 * 500e6))
     assert base.joules == pytest.approx(1e6 * 3.6735e-3 / 16 / 500e6, rel=1e-4)
     for weights, activations, factor in [(8, 8, 1), (4, 8, 2), (2, 8, 4), (4, 4, 4), (2, 2, 16), (1, 8, 4), (3, 5, 2)]:
@@ -125,7 +125,7 @@ def test_bit_operations_are_the_product_of_the_widths() -> None:
     assert measure(device, EIGHT, FLOAT, CONFIG).energy_uj is None
 
 
-def test_the_gpu_needs_both_operands_narrow() -> None:
+def test_a_gpu_needs_few_bits_in_both_operands() -> None:
     device = model("a100")
     eight = device.cost(EIGHT).seconds
     assert device.cost(layers(("multiply-add", 1_000_000, 4, 8))).seconds == eight
@@ -139,7 +139,7 @@ def test_the_gpu_needs_both_operands_narrow() -> None:
         st.tuples(st.just("multiply-add"), st.integers(1, 10**9), st.integers(1, 8), st.integers(2, 8)), min_size=1
     )
 )
-def test_fewer_bits_never_cost_more_and_costs_add_up(name: str, counts: list[tuple[str, int, int, int]]) -> None:
+def test_fewer_bits_never_cost_more_and_costs_are_additive(name: str, counts: list[tuple[str, int, int, int]]) -> None:
     device = model(name)
     own, floats = layers(*counts), layers(*((kind, n, 32, 32) for kind, n, _, _ in counts))
     single = [device.cost(layers(count)) for count in counts]
@@ -171,7 +171,7 @@ def test_every_number_has_a_source_and_is_in_the_docs(name: str) -> None:
         assert energy / 1e12 == pytest.approx(unit.joules or math.nan, rel=1e-3, nan_ok=True)
 
 
-def test_a_kind_that_the_profile_lacks_is_named() -> None:
+def test_an_operation_that_the_profile_lacks_is_named() -> None:
     with pytest.raises(TrialFailed, match=r"'cost-model:bit-fusion' has no unit for 'add', which layer 'layer1' needs"):
         model("bit-fusion").cost(layers(("multiply-add", 1, 8, 8), ("add", 1, 8, 8)))
     with pytest.raises(TrialFailed, match="no operator counts of"):
@@ -187,7 +187,7 @@ def test_latency_is_of_a_batch_and_energy_of_an_image() -> None:
 # --- a user's own profile -------------------------------------------------------------------------
 
 
-def test_a_user_s_profile_is_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_of_a_user_is_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     device = manager().device("cost-model:own.yaml")
@@ -255,14 +255,14 @@ def test_a_profile_may_run_float_on_integers(tmp_path: Path) -> None:
         ({"device": {"name": "cost-model:bitops", "input_size": 64}}, "the model's own input size, not at 64"),
     ],
 )
-def test_a_job_that_asks_too_much_of_a_cost_model(setting: dict[str, Any], message: str) -> None:
+def test_a_job_that_a_cost_model_cannot_serve(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         validate(load_job(settings={"model": "resnet18", "data": "digits"} | setting), manager())
     assert message in str(caught.value)
 
 
 def at_bits(opened: OpenedJob, weights: int, activations: int) -> dict[str, Any]:
-    """The 8-bit recipe's values with other widths."""
+    """The values of the 8-bit recipe with other bits."""
     values = dict(dict(opened.starting_points())["8-bit alone"])
     for name in values:
         if name.startswith("bits.weight."):
@@ -273,7 +273,7 @@ def at_bits(opened: OpenedJob, weights: int, activations: int) -> dict[str, Any]
 
 
 def run_recipes(opened: OpenedJob, folder: Path, recipes: list[dict[str, Any]], **settings: Any) -> Any:
-    """Runs ``recipes`` as a search does, with other devices; closes, and reads the run."""
+    """Runs ``recipes`` like a search, with other devices; closes it, and reads the run."""
     settings = {"name": "modelled", "results": folder} | settings
     asked = {"model": "resnet10t", "model_args": NARROW, "data": "digits", "baseline": {"epochs": 4}}
     job = load_job(settings={**asked, "budget": {"epochs": 1}, **settings})
@@ -298,7 +298,7 @@ def test_low_bits_gain_latency_and_energy_on_an_accelerator(opened: OpenedJob, t
     rows = found.trials.set_index("trial")
     ratios = rows["latency_ratio"]
     assert 0.9 < ratios[0] <= 1, "8 bits, and a float network counts as 8 bits there"
-    # The first and the last layer keep 8 bits, so the gain is less than the width's.
+    # The first and the last layer keep 8 bits, so the gain is less than the ratio of the bits.
     assert 0.5 <= ratios[1] / ratios[0] < 0.75
     assert 0.25 <= ratios[2] / ratios[0] < 0.6
     assert list(rows["energy_uj"] / rows["energy_uj"][0]) == pytest.approx(list(ratios / ratios[0]), rel=1e-3)
@@ -313,7 +313,7 @@ def test_latency_from_the_runtime_and_energy_from_a_profile(opened: OpenedJob, t
     wish = {"cost_model": "45nm", "objectives": ["accuracy", "energy"], "constraints": {"energy": "0.5x"}}
     found = run_recipes(opened, tmp_path, [at_bits(opened, 8, 8)], **wish)
     row, baseline = found.models.iloc[0], found.front.iloc[0]
-    # Of every multiply-add 0.30 pJ instead of 4.6, of the baseline's count of them.
+    # Each multiply-add costs 0.30 pJ instead of 4.6. The number is that of the baseline.
     assert baseline["energy_uj"] == pytest.approx(1e6 * baseline["macs"] * 4.6e-12)
     assert row["energy_uj"] == pytest.approx(1e6 * row["macs"] * 0.3e-12)
     assert row["energy_ratio"] == pytest.approx(0.3 / 4.6)
@@ -321,7 +321,7 @@ def test_latency_from_the_runtime_and_energy_from_a_profile(opened: OpenedJob, t
     assert row["latency_ratio_low"] < row["latency_ratio_high"], "measured, on the runtime"
 
 
-def test_hardened_layers_carry_the_widths_that_the_recipe_chose(opened: OpenedJob) -> None:
+def test_hardened_layers_have_the_bits_of_the_recipe(opened: OpenedJob) -> None:
     candidate = opened.candidate(opened.compose(Policy({})), dry_run=True)
     assert {(c.weight_bits, c.activation_bits) for c in candidate.operators} == {(32, 32)}
     counts = opened.candidate(opened.compose(Replay(at_bits(opened, 2, 4))), dry_run=True).operators
@@ -333,7 +333,7 @@ def test_hardened_layers_carry_the_widths_that_the_recipe_chose(opened: OpenedJo
 
 
 def test_a_cost_model_scores_no_file(opened: OpenedJob) -> None:
-    """Accuracy comes from the scorer, and does not change with the device."""
+    """Accuracy is computed by the scorer and does not depend on the device."""
     job = opened.job.model_copy(update={"device": DeviceConfig(name="cost-model:bitops")})
     modelled = dataclasses.replace(opened, job=job, device=model("bitops"))
     accuracy, correct = modelled.accuracy(opened.baseline.deployable, "val")
@@ -341,6 +341,6 @@ def test_a_cost_model_scores_no_file(opened: OpenedJob) -> None:
     assert (correct == opened.baseline.correct).all()
 
 
-def test_every_profile_is_offered_once() -> None:
+def test_every_profile_is_a_device_once() -> None:
     names = [device.name for device in Manager().devices() if device.name.startswith("cost-model:")]
     assert sorted(names) == [f"cost-model:{name}" for name in sorted(PROFILES)]

@@ -1,4 +1,4 @@
-"""The cut is the cheapest placement of all."""
+"""The minimum cut is the cheapest placement of all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = st.floats(0.0, 1e-3)
 
 
 class Told:
-    """Costs by name of a layer, and by the shape of a tensor."""
+    """Costs by the name of a layer, and by the shape of a tensor."""
 
     def __init__(self, regions: Mapping[str, tuple[float, float]], crossings: Mapping[int, tuple[float, float]]):
         self.regions, self.crossings = regions, crossings
@@ -63,7 +63,7 @@ def test_no_placement_is_cheaper(drawn: tuple[Regions, Told]) -> None:
     assert placement_time(regions, told, found) <= least + 1e-6 * total + 1e-12
 
 
-def test_an_island_must_be_worth_its_shores() -> None:
+def test_a_region_in_float_must_save_more_than_its_conversions_cost() -> None:
     regions = Regions(
         [Region(name, PATTERN) for name in ("a", "b", "c")],
         [Crossing("a", frozenset({"b"}), (0,)), Crossing("b", frozenset({"c"}), (1,))],
@@ -74,7 +74,7 @@ def test_an_island_must_be_worth_its_shores() -> None:
     assert cheapest_floats(regions, Told(times, cheap)) == {"b"}
 
 
-def test_equal_costs_stay_integers_and_plugins_layers_are_never_float() -> None:
+def test_at_equal_costs_layers_stay_integers_and_layers_of_plugins_are_never_float() -> None:
     same = Regions([Region("a", PATTERN)], [])
     assert cheapest_floats(same, Told({"a": (1e-6, 1e-6)}, {})) == frozenset()
     whole = Regions([Region("a", PATTERN, can_be_float=False)], [])
@@ -82,7 +82,7 @@ def test_equal_costs_stay_integers_and_plugins_layers_are_never_float() -> None:
     assert cheapest_floats(Regions([], []), Told({}, {})) == frozenset()
 
 
-def test_one_tensor_changes_its_form_once_for_all_its_readers() -> None:
+def test_a_tensor_is_converted_once_for_all_its_readers() -> None:
     regions = Regions([Region(n, PATTERN) for n in ("a", "b", "c")], [Crossing("a", frozenset({"b", "c"}), (0,))])
     told = Told({"a": (9e-6, 1e-6), "b": (1e-6, 4e-6), "c": (1e-6, 4e-6)}, {0: (9e-6, 5e-6)})
     assert cheapest_floats(regions, told) == {"b", "c"}

@@ -1,4 +1,4 @@
-"""The models of the front as artifacts of the study, as optuna-dashboard finds them."""
+"""The models of the front as artifacts of the study, as optuna-dashboard reads them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_front_and_report_are_artifacts_of_the_study(tmp_path: Path, caplog: pyt
     assert set(found) == {"report.html", "front.png", *models}
     for name, home in models.items():
         assert found[name] == (result.folder / home / "model.onnx").read_bytes()
-    # Links: the models are not on the disk twice.
+    # They are links, so that the models use no disk space twice.
     assert all((result.folder / home / "model.onnx").stat().st_nlink == 2 for home in models.values())
     again = run.resume(result.folder, trials=6, opener=open_toy)
     assert offered(again.folder)["report.html"] == (again.folder / "report.html").read_bytes()
@@ -56,7 +56,7 @@ def test_front_and_report_are_artifacts_of_the_study(tmp_path: Path, caplog: pyt
         "front.png",
         *(f"trial-{row['trial']}.onnx" for _, row in again.models.iterrows()),
     }
-    # A store that cannot be written costs the run nothing.
+    # An unwritable artifact store is no error of the run.
     shutil.rmtree(again.folder / "dashboard")
     (again.folder / "dashboard").write_text("in the way")
     with caplog.at_level(logging.WARNING):
@@ -64,7 +64,7 @@ def test_front_and_report_are_artifacts_of_the_study(tmp_path: Path, caplog: pyt
     assert "optuna-dashboard will not show the models" in caplog.text
 
 
-def test_files_are_copied_where_no_link_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_copied_if_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*paths: object) -> None:
         raise OSError("no links here")
 
@@ -76,7 +76,7 @@ def test_files_are_copied_where_no_link_can_be_made(tmp_path: Path, monkeypatch:
     assert (tmp_path / "dashboard" / meta.artifact_id).read_bytes() == b"model"
 
 
-def test_a_model_that_left_the_front_is_not_offered_and_leaves_the_disk(tmp_path: Path) -> None:
+def test_a_model_that_left_the_front_is_removed_from_artifacts_and_disk(tmp_path: Path) -> None:
     files = {f"trial-{number}.onnx": tmp_path / f"{number}.onnx" for number in range(3)}
     for name, file in files.items():
         file.write_text(name)
@@ -110,7 +110,7 @@ def test_a_front_that_shrinks_leaves_a_note(tmp_path: Path) -> None:
     assert all((tmp_path / "dashboard" / found[name]).read_text() == name for name in files)
 
 
-def test_an_outage_while_the_models_are_offered_costs_the_run_nothing(
+def test_an_outage_while_models_are_offered_is_no_error_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = toy_job(tmp_path)

@@ -88,10 +88,10 @@ def test_the_seed_decides_order_and_augmentation(digits: data.Splits) -> None:
     assert not torch.equal(first, other)
     plain, _ = batches(small.loader(16, shuffle=True, seed=3))
     assert not torch.equal(first, plain)
-    assert (first - plain).abs().mean() < 0.8  # changed, yet still the same characters
+    assert (first - plain).abs().mean() < 0.8  # augmentation changes the images, but not the characters
 
 
-def test_drop_last_leaves_whole_batches_only(digits: data.Splits) -> None:
+def test_drop_last_leaves_full_batches_only(digits: data.Splits) -> None:
     loader = digits.val.loader(100, drop_last=True)
     assert len(loader) == 3
     assert [len(labels) for _, labels in loader] == [100, 100, 100]
@@ -112,7 +112,7 @@ def test_digest_is_a_content_key(digits: data.Splits) -> None:
     assert len(keys) == 6
 
 
-def test_what_the_model_wants_overrides_the_data() -> None:
+def test_the_settings_of_the_model_override_those_of_the_data() -> None:
     splits = data.load(DataConfig(train="digits"), input_size=(20, 24), channels=3, mean=(0.4, 0.5, 0.6), std=(1, 1, 1))
     images, _ = next(iter(splits.val.loader(8)))
     assert images.shape == (8, 3, 20, 24)
@@ -139,9 +139,9 @@ def test_stratified_draw_keeps_each_class_in_proportion(labels: list[int], share
 
 
 def ranked_by_class(labels: torch.Tensor, n: int, seed: int) -> list[int]:
-    """The definition of a stratified draw, class by class.
+    """The definition of a stratified draw, class by class:
 
-    The lowest ranks within the class, as fractions of it.
+    ranks within a class, as fractions of its size.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
     rank: dict[int, float] = {}
@@ -153,21 +153,21 @@ def ranked_by_class(labels: torch.Tensor, n: int, seed: int) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(labels=st.lists(st.integers(-3, 6), max_size=80), share=st.floats(0, 1), seed=st.integers(0, 5))
-def test_stratified_draw_is_the_one_of_its_definition(labels: list[int], share: float, seed: int) -> None:
+def test_a_stratified_draw_follows_its_definition(labels: list[int], share: float, seed: int) -> None:
     values = torch.tensor(labels, dtype=torch.int64)
     n = round(share * len(labels))
     assert stratified(values, n, seed)[0].tolist() == ranked_by_class(values, n, seed)
 
 
 @pytest.mark.slow
-def test_stratified_draw_of_many_classes_takes_no_longer_than_a_sort() -> None:
+def test_a_stratified_draw_of_many_classes_takes_as_long_as_a_sort() -> None:
     labels = torch.arange(1_000_000) % 1000
     began = time.process_time()
     torch.sort(labels, stable=True)
     sort = time.process_time() - began
     began = time.process_time()
     drawn, _ = stratified(labels, 100_000, seed=0)
-    assert time.process_time() - began < 60 * sort + 1  # a loop over the classes needs a thousand passes
+    assert time.process_time() - began < 60 * sort + 1  # a loop over the classes would need a thousand passes
     assert torch.bincount(labels[drawn]).tolist() == [100] * 1000
 
 
@@ -182,7 +182,7 @@ def test_unknown_name_suggests_the_closest() -> None:
         data.load(DataConfig(train="digit"))
 
 
-def test_a_path_without_its_prefix_is_recognised(folder: Path) -> None:
+def test_a_path_without_its_prefix_suggests_it(folder: Path) -> None:
     with pytest.raises(UserError, match=f"write folder:{folder}"):
         data.load(DataConfig(train=str(folder)))
 
@@ -192,7 +192,7 @@ def test_no_data_at_all_is_an_error() -> None:
         data.load(DataConfig())
 
 
-def test_without_training_images_there_is_still_something_to_measure_on() -> None:
+def test_without_training_images_latency_can_still_be_measured() -> None:
     splits = data.load(DataConfig(val="digits", test="digits"))
     assert len(splits.train) == 0
     assert list(splits.train.loader(8)) == []
@@ -200,7 +200,7 @@ def test_without_training_images_there_is_still_something_to_measure_on() -> Non
     assert splits.val.digest != splits.test.digest
 
 
-def test_one_folder_is_split_in_ten_parts_eight_for_training(folder: Path) -> None:
+def test_a_folder_of_classes_is_split_in_ten_parts_eight_for_training(folder: Path) -> None:
     splits = data.load(DataConfig(train=f"folder:{folder}"))
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [40, 5, 5]
     assert splits.info.class_names == ("dark", "light")
@@ -224,14 +224,14 @@ def test_folder_pictures_become_normalised_batches(folder: Path) -> None:
     assert torch.equal(random_before, torch.get_rng_state())
 
 
-def test_worker_processes_change_nothing(folder: Path) -> None:
+def test_worker_processes_give_equal_batches(folder: Path) -> None:
     train = cast(DatasetSplit, data.load(DataConfig(train=f"folder:{folder}")).train.subset(12))
     alone, _ = batches(train.loader(4, shuffle=True, seed=1, augment=True))
     helped, _ = batches(train.read_by(Readers(1)).loader(4, shuffle=True, seed=1, augment=True))
     assert torch.equal(alone, helped)
 
 
-def test_split_folders_are_used_and_a_missing_one_is_carved(folder: Path) -> None:
+def test_split_folders_are_used_and_a_missing_one_is_taken_from_training_images(folder: Path) -> None:
     for name, source in (("train", "dark"), ("train", "light"), ("validation", "dark"), ("validation", "light")):
         target = folder.parent / "parts" / name / source
         target.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_too_few_images_are_an_error(tmp_path: Path) -> None:
         data.load(DataConfig(train=f"folder:{tmp_path}"))
 
 
-def test_splits_with_other_classes_do_not_fit(folder: Path) -> None:
+def test_splits_with_different_classes_are_refused(folder: Path) -> None:
     paint(folder.parent / "more" / "dark", 2, 60)
     paint(folder.parent / "more" / "middle", 2, 120)
     with pytest.raises(UserError, match=r"other classes.*without light and with middle"):
@@ -325,7 +325,7 @@ def three_parts(folder: Path) -> Path:
 def test_a_corrupt_image_is_found_when_the_data_is_loaded(three_parts: Path, broken: str) -> None:
     file = three_parts / broken
     file.write_bytes(file.read_bytes()[:-120])
-    for _ in range(2):  # a failure is not remembered as a success
+    for _ in range(2):  # the failure is not remembered as a success
         with pytest.raises(UserError, match=f"parts/{broken} cannot be read"):
             data.load(DataConfig(train=f"folder:{three_parts}"))
 
@@ -372,12 +372,12 @@ def test_names_of_timm_are_loaded_from_a_local_root(tmp_path: Path) -> None:
     assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
 
 
-def test_a_name_that_timm_cannot_load_is_one_sentence(tmp_path: Path) -> None:
+def test_a_name_that_timm_cannot_load_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="timm cannot load 'torch/nothing"):
         data.load(DataConfig(train=f"torch/nothing@{tmp_path}"))
 
 
-def test_float_images_are_taken_as_they_are() -> None:
+def test_float_images_are_not_rescaled() -> None:
     info = DataInfo(2, 3, (8, 8), (0.5,) * 3, (0.5,) * 3, ("a", "b"))
     images = torch.randn(6, 3, 8, 8)
     split = TensorSplit(images, torch.tensor([0, 1, 0, 1, 0, 1]), info)
@@ -386,7 +386,7 @@ def test_float_images_are_taken_as_they_are() -> None:
         TensorSplit(images, torch.tensor([0, 1]), info)
 
 
-def test_a_cache_folder_below_a_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_below_a_file_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError) as caught:
@@ -396,7 +396,7 @@ def test_a_cache_folder_below_a_file_is_one_sentence(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_cache_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_folder_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o500)
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="cannot be written: Permission denied"):

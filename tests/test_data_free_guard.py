@@ -1,6 +1,6 @@
-"""Sealed test images.
+"""Sealed test images:
 
-Nothing reads them before a search is closed, whatever a method or a source tries.
+nothing can read them until a search is closed, neither methods nor data sources.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def test_every_way_to_a_sealed_image_is_refused(access: Callable[[Split], Any]) 
     assert split.refused == 1
 
 
-def test_what_it_is_may_be_known() -> None:
+def test_facts_about_a_sealed_split_may_be_read() -> None:
     split = sealed()
     assert (len(split), split.num_classes, split.input_size) == (6, 2, (1, 4, 4))
     assert (split.refused, split.openings) == (0, 0)
 
 
-def test_only_the_object_that_is_opened_is_open_and_only_meanwhile() -> None:
+def test_only_the_opened_object_is_open_and_only_inside_the_block() -> None:
     split, other = sealed(), sealed()
     with unsealed(split) as inside:
         assert inside.labels().tolist() == [0, 1] * 3
@@ -69,7 +69,7 @@ def test_only_the_object_that_is_opened_is_open_and_only_meanwhile() -> None:
         with pytest.raises(SealedError):
             other.labels()
         with pytest.raises(SealedError):
-            split.subset(2)  # a part would stay open for ever
+            split.subset(2)  # a derived split would stay open after the block
     with pytest.raises(SealedError):
         split.labels()
     assert split.openings == 1
@@ -83,7 +83,7 @@ def test_it_is_closed_again_after_an_error() -> None:
         split.labels()
 
 
-def test_what_was_let_go_cannot_be_opened() -> None:
+def test_an_object_that_no_longer_exists_cannot_be_opened() -> None:
     split = sealed()
     let_go(split)
     with pytest.raises(SealedError), unsealed(split):
@@ -91,7 +91,7 @@ def test_what_was_let_go_cannot_be_opened() -> None:
     assert len(split) == 6
 
 
-def test_a_split_that_is_not_sealed_is_given_as_it_is() -> None:
+def test_a_split_that_is_not_sealed_is_returned_unchanged() -> None:
     split = TensorSplit.empty(INFO)
     let_go(split)
     with unsealed(split) as inside:

@@ -1,7 +1,4 @@
-"""Jobs without training data.
-
-What they may say, where their images come from, and what judges their candidates.
-"""
+"""Jobs without training data: their keys, where images come from, and how candidates are judged."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ def free(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenedJob:
 
 
 def sources_of(opened: OpenedJob, folder: Path) -> Sources:
-    """The opened job's sources with an empty store."""
+    """The sources of the opened job, with an empty store."""
     assert opened.pipeline.sources is not None
     old = opened.pipeline.sources
     return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.compute)
@@ -51,14 +48,14 @@ def sources_of(opened: OpenedJob, folder: Path) -> Sources:
 @pytest.mark.parametrize(
     "given", [{"train": "none"}, {"train": None}, {}, "none", None, {"train": "none", "val": "none", "test": "none"}]
 )
-def test_none_is_no_data_in_every_form(given: object) -> None:
+def test_every_spelling_of_no_data(given: object) -> None:
     job = load_job(settings={"model": "test_resnet", "data": given, "pretrained": True})
     assert job.data == DataConfig()
     assert job.data.is_free
     assert load_job(settings={"model": "test_resnet", "data": {"train": "none", "test": "digits"}, "pretrained": True})
 
 
-def test_without_weights_there_is_nothing_to_compress(tmp_path: Path) -> None:
+def test_without_weights_a_job_without_data_is_refused(tmp_path: Path) -> None:
     for given in ("none", {"train": "none", "test": "digits"}):
         with pytest.raises(
             UserError, match=r"has no labelled images to train the baseline on.*set 'pretrained' or 'checkpoint'"
@@ -72,7 +69,7 @@ def test_without_weights_there_is_nothing_to_compress(tmp_path: Path) -> None:
     assert load_job(tmp_path / "again.yaml") == job
 
 
-def test_test_images_are_not_taken_for_anything_else() -> None:
+def test_test_images_are_not_used_for_anything_else() -> None:
     splits = data.load(DataConfig(test="digits"))
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [0, 0, 360]
     halves = data.load(DataConfig(val="digits"))
@@ -96,10 +93,10 @@ def test_a_recipe_names_its_source_first(free: OpenedJob) -> None:
     assert free.compose(Policy({})).source == ("blobs", {"kind": "soft", "images": IMAGES})
 
 
-def test_images_do_not_decide_the_widths_of_a_pruner(free: OpenedJob) -> None:
-    """Its order of channels hangs on them, how many go does not.
+def test_the_source_does_not_decide_the_widths_of_a_pruner(free: OpenedJob) -> None:
+    """It decides the order of channels, but not how many are removed.
 
-    Recipes of all sources share one latency.
+    So recipes of all sources share one latency.
     """
     methods = [*[m for m in free.methods if isinstance(m, DataSource)], manager().method("scop")]
     space = JobSpace(free.model, methods, Limits(), "model", 1)
@@ -111,7 +108,7 @@ def test_images_do_not_decide_the_widths_of_a_pruner(free: OpenedJob) -> None:
     assert not {"source", "blobs.kind", "prune.method", "scop.mixing"} & set(recipe.structural)
 
 
-def test_limits_choose_among_sources(free: OpenedJob) -> None:
+def test_limits_restrict_the_sources(free: OpenedJob) -> None:
     space = JobSpace(free.model, free.methods, Limits({"source": ["specks"], "specks.kind": "hard"}), "model", 1)
     assert space.sources() == {"specks": {"kind": "hard", "images": IMAGES}}
     space = JobSpace(free.model, free.methods, Limits({"source": ["specks", "blobs"], "blobs.images": 8}), "model", 1)
@@ -121,13 +118,13 @@ def test_limits_choose_among_sources(free: OpenedJob) -> None:
         JobSpace(free.model, free.methods, Limits({"source": "dreams"}), "model", 1).sources()
 
 
-def test_a_job_with_data_passes_over_what_is_said_of_sources(free: OpenedJob) -> None:
+def test_a_job_with_data_ignores_limits_of_sources(free: OpenedJob) -> None:
     quantize = manager().method("quantize")
     space = JobSpace(free.model, [quantize], Limits({"source": "blobs", "blobs.kind": "hard"}), "model", 1)
     space.check_limits(plugins().methods())
 
 
-def test_sources_act_unless_methods_name_others(free: OpenedJob) -> None:
+def test_sources_apply_unless_methods_name_others(free: OpenedJob) -> None:
     installed = [Blobs(), Specks(), manager().method("quantize")]
     for wanted, fit in (
         (None, ["blobs", "specks", "quantize"]),
@@ -141,7 +138,7 @@ def test_sources_act_unless_methods_name_others(free: OpenedJob) -> None:
 # --- the images -----------------------------------------------------------------------------------
 
 
-def test_candidates_are_judged_by_the_baselines_own_answers(free: OpenedJob) -> None:
+def test_candidates_are_judged_by_predictions_of_the_baseline(free: OpenedJob) -> None:
     splits = free.splits
     assert splits.by_agreement
     assert splits.synthetic == {"blobs": IMAGES, "specks": IMAGES}
@@ -175,7 +172,7 @@ def test_validation_images_of_the_user_judge_by_labels(teacher: Path, tmp_path: 
     assert len(opened.pipeline.transfer.train) == IMAGES
 
 
-def test_without_any_data_the_checkpoint_and_the_job_say_what_images_are(teacher: Path, tmp_path: Path) -> None:
+def test_without_data_the_checkpoint_and_the_job_describe_the_images(teacher: Path, tmp_path: Path) -> None:
     args = {"in_chans": 1, "mean": [0.3], "std": [0.25]}
     opened = open_free(free_job(teacher, tmp_path, data="none", model_args=args))
     assert isinstance(opened, OpenedJob)
@@ -207,7 +204,7 @@ def test_a_set_is_made_once_and_shared(free: OpenedJob, tmp_path: Path, monkeypa
     assert len(notes()) == 3
 
 
-def test_two_processes_do_not_both_make_a_set(tmp_path: Path) -> None:
+def test_two_processes_do_not_make_the_same_set(tmp_path: Path) -> None:
     store, waited = Store(tmp_path), threading.Event()
     with store.making("key"):
 
@@ -226,7 +223,7 @@ def test_two_processes_do_not_both_make_a_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stages_hang_on_the_images_of_their_recipe(free: OpenedJob) -> None:
+def test_keys_of_stages_contain_the_images_of_the_recipe(free: OpenedJob) -> None:
     bits = {"bits.weight.model": "quantize:8", "bits.activation.model": 8, "qat.epochs": 0}
     digests, keys = set(), set()
     for values in ({"source": "blobs"}, {"source": "specks"}, {"source": "blobs", "blobs.kind": "hard"}):
@@ -278,7 +275,7 @@ def test_a_source_that_cannot_make_images_is_left_out(free: OpenedJob, tmp_path:
     assert "not finite numbers" in failed["nan"]
 
 
-def test_a_teacher_that_no_source_fits_is_told_why_and_what_remains(
+def test_if_no_source_applies_the_reasons_and_other_methods_are_named(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Blobs, "check", lambda *_: ["the model has no batch norm"])
@@ -295,7 +292,7 @@ def test_a_teacher_that_no_source_fits_is_told_why_and_what_remains(
     assert opened.compose(Policy({"ghost": "cheapest", "recover": "default"})).recover["epochs"] == 0
 
 
-def test_a_source_that_adapts_is_asked_again_half_way(
+def test_a_source_that_adapts_is_called_again_half_way(
     free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
@@ -331,7 +328,7 @@ def test_a_source_that_adapts_is_asked_again_half_way(
 # --- time, and what is not asked ------------------------------------------------------------------
 
 
-def test_the_clock_of_a_trial_stands_while_a_set_is_made_or_waited_for(
+def test_the_time_limit_of_a_trial_is_paused_while_a_set_is_made(
     free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
@@ -379,7 +376,7 @@ def test_parameters_that_differ_only_with_a_student_share_a_set(
     assert notes() == ["blobs soft alone", "blobs hard student"], "with a student they are themselves"
 
 
-def test_a_weight_between_labels_and_teacher_is_not_asked_without_labels(free: OpenedJob) -> None:
+def test_without_labels_there_is_no_weight_between_labels_and_teacher(free: OpenedJob) -> None:
     assert not [name for name in free.parameters() if name.endswith(".distill")]
     trained = {"ghost": "cheapest", "recover": "default", "bits": "default", "qat": "default"}
     recipe = free.compose(Replay({**(free.policy(trained) or {}), "qat.epochs": 1}))
@@ -387,5 +384,5 @@ def test_a_weight_between_labels_and_teacher_is_not_asked_without_labels(free: O
     labelled = [method for method in free.methods if not isinstance(method, DataSource)]
     asked = JobSpace(free.model, labelled, Limits(), "model", 1).parameters()
     assert {"recover.distill", "qat.distill"} <= set(asked)
-    limits = Limits({"recover.distill": 0.5, "qat.distill": [0.0, 0.5]})  # of a space that is for jobs with data, too
+    limits = Limits({"recover.distill": 0.5, "qat.distill": [0.0, 0.5]})  # of a space that is for jobs with data too
     JobSpace(free.model, free.methods, limits, "model", 1).check_limits([])

@@ -1,6 +1,6 @@
-"""Whole searches without training data.
+"""Whole searches without training data:
 
-What their files and words say, and that test images wait for the end.
+their files and messages, and test images that stay sealed until the end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _sources() -> Iterator[None]:
 
 
 def searched(job: Job, console: Console | None = None) -> tuple[results.SearchResult, Any, list[str]]:
-    """The result, the driver's opened job, and when its test images were opened."""
+    """The result, the driver's opened job, and the times at which its test images were opened."""
     kept: dict[str, Any] = {}
 
     def opener(job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
@@ -55,7 +55,10 @@ def searched(job: Job, console: Console | None = None) -> tuple[results.SearchRe
 
 
 class _Opener:
-    """Remembers the driver's opened job; a worker, to which it is sent, just opens one."""
+    """Remembers the opened job of the driver.
+
+    In a worker, to which it is sent, it only opens one.
+    """
 
     def __init__(self, opener: Callable[..., SearchableJob]) -> None:
         self._opener = opener
@@ -68,7 +71,7 @@ class _Opener:
 
 
 def _open_in_worker(calls: str, job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
-    """A worker inherits the cluster's environment and not that of the test."""
+    """Sets what the worker needs: it has the environment of the cluster, not that of the test."""
     os.environ["NOISE_CALLS"] = calls
     return open_free(job, progress)
 
@@ -92,7 +95,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     monkeypatch.setattr(Closing, "close", watched)
     monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
     console = Console(record=True, width=200, file=io.StringIO())
-    settings = {"device": "cost-model:bitops", "model_args": {"in_chans": 1, "img_size": 32}}  # nothing is timed
+    settings = {"device": "cost-model:bitops", "model_args": {"in_chans": 1, "img_size": 32}}  # no latency is measured
     methods = ["ghost", "quantize", "blobs", "specks"]
     job = free_job(teacher, tmp_path, methods=methods, space=SPACE, seed=13, **settings)
     found, opened, calls = searched(job, console)
@@ -120,8 +123,8 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     assert metrics["agreement"] == metrics["accuracy"]
     assert metrics["file_agreement"] >= 0.8
     assert "test_accuracy_drop_interval" in metrics
-    # Two sets a source, made by the driver: workers and trials found them. No other test uses this
-    #     job's seed.
+    # The driver made two sets for each source, and workers and trials used them. No other test uses
+    # the seed of this job.
     assert [call for call in calls if " soft " in call].count("blobs soft alone") <= 2
 
     told = view.headline(found)
@@ -166,7 +169,7 @@ def test_without_any_data_there_is_no_test_accuracy(teacher: Path, tmp_path: Pat
     assert "agree %" in console.export_text()
 
 
-def test_an_ordinary_run_says_nothing_of_agreement(tmp_path: Path) -> None:
+def test_a_run_with_labels_does_not_mention_agreement(tmp_path: Path) -> None:
     row = {"trial": 0, "status": "complete", "accuracy": 90.0, "accuracy_drop": 1.0}
     (tmp_path / "job.yaml").write_text("model: resnet18\ndata: digits\n")
     results.write_trials(tmp_path, [row])
@@ -177,7 +180,7 @@ def test_an_ordinary_run_says_nothing_of_agreement(tmp_path: Path) -> None:
     assert "agreement" not in render(found).split("<script")[0].lower()
 
 
-def test_a_table_of_an_older_run_is_read(tmp_path: Path) -> None:
+def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     results.write_trials(tmp_path, [{"trial": 0, "status": "complete", "accuracy": 90.0}])
     table = pd.read_csv(tmp_path / "trials.csv").drop(columns="agreement")
     table.to_csv(tmp_path / "trials.csv", index=False)
@@ -187,7 +190,7 @@ def test_a_table_of_an_older_run_is_read(tmp_path: Path) -> None:
     assert found["accuracy"].tolist() == [90.0]
 
 
-def test_few_classes_among_the_held_out_images_are_told(tmp_path: Path) -> None:
+def test_few_classes_among_the_held_out_images_give_a_note(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("model: resnet18\ndata: null\n")
     synthetic = {"train": {"a": 100}, "held_out": 64, "classes_seen": 2, "classes": 10}
     (tmp_path / "summary.json").write_text(json.dumps({"synthetic": synthetic}))
@@ -198,7 +201,7 @@ def test_few_classes_among_the_held_out_images_are_told(tmp_path: Path) -> None:
     assert datafree.data_name(found) == "none"
 
 
-def test_a_recipe_names_its_source_and_not_its_settings() -> None:
+def test_the_text_of_a_recipe_names_its_source_and_not_its_settings() -> None:
     values = {"source": "blobs", "blobs.kind": "soft", "blobs.images": 48, "bits.weight.model": "quantize:8"}
     assert words.recipe({**values, "bits.activation.model": 8}) == "int8 everywhere; images by blobs"
     assert words.recipe({"source": "blobs", "blobs.kind": "soft"}) == "uncompressed"

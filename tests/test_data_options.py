@@ -1,4 +1,4 @@
-"""Options of ``data``: how many images are used, and where relative paths begin."""
+"""Options of ``data``: the number of images, and the root of relative paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pictures(folder: Path, count: int = 12, classes: str = "ab") -> Path:
     return folder
 
 
-def test_a_part_of_the_training_images_is_drawn_evenly_and_always_the_same() -> None:
+def test_a_part_of_the_training_images_is_stratified_and_always_the_same() -> None:
     whole = data.load(DataConfig.model_validate("digits"))
     given = {"train": "digits", "val": "digits", "test": "digits", "train_images": 100}
     part, again = (data.load(DataConfig.model_validate(given)) for _ in range(2))
@@ -33,14 +33,14 @@ def test_a_part_of_the_training_images_is_drawn_evenly_and_always_the_same() -> 
     assert (part.val.digest, part.test.digest) == (whole.val.digest, whole.test.digest)
 
 
-def test_flags_and_files_say_the_same(tmp_path: Path) -> None:
+def test_flags_and_files_have_the_same_meaning(tmp_path: Path) -> None:
     job = load_job(settings={"model": "resnet10t", "data": "digits", "train_images": 90, "val_images": 40}, flags=True)
     assert (job.data.train_images, job.data.val_images) == (90, 40)
     (tmp_path / "job.yaml").write_text(job.to_yaml())
     assert load_job(tmp_path / "job.yaml").data == job.data
 
 
-def test_without_training_images_there_is_nothing_to_draw_from() -> None:
+def test_without_training_images_there_is_none_to_draw() -> None:
     given = {"test": "digits", "train_images": 5}
     with pytest.raises(UserError, match=r"train_images.*needs training images"):
         load_job(settings={"model": "resnet10t", "pretrained": True, "data": given})
@@ -54,7 +54,7 @@ def test_relative_paths_begin_at_the_root(tmp_path: Path) -> None:
     assert (kept.train, kept.root) == (f"folder:{tmp_path / 'photos'}", None)
 
 
-def test_the_root_is_the_folder_of_timms_names() -> None:
+def test_the_root_is_the_folder_for_data_sets_of_timm() -> None:
     named = next(one for one in manager().datasets() if one.claims("torch/cifar10"))
     assert named.rooted("torch/cifar10", Path("/data")) == "torch/cifar10@/data"
     assert named.rooted("torch/cifar10@cifar", Path("/data")) == "torch/cifar10@/data/cifar"

@@ -1,5 +1,6 @@
-"""Float and compressed network side by side: figures that must agree with each other, the channels
-that are left, and lines that a job takes.
+"""The float and the compressed network side by side:
+
+consistent figures, kept channels, and suggested lines of a job.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def test_int8_is_near_to_float_in_every_layer(quantized: Debugged) -> None:
     assert quantized.kl < 0.1
 
 
-def test_behind_the_last_layer_the_divergence_is_that_of_the_logits(quantized: Debugged, pruned: Debugged) -> None:
+def test_the_divergence_after_the_last_layer_is_that_of_the_logits(quantized: Debugged, pruned: Debugged) -> None:
     for found in (quantized, pruned):
         assert found.layers[-1].kl == pytest.approx(found.kl, rel=1e-6)
 
 
-def test_a_pruned_network_has_fewer_channels_and_departs_further(quantized: Debugged, pruned: Debugged) -> None:
+def test_a_pruned_network_has_fewer_channels_and_larger_differences(quantized: Debugged, pruned: Debugged) -> None:
     assert pruned.trial == 1, "the recommended one"
     fewer = [one for one in pruned.layers if one.kept < one.channels]
     assert fewer
@@ -77,14 +78,14 @@ def test_a_pruned_network_has_fewer_channels_and_departs_further(quantized: Debu
     assert first.snr_db > 15, "the kept channels of the first layer are what they were"
 
 
-def test_the_lines_are_lines_of_a_job(pruned: Debugged, small_run: Path, teacher: Path) -> None:
+def test_suggested_lines_are_valid_in_a_job(pruned: Debugged, small_run: Path, teacher: Path) -> None:
     assert any(line.startswith("bits.weight.") for line in pruned.exclusions)
     space = yaml.safe_load("\n".join(pruned.exclusions))
     job = load_job(small_run / "job.yaml").model_copy(update={"space": space})
-    OpenedJob.dry(job)  # it refuses what no parameter is
+    OpenedJob.dry(job)  # an unknown parameter would be refused
 
 
-def test_a_network_beside_itself_is_exact() -> None:
+def test_a_network_compared_with_itself_has_no_differences() -> None:
     model = create_model("test_resnet").eval()
     folded = fold_batch_norm(model)
     found = compare_layers(folded, fold_batch_norm(model), all_kept(model), torch.randn(3, *SIZE))
@@ -95,12 +96,12 @@ def test_a_network_beside_itself_is_exact() -> None:
         assert one.cosine == pytest.approx(1)
 
 
-def test_the_layer_with_the_fault_is_found() -> None:
-    """Noise in one layer: before it all is exact, and alone it is the worst."""
+def test_the_layer_with_an_error_is_found() -> None:
+    """One layer has noise. All layers before it are exact, and alone it has the largest error."""
     model = create_model("test_resnet").eval()
     folded, faulty = fold_batch_norm(model), fold_batch_norm(model)
     names = [one.layer for one in compare_layers(folded, faulty, all_kept(model), torch.randn(1, *SIZE)).layers]
-    bad = names[2]  # of the stem: an untrained block adds nothing to its residual
+    bad = names[2]  # of the stem: an untrained block adds nothing to its residual stream
     weight = faulty.get_submodule(bad).weight.data
     weight += 2 * weight.std() * torch.randn(weight.shape)
     found = compare_layers(folded, faulty, all_kept(model), torch.randn(4, *SIZE)).layers
@@ -112,7 +113,7 @@ def test_the_layer_with_the_fault_is_found() -> None:
     assert all(one.own_kl == 0 for one in found if one.layer != bad)
 
 
-def test_the_figures_do_not_hang_on_how_many_images_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_do_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model("test_resnet").eval()
     folded, other = fold_batch_norm(model), fold_batch_norm(model)
     other.get_submodule("fc").weight.data *= 1.5
@@ -128,7 +129,7 @@ def test_the_figures_do_not_hang_on_how_many_images_run_together(monkeypatch: py
 @pytest.mark.slow
 @settings(max_examples=5, deadline=None, derandomize=True, phases=(Phase.generate,))
 @given(st.data())
-def test_channels_that_are_left_are_those_of_the_plan(choices: st.DataObject) -> None:
+def test_kept_channels_are_those_of_the_plan(choices: st.DataObject) -> None:
     model = create_model("test_resnet").eval()
     keep = {}
     for coupling in (one for one in couplings(model, SIZE, "inner") if one.prunable):
@@ -159,7 +160,7 @@ def test_replaced_layers_are_left_out(small_run: Path) -> None:
     assert "layer2.0.conv1" not in found
 
 
-def test_the_worst_layers_are_named_until_most_is_explained() -> None:
+def test_the_worst_layers_are_named_until_most_of_the_error_is_explained() -> None:
     kept = {name: Kept(torch.arange(4), torch.arange(4)) for name in "abc"}
     layers = [
         LayerError(name, 4, 4, 9.0, 1.0, kl, own) for name, kl, own in (("a", 0.5, 0.1), ("b", 0.5, 0.9), ("c", 0.2, 0))
@@ -185,10 +186,10 @@ def test_the_command_prints_a_table_or_json(small_run: Path, commands: Commands)
     assert told["parted"] is None
 
 
-def test_what_cannot_be_debugged_is_told(small_run: Path, tmp_path: Path, commands: Commands) -> None:
+def test_models_that_cannot_be_debugged_give_a_reason(small_run: Path, tmp_path: Path, commands: Commands) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
-    (run / "artifacts" / "1").rename(run / "artifacts" / "1-rung1")  # of a recipe that was trained further
+    (run / "artifacts" / "1").rename(run / "artifacts" / "1-rung1")  # of a recipe that a rung trained
     assert "trials with a model: 0, 1" in commands("debug", run, "--trial", "7", code=2)
     assert "trial 1 on 4 validation images" in commands("debug", run, "--trial", "1", "--images", "4")
     assert "is not a run" in commands("debug", tmp_path, code=2)
@@ -204,7 +205,7 @@ def test_what_cannot_be_debugged_is_told(small_run: Path, tmp_path: Path, comman
     assert "is damaged" in commands("debug", run, "--trial", "0", code=2)
 
 
-def test_a_model_that_needs_neither_plugin_files_nor_the_study_is_debugged_without_them(
+def test_a_model_is_debugged_without_missing_plugin_files_and_study_if_it_needs_neither(
     small_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"

@@ -54,7 +54,7 @@ def test_the_adaptive_preset_conforms() -> None:
     check_source(METHOD, model, params_of(model, preset="adaptive", images=12, iterations=3))
 
 
-def test_the_preset_alone_is_searched() -> None:
+def test_only_the_preset_is_searched() -> None:
     space = Space(Policy({}), "stage")
     params = METHOD.search_space(space.scope("deepinversion"), untrained())
     assert params["preset"] == "plain"
@@ -66,7 +66,7 @@ def test_the_preset_alone_is_searched() -> None:
     assert "competition" in params_of(untrained(), preset="adaptive")
 
 
-def test_a_job_may_search_what_is_fixed_by_default() -> None:
+def test_a_job_may_search_parameters_that_are_fixed_by_default() -> None:
     space = Space(Policy({}, otherwise="cheapest"), "stage", {"deepinversion.lr": {"low": 0.05, "high": 0.2}})
     METHOD.search_space(space.scope("deepinversion"), untrained())
     assert (space.asked["deepinversion.lr"].low, space.asked["deepinversion.lr"].high) == (0.05, 0.2)
@@ -104,13 +104,13 @@ def test_competition_needs_a_student() -> None:
 # --- what it makes --------------------------------------------------------------------------------
 
 
-def test_images_of_all_classes_with_the_statistics_of_real_ones() -> None:
+def test_images_have_all_classes_and_the_statistics_of_real_ones() -> None:
     teacher = digits_teacher()[0]
     made = make(teacher, images=64, batch_size=64, iterations=120)
     images = images_of(made)
     found, noise = quality(teacher, images, made.train.labels()), quality(teacher, torch.randn(64, *SIZE))
     counts = torch.bincount(made.train.labels(), minlength=10)
-    assert ((counts - 6.4).abs().sum() / 2) / 64 <= 0.1  # the balanced labels that they were made for, 90 % of them
+    assert ((counts - 6.4).abs().sum() / 2) / 64 <= 0.1  # 90 % of them get the balanced label that they were made for
     assert found["agreement"] == 100
     assert found["feature_distance"] <= 0.5 * noise["feature_distance"]
     assert found["confidence"] > 0.7
@@ -121,7 +121,7 @@ def test_images_of_all_classes_with_the_statistics_of_real_ones() -> None:
     assert not made.labelled
 
 
-def test_the_feature_term_is_what_moves_the_statistics() -> None:
+def test_the_feature_term_matches_the_statistics() -> None:
     teacher = digits_teacher()[0]
     distances = {
         weight: quality(teacher, images_of(make(teacher, images=32, iterations=60, feature=weight)))
@@ -131,7 +131,7 @@ def test_the_feature_term_is_what_moves_the_statistics() -> None:
     assert without > 2 * with_term
 
 
-def test_one_seed_one_set() -> None:
+def test_equal_seeds_give_equal_sets() -> None:
     teacher = untrained()
     first, again, other = (make(teacher, seed=seed) for seed in (0, 0, 1))
     assert first.digest == again.digest
@@ -139,7 +139,7 @@ def test_one_seed_one_set() -> None:
     assert first.digest != other.digest
 
 
-def test_images_are_made_in_batches_and_no_more_than_are_wanted() -> None:
+def test_images_are_made_in_batches_and_exactly_as_many_as_requested() -> None:
     teacher, told = untrained(), []
     params = params_of(teacher, images=50, batch_size=20, iterations=3)
     made = METHOD.apply(teacher, params, Context(SIZE, progress=lambda done, text="": told.append(done)))
@@ -151,7 +151,7 @@ def test_images_are_made_in_batches_and_no_more_than_are_wanted() -> None:
     assert len(make(teacher, most=500, images=10).train) == 10
 
 
-def test_only_the_adaptive_preset_looks_at_the_student() -> None:
+def test_only_the_adaptive_preset_uses_the_student() -> None:
     teacher, student = untrained(), untrained(seed=1).train()
     state = copy.deepcopy(student.state_dict())
     plain, with_student = make(teacher, iterations=12), make(teacher, student, iterations=12)
@@ -165,7 +165,7 @@ def test_only_the_adaptive_preset_looks_at_the_student() -> None:
     assert student.training
 
 
-def test_large_images_are_seen_pooled_first() -> None:
+def test_large_images_begin_pooled() -> None:
     teacher, sides = untrained((1, 80, 80)), []
     hook = teacher.register_forward_pre_hook(lambda _module, inputs: sides.append(inputs[0].shape[-1]))
     make(teacher, images=2, iterations=6)
@@ -199,10 +199,10 @@ def test_a_teacher_without_batch_norms_is_refused() -> None:
     assert "no batch norm" in reason
     with pytest.raises(UserError, match="no batch norm"):
         make(teacher)
-    assert len(make(teacher, feature=0.0).train) == 16  # without its key term: an ablation that a job may ask for
+    assert len(make(teacher, feature=0.0).train) == 16  # an ablation that a job may ask for: without the feature term
 
 
-def test_a_teacher_that_learnt_nothing_is_refused() -> None:
+def test_an_untrained_teacher_is_refused() -> None:
     model = untrained()
     for layer in (model.bn1, model.bn2):
         layer.reset_running_stats()  # type: ignore[union-attr, operator]

@@ -1,8 +1,4 @@
-"""Exporting a model.
-
-What the folder holds, that its script reproduces the reported accuracy without this package, and
-what is refused.
-"""
+"""Exporting a model: the content of the folder, its script without this package, and refusals."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def alone(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs the script where little but onnxruntime, numpy and Pillow can be imported."""
+    """Runs the script in an environment with little more than onnxruntime, numpy and Pillow."""
     command = [sys.executable, "-I", "-c", ALONE, str(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patient(120))
 
@@ -66,7 +62,7 @@ def edit_job(run: Path, **changes: Any) -> None:
 
 
 def write_pictures(run: Path, folder: Path) -> int:
-    """The validation images as files in class folders; returns how many."""
+    """Writes the validation images into class folders; returns their number."""
     job = load_job(run / "job.yaml")
     split = data.load(job.data, **models.preprocessing(job), has_weights=True).val
     assert isinstance(split, TensorSplit)
@@ -88,7 +84,7 @@ def test_the_recommended_model_is_written(exported: Path, small_run: Path) -> No
     assert len(told["preprocessing"]) > 3
 
 
-def test_the_script_reproduces_the_reported_accuracy_alone(exported: Path, small_run: Path, tmp_path: Path) -> None:
+def test_the_script_alone_reproduces_the_reported_accuracy(exported: Path, small_run: Path, tmp_path: Path) -> None:
     count = write_pictures(small_run, tmp_path / "pictures")
     done = alone(exported / "infer.py", "--json", "--accuracy", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
@@ -106,7 +102,7 @@ def test_the_script_names_the_class_of_a_picture(exported: Path, tmp_path: Path)
     assert label in json.loads((exported / "preprocessing.json").read_text())["class_names"]
 
 
-def test_the_script_says_in_a_sentence_what_it_cannot_read(exported: Path, tmp_path: Path) -> None:
+def test_the_script_gives_one_sentence_for_unreadable_files(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "folder" / "no class").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
@@ -137,7 +133,7 @@ def test_the_card_has_the_figures(exported: Path, small_run: Path) -> None:
     assert "model: test_resnet" in card, "the job"
 
 
-def test_weights_and_program_on_request(small_run: Path, tmp_path: Path) -> None:
+def test_weights_and_program_are_written_on_request(small_run: Path, tmp_path: Path) -> None:
     delivered = export_model(small_run, tmp_path / "all", 0, pt2=True, safetensors=True, images=0)
     assert delivered.trial == 0
     assert set(delivered.files) == {*FILES, "model.pt2", "model.safetensors", "plan.json", "recipe.json"}
@@ -149,26 +145,26 @@ def test_weights_and_program_on_request(small_run: Path, tmp_path: Path) -> None
     assert "The script was not tried" in (tmp_path / "all" / "README.md").read_text()
 
 
-def test_without_the_data_it_is_tried_on_noise(copied: Path, tmp_path: Path) -> None:
+def test_without_the_data_the_model_is_tried_on_noise(copied: Path, tmp_path: Path) -> None:
     edit_job(copied, data=f"folder:{tmp_path / 'gone'}")
     found = export_model(copied, tmp_path / "model").check
     assert found is not None
     assert (found.of, found.pictures, found.equal, found.accuracy) == ("pictures of noise", 16, 16, None)
 
 
-def test_a_script_that_labels_otherwise_is_not_written(copied: Path, tmp_path: Path) -> None:
+def test_a_script_with_other_labels_is_not_written(copied: Path, tmp_path: Path) -> None:
     file = copied / "artifacts" / "1" / "model.onnx"
     model = onnx.load(file)
     for entry in model.metadata_props:
         if entry.key == "mean":
-            entry.value = "[-3.0]"  # not what the search gave it
+            entry.value = "[-3.0]"  # another file than the one of the search
     onnx.save(model, file)
     with pytest.raises(UserError, match="otherwise than the search did"):
         export_model(copied, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_what_cannot_be_exported_is_told_in_a_sentence(copied: Path, tmp_path: Path, commands: Commands) -> None:
+def test_models_that_cannot_be_exported_give_one_sentence(copied: Path, tmp_path: Path, commands: Commands) -> None:
     to = tmp_path / "model"
     assert "trial 7 has no model in" in (said := commands("export", copied, "--trial", "7", "--to", to, code=2))
     assert "trials with a model: 0, 1" in said
@@ -203,7 +199,7 @@ def test_a_model_of_a_running_search_can_be_exported(copied: Path, tmp_path: Pat
 HOSTILE = "<script>alert(1)</script>\n\n# heading | `x` \u202e" + 10_000 * "a"
 
 
-def test_hostile_names_stay_text(copied: Path, tmp_path: Path) -> None:
+def test_special_characters_in_names_stay_text(copied: Path, tmp_path: Path) -> None:
     edit_job(copied, name=HOSTILE)
     export_model(copied, tmp_path / "model", images=0)
     card = (tmp_path / "model" / "README.md").read_text().partition("## The job")[0]
@@ -214,7 +210,7 @@ def test_hostile_names_stay_text(copied: Path, tmp_path: Path) -> None:
     assert [line for line in card.splitlines() if line.startswith("# ")] == [card.splitlines()[0]]
 
 
-def test_markdown_shows_any_text_as_it_is() -> None:
+def test_markdown_shows_any_text_unchanged() -> None:
     assert escaped("a|b\n<i>*c*</i>") == r"a\|b &lt;i&gt;\*c\*&lt;/i&gt;"
     assert plain("\x1b[31mred\u202e\r\n", 200) == "[31mred"
     assert len(plain("x" * 1000)) == 200

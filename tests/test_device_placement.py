@@ -1,4 +1,4 @@
-"""A device says what its runtime computes on integers and which multiple of channels suits it."""
+"""A device has a table of operators with integers, and a suitable multiple of channels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INTEGERS = {"bits": "default", "quantize": "default"}
 
 
 class NoAdditions(Device):
-    """Its runtime has no integer kernel for additions, and likes multiples of 12 channels."""
+    """Its runtime has no integer kernel for additions. Its multiple is 12 channels."""
 
     name = "no-additions"
     deterministic = True
@@ -46,7 +46,7 @@ def job(device: str) -> Job:
     return load_job(model="test_resnet", data="digits", device=device, methods=["quantize", "magnitude"])
 
 
-def test_the_table_and_the_multiple_of_the_device_decide() -> None:
+def test_placement_table_and_multiple_are_those_of_the_device() -> None:
     ours, own = opened("cost-model:bitops"), opened("no-additions")
     assert ours.parameters()["prune.multiple"].default == 8
     assert own.parameters()["prune.multiple"].default == 12
@@ -66,7 +66,7 @@ def test_a_plan_for_another_runtime_is_rebuilt_with_its_table() -> None:
     again.load_state_dict(candidate.model.state_dict())
 
 
-def test_what_trains_is_kept_by_table() -> None:
+def test_trained_results_are_stored_by_table() -> None:
     own = opened("no-additions")
     recipe = own.compose(Policy(INTEGERS))
     other = replace(own.pipeline, table=PlacementTable())
@@ -84,6 +84,6 @@ class NoMultiple(NoAdditions):
 @pytest.mark.parametrize(
     ("device", "rule"), [(UnknownOperator(), "kernels: attention"), (NoMultiple(), "channel_multiple")]
 )
-def test_conformance_names_a_wrong_table_and_a_wrong_multiple(device: Device, rule: str) -> None:
+def test_conformance_finds_a_wrong_table_and_a_wrong_multiple(device: Device, rule: str) -> None:
     with pytest.raises(ContractViolation, match=rule):
         check_device(device)

@@ -1,7 +1,4 @@
-"""The contract of devices.
-
-What the engine does for all of them, and the check that any of them passes.
-"""
+"""The contract of devices: the work of the engine for all devices, and the conformance checks."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def test_our_devices_conform(name: str) -> None:
 
 
 class Counting(Device):
-    """Runs nothing, and notes what the engine asks of it."""
+    """Runs nothing, and records the calls of the engine."""
 
     name = "counting"
     formats = frozenset({"torch"})
@@ -55,7 +52,7 @@ class Counting(Device):
         return run
 
 
-def test_a_small_device_gets_batches_turns_and_intervals_from_the_engine() -> None:
+def test_the_engine_provides_batches_blocks_and_intervals() -> None:
     device, made = Counting(), []
     file = Deployable(Path("none.onnx"), SIZE, module=lambda: made.append(1) or nn.Identity())
     found = measure(device, file, file, DeviceConfig(batch=5, input_size=24), seconds=0.05)
@@ -69,7 +66,7 @@ def test_a_small_device_gets_batches_turns_and_intervals_from_the_engine() -> No
     check_device(device)
 
 
-def test_a_model_that_a_device_cannot_get_fails_the_trial() -> None:
+def test_a_model_without_the_format_of_the_device_fails_the_trial() -> None:
     file = Deployable(Path("none.onnx"), SIZE)
     with pytest.raises(TrialFailed, match=r"no torch module of 'none\.onnx'"):
         measure(TorchEager(), file, file, DeviceConfig(), seconds=0.05)
@@ -87,7 +84,7 @@ def test_measuring_leaves_no_open_files(tmp_path: Path) -> None:
     assert len(list(folder.iterdir())) <= before
 
 
-def test_torch_eager_runs_the_module_with_the_job_s_threads() -> None:
+def test_torch_eager_uses_the_threads_of_the_job() -> None:
     seen: list[tuple[int, tuple[int, ...], bool]] = []
 
     class Seen(nn.Module):
@@ -108,7 +105,7 @@ def job(**device: Any) -> Any:
     return load_job(settings={"model": "resnet10t", "data": "digits", "device": device})
 
 
-def test_a_job_s_options_are_the_device_s() -> None:
+def test_options_of_a_job_are_those_of_the_device() -> None:
     validate(job(name="torch-eager", options={"compute": "cpu"}), manager())
     with pytest.raises(UserError, match=r"device\.options\.speed' is not an option of the device") as unknown:
         validate(job(name="torch-eager", options={"speed": 3}), manager())
@@ -119,7 +116,7 @@ def test_a_job_s_options_are_the_device_s() -> None:
         validate(job(name="onnxruntime-cpu", options={"compute": "cpu"}), manager())
 
 
-def test_torch_eager_asks_for_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_eager_only_reserves_a_gpu_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked = DeviceConfig(name="torch-eager", options={"compute": "cuda"})
     assert TorchEager().check(asked) == ["torch finds no CUDA device"]
@@ -128,14 +125,14 @@ def test_torch_eager_asks_for_a_gpu_only_where_there_is_one(monkeypatch: pytest.
 
 
 class Loose(Counting):
-    """Takes any option."""
+    """Accepts any option."""
 
     class Options(BaseModel):
-        """None."""
+        """No options."""
 
 
 class Changing(Counting):
-    """Writes into the model."""
+    """Changes the model."""
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         with torch.no_grad():
@@ -144,7 +141,7 @@ class Changing(Counting):
 
 
 class Moody(Device):
-    """Is said to be deterministic, and is not."""
+    """Claims to be deterministic, and is not."""
 
     name, deterministic, costs = "moody", True, 1.0
 
@@ -161,11 +158,11 @@ class Moody(Device):
         (Moody(), "a deterministic device must give the same figures again"),
     ],
 )
-def test_the_rule_that_a_device_breaks_is_named(device: Device, rule: str) -> None:
+def test_the_broken_rule_of_a_device_is_named(device: Device, rule: str) -> None:
     with pytest.raises(ContractViolation, match=rule):
         check_device(device, example_model())
 
 
-def test_both_local_devices_are_offered() -> None:
+def test_both_local_devices_are_registered() -> None:
     names = [device.name for device in Manager().devices()]
     assert names[:3] == ["onnxruntime-cpu", "openvino-cpu", "torch-eager"]

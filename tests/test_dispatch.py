@@ -1,7 +1,4 @@
-"""The dispatcher.
-
-How many recipes workers get, until when, and what becomes of a recipe whose worker is lost.
-"""
+"""The dispatcher: how many recipes workers get, until when, and recipes whose worker is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, 
 
 
 class Driver:
-    """A dispatcher with its study, as the driver has them."""
+    """A dispatcher with its study, as in the driver."""
 
     def __init__(self, job: Job, trials: int = 5, deadline: float | None = None) -> None:
         job.folder.mkdir(exist_ok=True)
@@ -47,7 +44,7 @@ class Driver:
         return asked
 
     def work(self, asked: Asked, seconds: float = 1.0) -> None:
-        """What a worker does: the row is in the spool before the driver hears of it."""
+        """Does the work of a worker: its row is in the spool before the driver is told."""
         done = {"trial": asked.number, "status": "complete", "seconds": seconds, "recipe": asked.values}
         done |= {"accuracy": 88.0, "accuracy_drop": 2.0, "latency_ratio": 0.5}
         self.spool.write(asked.number, asked.attempt, done)
@@ -67,7 +64,7 @@ def job(tmp_path: Path) -> Job:
     return toy_job(tmp_path, sampler="random")
 
 
-def test_it_hands_out_what_the_budget_allows_and_no_more(job: Job) -> None:
+def test_it_hands_out_as_many_recipes_as_the_budget_allows(job: Job) -> None:
     driver = Driver(job, trials=5)
     assert driver.dispatcher.work_left == 5
     while (asked := driver.dispatcher.hand_out("worker")) is not None:
@@ -79,7 +76,7 @@ def test_it_hands_out_what_the_budget_allows_and_no_more(job: Job) -> None:
     assert driver.dispatcher.why_ended == "all trials are spent"
 
 
-def test_it_knows_which_recipes_are_under_way(job: Job) -> None:
+def test_it_knows_which_recipes_are_running(job: Job) -> None:
     driver = Driver(job)
     assert driver.dispatcher.under_way == []
     asked = driver.hand_out("worker")
@@ -89,7 +86,7 @@ def test_it_knows_which_recipes_are_under_way(job: Job) -> None:
     assert driver.dispatcher.under_way == []
 
 
-def test_nothing_is_begun_that_would_hardly_end_in_time(job: Job) -> None:
+def test_no_recipe_begins_that_would_end_after_the_deadline(job: Job) -> None:
     driver = Driver(job, deadline=time.time() + 30)
     driver.work(driver.hand_out("worker"), seconds=31.0)
     driver.finish("worker")
@@ -98,7 +95,7 @@ def test_nothing_is_begun_that_would_hardly_end_in_time(job: Job) -> None:
     assert driver.dispatcher.why_ended == "the time is up"
 
 
-def test_a_recipe_whose_worker_is_lost_is_tried_again_twice_before_anything_else(job: Job) -> None:
+def test_a_recipe_with_a_lost_worker_is_tried_again_twice_before_others(job: Job) -> None:
     driver = Driver(job)
     other = driver.hand_out("other")
     first = driver.hand_out("worker 0")
@@ -119,7 +116,7 @@ def test_a_recipe_whose_worker_is_lost_is_tried_again_twice_before_anything_else
     assert driver.hand_out("worker 3").number not in (first.number, other.number)
 
 
-def test_a_recipe_that_is_lost_after_the_last_trial_began_is_still_tried_again(job: Job) -> None:
+def test_a_recipe_that_is_lost_after_the_last_trial_began_is_tried_again(job: Job) -> None:
     driver = Driver(job, trials=2)
     for worker in ("one", "two"):
         driver.hand_out(worker)
@@ -128,7 +125,7 @@ def test_a_recipe_that_is_lost_after_the_last_trial_began_is_still_tried_again(j
     assert driver.dispatcher.hand_out("four") is not None
 
 
-def test_a_recipe_that_works_the_second_time_is_a_trial_like_others(job: Job) -> None:
+def test_a_recipe_that_succeeds_the_second_time_is_a_usual_trial(job: Job) -> None:
     driver = Driver(job, trials=1)
     asked = driver.hand_out("a")
     driver.dispatcher.lost("a", "the actor died")
@@ -140,7 +137,7 @@ def test_a_recipe_that_works_the_second_time_is_a_trial_like_others(job: Job) ->
     assert driver.dispatcher.is_over
 
 
-def test_a_worker_that_dies_after_its_last_word_costs_nothing(job: Job) -> None:
+def test_a_worker_that_dies_after_its_row_loses_nothing(job: Job) -> None:
     driver = Driver(job)
     driver.work(driver.hand_out("worker"))
     driver.dispatcher.lost("worker", "the actor died")
@@ -157,7 +154,7 @@ def test_a_trial_that_hung_is_not_tried_again(job: Job, monkeypatch: pytest.Monk
     assert [row["reason"] for row in driver.rows] == ["time-out: it took longer than 1 minutes"]
 
 
-def test_a_recipe_that_waits_when_the_time_is_up_is_left_for_a_resume(job: Job) -> None:
+def test_recipes_that_wait_at_the_deadline_are_left_for_a_resume(job: Job) -> None:
     driver = Driver(job, deadline=time.time() + 1000)
     asked = driver.hand_out("worker")
     driver.work(driver.hand_out("other"), seconds=2000.0)
@@ -181,7 +178,9 @@ def test_workers_that_cannot_start_end_the_search(job: Job) -> None:
     assert driver.rows == []
 
 
-def test_starts_that_fail_with_their_node_do_not_end_the_search(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_that_fail_because_their_node_is_lost_do_not_end_the_search(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver, gone, now = Driver(job), set[str](), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     driver.dispatcher.is_node_gone = gone.__contains__
@@ -222,7 +221,7 @@ def test_a_recipe_whose_worker_cannot_open_the_job_goes_to_another_one(job: Job)
     assert driver.dispatcher.why_ended == "no worker starts any more: no room"
 
 
-def test_what_the_deadline_stopped_has_no_row_and_is_tried_again(job: Job) -> None:
+def test_a_trial_stopped_by_the_deadline_has_no_row_and_is_tried_again(job: Job) -> None:
     driver = Driver(job)
     driver.hand_out("worker")
     driver.finish("worker")
@@ -230,7 +229,7 @@ def test_what_the_deadline_stopped_has_no_row_and_is_tried_again(job: Job) -> No
     assert driver.study.recover() == 1
 
 
-def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_for_making_images_does_not_count_for_a_trial(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     driver, now = Driver(job, trials=20), [1000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     reasons = {}
@@ -255,7 +254,7 @@ def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: 
     }
 
 
-def test_losses_on_nodes_that_are_gone_do_not_count(job: Job) -> None:
+def test_losses_on_lost_nodes_do_not_count(job: Job) -> None:
     driver = Driver(job)
     driver.dispatcher.is_node_gone = {"gone"}.__contains__
     first = driver.hand_out("worker")
@@ -270,7 +269,7 @@ def test_losses_on_nodes_that_are_gone_do_not_count(job: Job) -> None:
     assert row["reason"].endswith("(7 times)")
 
 
-def test_what_a_worker_that_was_cut_off_writes_late_is_not_counted_twice(job: Job) -> None:
+def test_late_rows_of_a_disconnected_worker_are_not_counted_twice(job: Job) -> None:
     driver = Driver(job)
     driver.dispatcher.is_node_gone = {"away"}.__contains__
     cut_off = driver.hand_out("first")
@@ -279,14 +278,14 @@ def test_what_a_worker_that_was_cut_off_writes_late_is_not_counted_twice(job: Jo
     assert (again.number, again.attempt) == (cut_off.number, 2)
     driver.work(again, seconds=2.0)
     driver.finish("second")
-    driver.work(cut_off, seconds=9.0)  # it works on until it learns that it is alone
+    driver.work(cut_off, seconds=9.0)  # it continues until it notices that the driver has gone
     resumed = Driver(job)
     for number, row in resumed.spool.waiting():
         resumed.study.keep(number, row)
     assert [(row["trial"], row["seconds"]) for row in resumed.study.rows()] == [(cut_off.number, 2.0)]
 
 
-def test_a_row_is_kept_once_however_often_it_is_told(job: Job) -> None:
+def test_a_row_is_stored_once_even_if_it_is_sent_twice(job: Job) -> None:
     driver = Driver(job)
     asked = driver.hand_out("worker")
     driver.work(asked)
@@ -296,7 +295,7 @@ def test_a_row_is_kept_once_however_often_it_is_told(job: Job) -> None:
     assert driver.study.rows() == [row]
 
 
-def test_what_is_no_row_is_left_out_of_the_spool(job: Job) -> None:
+def test_files_in_the_spool_that_are_no_rows_are_ignored(job: Job) -> None:
     driver = Driver(job)
     asked = driver.hand_out("worker")
     driver.work(asked)

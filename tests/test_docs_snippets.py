@@ -1,4 +1,4 @@
-"""Every command and snippet of the documents is run here or by another test, or says why not."""
+"""Every command and snippet of the documents runs here or in another test, or says why not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert [line(block) for block in silent] == []
 
 
-def test_the_tests_that_run_blocks_are_there() -> None:
+def test_the_named_tests_exist() -> None:
     named = {note[1] for block in ALL if (note := block.note) is not None and note[0] == "run by"}
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
@@ -49,15 +49,13 @@ def command_lines() -> list[str]:
 
 
 @pytest.mark.parametrize("text", command_lines())
-def test_commands_have_the_flags_that_they_are_shown_with(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shown_flags_exist(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = shlex.split(text.partition(" > ")[0], comments=True)[1:]
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
-    for word in words:  # files that it reads
+    for word in words:  # files that the command reads
         if word.endswith((".yaml", ".py", ".onnx")):
             Path(word).parent.mkdir(parents=True, exist_ok=True)
             Path(word).touch()
@@ -82,7 +80,7 @@ def test_yaml_is_a_job_or_a_budget(block: Block, tmp_path: Path, monkeypatch: py
 
 @pytest.fixture
 def scratch(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the pages take to be there."""
+    """A folder with the files that the pages assume."""
     run = tmp_path / "results" / "demo"
     shutil.copytree(small_run, run)
     write_report(run)
@@ -102,7 +100,7 @@ def scratch(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def quick(words: list[str]) -> list[str]:
     """The command with shorter measurements."""
-    return [*words, "--seconds", "0.1"] if words[0] == "measure" else words  # the last one counts
+    return [*words, "--seconds", "0.1"] if words[0] == "measure" else words  # of repeated options, the last one counts
 
 
 @pytest.mark.slow
@@ -130,7 +128,9 @@ def test_python_runs(block: Block) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands) -> None:
+def test_the_example_of_a_new_network_is_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, shown = [block for block in ALL if block.note and block.note[1] == "tests/test_docs_snippets.py"]
     (tmp_path / "mine.py").write_text(code.text)

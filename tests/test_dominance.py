@@ -29,7 +29,7 @@ def beats(ours: np.ndarray, theirs: np.ndarray, our_miss: float, their_miss: flo
 
 
 def brute_ranks(matrix: np.ndarray, misses: np.ndarray) -> list[int]:
-    """Peels one front after another off the points."""
+    """Removes one front after another from the points."""
     left, found, rank = set(range(len(matrix))), {}, 0
     while left:
         front = {i for i in left if not any(beats(matrix[j], matrix[i], misses[j], misses[i]) for j in left)}
@@ -40,24 +40,24 @@ def brute_ranks(matrix: np.ndarray, misses: np.ndarray) -> list[int]:
 
 @calm
 @given(points)
-def test_ranks_peel_fronts(matrix: np.ndarray) -> None:
+def test_ranks_are_those_of_successive_fronts(matrix: np.ndarray) -> None:
     assert ranks(matrix).tolist() == brute_ranks(matrix, np.zeros(len(matrix)))
     assert non_dominated(matrix).tolist() == [rank == 0 for rank in ranks(matrix)]
 
 
 @calm
 @given(points, st.data())
-def test_what_violates_less_comes_first(matrix: np.ndarray, data: st.DataObject) -> None:
+def test_a_smaller_violation_comes_first(matrix: np.ndarray, data: st.DataObject) -> None:
     misses = data.draw(arrays(np.float64, len(matrix), elements=st.sampled_from([0.0, 0.0, 0.5, 2.0])))
     assert ranks(matrix, misses).tolist() == brute_ranks(matrix, misses)
     assert non_dominated(matrix, misses).tolist() == [rank == 0 for rank in ranks(matrix, misses)]
 
 
-def test_one_feasible_point_beats_all_infeasible_ones() -> None:
+def test_a_feasible_point_precedes_all_infeasible_ones() -> None:
     assert ranks([[9.0, 9.0], [1.0, 1.0], [2.0, 0.0]], [0.0, 0.1, 0.1]).tolist() == [0, 1, 1]
 
 
-def test_negative_violation_is_no_merit() -> None:
+def test_a_negative_violation_counts_as_zero() -> None:
     assert ranks([[1.0], [2.0]], [-0.1, -5.0]).tolist() == [0, 1]
 
 
@@ -74,7 +74,7 @@ def test_points_must_be_a_matrix() -> None:
         ranks([1.0, 2.0])
 
 
-def test_crowding_prefers_lonely_points() -> None:
+def test_crowding_prefers_isolated_points() -> None:
     found = crowding([[0.0, 4.0], [1.0, 2.0], [1.1, 1.9], [4.0, 0.0]])
     assert np.isinf(found[[0, 3]]).all()
     # Normalised gaps between the neighbours: 1.1/4 + 2.1/4 and 3/4 + 2/4.
@@ -88,9 +88,7 @@ gappy = st.integers(1, 4).flatmap(lambda m: st.lists(st.lists(missing, min_size=
 
 @calm
 @given(gappy, st.randoms(use_true_random=False))
-def test_a_front_is_what_brute_force_finds_whatever_the_order(
-    points: list[list[float | None]], random: random.Random
-) -> None:
+def test_the_front_equals_brute_force_in_any_order(points: list[list[float | None]], random: random.Random) -> None:
     front: Front[int] = Front()
     order = list(range(len(points)))
     random.shuffle(order)
@@ -122,8 +120,8 @@ def is_missing(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
-def test_adding_to_a_front_looks_at_the_front_alone() -> None:
-    """Counts comparisons: 2,000 points of which three are on the front."""
+def test_adding_to_a_front_compares_with_the_front_only() -> None:
+    """Counts comparisons for 2,000 points, three of which are on the front."""
     compared = 0
 
     class Counted(float):

@@ -54,7 +54,7 @@ class Crew:
         )
 
     def until(self, is_done: Callable[[], bool]) -> None:
-        """Takes turns until ``is_done``."""
+        """Serves the workers until ``is_done``."""
         end = time.monotonic() + DEADLINE
         while not is_done():
             assert time.monotonic() < end
@@ -63,7 +63,7 @@ class Crew:
 
     @property
     def processes(self) -> set[int]:
-        """Processes that made rows; draws that cannot be built have none."""
+        """The processes that made rows. Draws that are no valid recipe have none."""
         return {row["process"] for row in self.driver.rows if "process" in row}
 
 
@@ -93,7 +93,7 @@ def test_the_first_recipe_is_tried_in_the_forked_process_and_further_ones_in_bot
     assert sorted(row["trial"] for row in own.driver.rows) == list(range(12))
 
 
-def test_it_stops_for_a_while_so_that_workers_can_start(crew: Callable[..., Crew]) -> None:
+def test_it_pauses_while_workers_start(crew: Callable[..., Crew]) -> None:
     own = crew(trials=50)
     own.worker.start(with_recipe=False)
     own.until(lambda: own.worker.background.is_done)
@@ -115,7 +115,7 @@ def test_worker_processes_replace_the_forked_process_first(crew: Callable[..., C
     own.until(lambda: not own.worker.is_busy)
 
 
-def test_a_killed_process_loses_no_recipe(crew: Callable[..., Crew]) -> None:
+def test_a_killed_forked_process_loses_no_recipe(crew: Callable[..., Crew]) -> None:
     parent = os.getpid()
 
     def fatal(asked: Asked, lock: Lock) -> Row:
@@ -156,7 +156,7 @@ def test_a_row_that_has_arrived_is_collected(crew: Callable[..., Crew]) -> None:
     assert not own.process.is_alive
 
 
-def test_a_system_that_cannot_fork_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_system_without_fork_only_the_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError("no more processes")
 
@@ -164,7 +164,7 @@ def test_a_system_that_cannot_fork_leaves_the_thread(monkeypatch: pytest.MonkeyP
     assert crew_places(a_row, 3) == []
 
 
-def test_a_recipe_that_trains_is_left_to_worker_processes(crew: Callable[..., Crew]) -> None:
+def test_a_recipe_with_training_is_left_to_worker_processes(crew: Callable[..., Crew]) -> None:
     own = crew()
     own.worker.is_quick = lambda asked: False
     own.worker.start(with_recipe=False)

@@ -63,7 +63,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     def stepped(*_: Any) -> None:
         seen.steps += 1
 
-    monkeypatch.setattr(forking, "may_fork", lambda: False)  # a copy of this process is not watched
+    monkeypatch.setattr(forking, "may_fork", lambda: False)  # in a forked process, counts would be lost
     monkeypatch.setattr(TensorSplit, "batch", read)
     monkeypatch.setattr(Scorer, "predict", scored)
     monkeypatch.setattr(Image, "open", decoded)
@@ -92,7 +92,7 @@ def test_it_trains_scores_and_reads_nothing(watched: Watched) -> None:
     assert "methods: scop and quantize" in out
     for row in ("uncompressed", "prune", "quantize", "all together"):
         assert f"\n {row} " in out
-    assert "estimate" not in out  # the recipe alone decides how many channels go
+    assert "estimate" not in out  # the recipe alone decides the numbers of channels
 
 
 def test_it_says_which_figures_are_estimates() -> None:
@@ -104,17 +104,17 @@ def test_it_says_which_figures_are_estimates() -> None:
 
 @pytest.mark.slow
 def test_energy_is_judged_like_the_other_costs() -> None:
-    larger = {"model": "resnet10t", "model_args": NARROW}  # a size that is not mostly that of the file's graph
+    larger = {"model": "resnet10t", "model_args": NARROW}  # sizes that are not mostly the graph of the file
     out = shown(methods=["quantize"], cost_model="45nm", energy="0.001x", size="0.5x", **larger)
     assert "energy: cannot be met, not even by the cheapest candidates" in out
     assert "size: within reach of quantize" in out
     (heading,) = [line for line in out.splitlines() if line.startswith(" method ")]
     for column in ("latency", "energy", "parameters", "out of reach"):
-        assert f" {column} " in heading  # a pipe has no width, so nothing is cut off
+        assert f" {column} " in heading  # a pipe has no width, so nothing is truncated
     assert "energy: within reach of quantize" in shown(methods=["quantize"], cost_model="45nm", energy="0.5x", **larger)
 
 
-def test_the_baseline_is_no_faster_than_itself() -> None:
+def test_the_baseline_is_not_faster_than_itself() -> None:
     opened = OpenedJob.dry(load_job(model="resnet10t", data="digits", methods=["quantize"], latency="0.99x"))
 
     def noisy(candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
@@ -128,7 +128,7 @@ def test_the_baseline_is_no_faster_than_itself() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("helper", ["helps", "dies"])
-def test_two_processes_build_what_one_does(helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_build_the_same_as_one(helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = ["ghost", "magnitude", "quantize"]
     opened = OpenedJob.dry(load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", methods=methods))
     if helper == "dies":
@@ -158,7 +158,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_of_a_folder_it_reads_a_sample(folder: Path, watched: Watched) -> None:
+def test_a_sample_of_a_folder_is_read(folder: Path, watched: Watched) -> None:
     out = shown(data=f"folder:{folder}", methods=["quantize"])
     assert "3 classes, 16x16, 1 channel; 720 images to train, 90 to validate" in out
     assert 0 < watched.images <= FEW
@@ -167,7 +167,7 @@ def test_of_a_folder_it_reads_a_sample(folder: Path, watched: Watched) -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A network whose norms have recorded something, as data sources want it."""
+    """A network whose batch norms have recorded statistics, which data sources need."""
     args = {**TWO_BLOCKS, "in_chans": 1, "num_classes": 10}
     model = models.create(load_job(model="test_resnet", data="digits", model_args=args))
     state = {name: value + 0.1 if "running_mean" in name else value for name, value in model.state_dict().items()}
@@ -200,7 +200,7 @@ def test_a_job_that_the_search_would_refuse_is_refused() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_into_memory_is_one_sentence(device: dict[str, int], told: str) -> None:
+def test_lack_of_memory_gives_one_sentence(device: dict[str, int], told: str) -> None:
     with pytest.raises(UserError) as raised:
         shown(device=device)
     assert raised.value.message.startswith(told)
@@ -220,13 +220,13 @@ def test_what_does_not_fit_into_memory_is_one_sentence(device: dict[str, int], t
         (ValueError("boom"), False),
     ],
 )
-def test_lack_of_memory_is_known_whatever_library_says_so(error: Exception, expected: bool) -> None:
+def test_out_of_memory_errors_of_all_libraries_are_recognised(error: Exception, expected: bool) -> None:
     with pytest.raises(UserError if expected else type(error)), out_of_memory_told():
         raise error
 
 
 @pytest.mark.slow
-def test_glyphs_are_not_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glyphs_are_not_rendered_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     preview = Glyphs().open("glyphs", LoadOptions(preview=True))
     assert not list(tmp_path.rglob("*.npz"))
@@ -240,4 +240,4 @@ def test_glyphs_are_not_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert seen.labels().bincount().tolist() == kept.labels().bincount().tolist()
     assert (preview.info.class_names, preview.info.input_size) == (real.info.class_names, real.info.input_size)
     again = Glyphs().open("glyphs", LoadOptions(preview=True))
-    assert again.train.digest == real.train.digest  # what is kept is shown as it is
+    assert again.train.digest == real.train.digest  # a stored set is used

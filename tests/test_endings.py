@@ -1,4 +1,4 @@
-"""Early ends of a search: a stall, met constraints; kept and named models."""
+"""Early ends of a search (a stall, met constraints), and models that are kept or named."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def row(trial: int, drop: float | None, ratio: float | None, status: str = "comp
     }
 
 
-def test_a_row_gains_where_the_hypervolume_grows() -> None:
+def test_a_row_that_increases_the_hypervolume_is_a_gain() -> None:
     gains = Gains(("accuracy", "latency"), BASELINE)
     assert not gains.add(row(0, 0.0, 1.0)), "the uncompressed model"
     assert gains.add(row(1, 1.0, 0.5))
@@ -68,7 +68,7 @@ def test_other_objectives_have_gains_too(objectives: tuple[str, ...]) -> None:
     assert gains.add(row(2, 1.0, 0.4, **{name: value / 2 for name, value in costs.items()}))
 
 
-def test_while_nothing_meets_the_constraints_nearer_is_a_gain() -> None:
+def test_while_nothing_meets_the_constraints_a_smaller_miss_is_a_gain() -> None:
     gains = Gains(("accuracy", "latency"), BASELINE)
     assert gains.add(row(0, None, 0.8, "infeasible", excess={"latency": 0.6}))
     assert not gains.add(row(1, None, 0.9, "infeasible", excess={"latency": 0.8}))
@@ -78,7 +78,7 @@ def test_while_nothing_meets_the_constraints_nearer_is_a_gain() -> None:
     assert not gains.add(row(5, None, 0.51, "infeasible", excess={"latency": 0.02}))
 
 
-def test_a_stall_is_so_many_rows_in_a_row_without_a_gain(tmp_path: Path) -> None:
+def test_a_stall_is_a_number_of_rows_without_a_gain(tmp_path: Path) -> None:
     endings = Endings(toy_job(tmp_path, stall=2), BASELINE, [row(0, 1.0, 0.5), row(1, 1.0, 0.5)])
     assert not endings.why
     endings.add(row(2, 2.0, 0.25))
@@ -89,7 +89,7 @@ def test_a_stall_is_so_many_rows_in_a_row_without_a_gain(tmp_path: Path) -> None
     assert not endings.is_met
 
 
-def test_the_constraints_are_met_by_a_complete_row(tmp_path: Path) -> None:
+def test_constraints_are_met_by_complete_rows_only(tmp_path: Path) -> None:
     job = toy_job(tmp_path, until_met=True, constraints={"latency": "0.5x"})
     endings = Endings(job, BASELINE, [row(0, None, 0.9, "infeasible", excess={"latency": 0.8})])
     assert not endings.why
@@ -110,19 +110,19 @@ def test_the_constraints_are_met_by_a_complete_row(tmp_path: Path) -> None:
         ({"search": {"tables": "off"}}, "search.tables.*true or false"),
     ],
 )
-def test_bad_values_are_refused_in_a_sentence(settings: dict[str, Any], told: str) -> None:
+def test_bad_values_give_one_sentence(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         load_job(settings={"model": "resnet10t", "data": "digits", **settings})
     assert "\n" not in str(error.value)
 
 
-def test_an_earlier_run_that_is_none_is_refused_early(tmp_path: Path) -> None:
+def test_an_earlier_run_that_is_no_run_is_refused_early(tmp_path: Path) -> None:
     job = toy_job(tmp_path, recipes_from=tmp_path / "old")
     with pytest.raises(UserError, match=r"recipes_from.*names no run.*old has no job\.yaml"):
         validate(job, manager())
 
 
-def test_the_fastest_model_within_the_bar_keeps_its_files(tmp_path: Path) -> None:
+def test_the_files_of_the_fastest_model_within_the_bar_are_kept(tmp_path: Path) -> None:
     job = toy_job(tmp_path, constraints={"size": "0.5x", "accuracy_drop": 2.0})
     rows = [
         row(0, 1.0, 0.5),
@@ -151,7 +151,7 @@ def searched(folder: Path, **settings: Any) -> results.SearchResult:
 
 @pytest.mark.usefixtures("search_here")
 def test_a_search_stalls_and_a_resume_says_so(tmp_path: Path) -> None:
-    space = {"toy": {"width": 1.0, "bits": [32, 8]}}  # nothing but the learning rate is left to draw
+    space = {"toy": {"width": 1.0, "bits": [32, 8]}}  # only the learning rate is left to draw
     found = searched(tmp_path, budget={"trials": 40, "stall": 3}, space=space)
     assert found.summary["ended"].startswith("the last ")
     assert 4 <= len(found.trials) < 40
@@ -161,7 +161,7 @@ def test_a_search_stalls_and_a_resume_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_ends_once_the_constraints_are_met_and_another_one_goes_on_from_it(tmp_path: Path) -> None:
+def test_a_search_ends_when_the_constraints_are_met_and_another_one_starts_from_it(tmp_path: Path) -> None:
     limits = {"latency": "0.2x", "accuracy_drop": 9.0}
     budget = {"trials": 40, "until_met": True}
     found = searched(tmp_path, budget=budget, constraints=limits, name="old")
@@ -178,7 +178,7 @@ def test_a_search_ends_once_the_constraints_are_met_and_another_one_goes_on_from
     assert "1 recipes of" in log
 
 
-def test_what_no_longer_fits_is_named_and_skipped(tmp_path: Path) -> None:
+def test_recipes_that_no_longer_fit_are_named_and_skipped(tmp_path: Path) -> None:
     from autocompress.searching.earlier import recipes_from
 
     old = toy_job(tmp_path, name="old")
@@ -196,7 +196,7 @@ def test_what_no_longer_fits_is_named_and_skipped(tmp_path: Path) -> None:
     assert len(recipes_from(old.folder, opened.compose, trials=2).points) == 1, "half of the trials at most"
 
 
-def test_interrupted_recipes_come_before_everything_else(tmp_path: Path) -> None:
+def test_interrupted_recipes_come_first(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     job.folder.mkdir()
     opened: OpenedToy = open_toy(job)
@@ -226,7 +226,7 @@ def test_interrupted_recipes_come_before_everything_else(tmp_path: Path) -> None
         ({"accuracy_drop": 1.0}, []),
     ],
 )
-def test_what_nothing_can_meet_is_said_with_the_nearest_value(
+def test_constraints_out_of_reach_are_named_with_the_nearest_value(
     tmp_path: Path, limits: dict[str, Any], told: list[str]
 ) -> None:
     job = toy_job(tmp_path, constraints=limits)
@@ -246,7 +246,7 @@ def test_a_method_that_cannot_meet_a_bound_alone_is_not_tried_alone(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_says_what_cannot_be_met(tmp_path: Path) -> None:
+def test_a_search_names_constraints_out_of_reach(tmp_path: Path) -> None:
     found = searched(tmp_path, budget={"trials": 3}, constraints={"latency": "0.01x"})
     (one,) = found.summary["out_of_reach"]
     assert (one["quantity"], one["bound"], one["candidate"]) == ("latency", "0.01x", "all together")

@@ -28,7 +28,7 @@ def lowered(model: nn.Module) -> fx.GraphModule:
 
 
 def uneven(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """Output channels of very different size."""
+    """Sets output channels to very different sizes."""
     with torch.no_grad():
         factor = torch.logspace(-1.5, 1.5, layer.weight.shape[0])[torch.randperm(layer.weight.shape[0])]
         layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.ndim - 1)))
@@ -40,7 +40,7 @@ def of_outputs(layer: nn.Module) -> torch.Tensor:
 
 
 def of_inputs(layer: nn.Module) -> torch.Tensor:
-    """Of a layer without groups."""
+    """Ranges of the input channels of a layer without groups."""
     return layer.weight.detach().abs().transpose(0, 1).flatten(1).amax(1)
 
 
@@ -51,8 +51,8 @@ def unchanged(module: nn.Module, x: torch.Tensor, pairs: int | None = None) -> f
         before = graph(x)
         found = equalise(graph)
         after = graph(x)
-    # In double precision; of processors, some add in an order that loses three digits more over a
-    # deep network.
+    # In double precision: the order of additions differs between processors, and costs three more
+    # digits in a deep network.
     torch.testing.assert_close(after, before, rtol=1e-7, atol=1e-8 * float(before.abs().max()))
     assert pairs is None or found == pairs
     return graph
@@ -82,7 +82,7 @@ def test_a_chain_with_a_depthwise_layer_converges() -> None:
 
 
 class Net(nn.Module):
-    """Two layers with a function between."""
+    """Two layers with a function between them."""
 
     def __init__(self, between: Callable[[torch.Tensor], torch.Tensor], second: nn.Module | None = None) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ BORDERS = {
 
 
 @pytest.mark.parametrize("name", CROSSED)
-def test_it_crosses_what_is_homogeneous(name: str) -> None:
+def test_it_crosses_homogeneous_functions(name: str) -> None:
     unchanged(Net(CROSSED[name]), torch.randn(2, 3, 12, 12), pairs=1)
 
 
@@ -149,7 +149,7 @@ def test_from_a_convolution_to_the_classifier() -> None:
     unchanged(regrouped, torch.randn(2, 3, 12, 12), pairs=0)
 
 
-def test_a_layer_called_twice_is_left_alone() -> None:
+def test_a_layer_that_is_called_twice_is_not_changed() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -172,7 +172,7 @@ LAYER = st.tuples(
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(LAYER, min_size=2, max_size=4), st.integers(0, 2**31))
-def test_outputs_stay(stack: list[tuple[int, int | str, Callable[[], nn.Module], bool, bool]], seed: int) -> None:
+def test_outputs_stay_equal(stack: list[tuple[int, int | str, Callable[[], nn.Module], bool, bool]], seed: int) -> None:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     width = 4
@@ -185,8 +185,8 @@ def test_outputs_stay(stack: list[tuple[int, int | str, Callable[[], nn.Module],
     unchanged(randomize(nn.Sequential(*layers)), torch.randn(2, 4, 6, 6), pairs=len(stack) - 1)
 
 
-def test_a_norm_that_stands_alone_is_a_layer_too() -> None:
-    """Where it cannot be folded it becomes a depthwise convolution, as in DenseNets."""
+def test_a_norm_of_its_own_is_a_layer_too() -> None:
+    """A norm that cannot be folded becomes a depthwise convolution, as in DenseNets."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     unchanged(randomize(model), torch.randn(2, 3, 12, 12), pairs=2)
 
@@ -196,16 +196,19 @@ def test_a_norm_that_stands_alone_is_a_layer_too() -> None:
     [("resnet18", 8), ("regnety_002", 26), ("mobilenetv3_small_100", 14), ("convnext_atto", 0)],
 )
 def test_whole_networks(name: str, pairs: int) -> None:
-    """Two layers a basic block, squeeze-and-excite gates with ReLU; none across a GELU."""
+    """There are two layers in a basic block and squeeze-and-excite gates with ReLU.
+
+    GELU is not crossed.
+    """
     unchanged(randomize(timm.create_model(name, num_classes=10)), torch.randn(2, 3, 32, 32), pairs)
 
 
 def test_dead_channels_and_large_biases_are_respected() -> None:
     first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
     with torch.no_grad():
-        first.weight[0] = 0.0  # nothing comes in
-        second.weight[:, 1] = 0.0  # nobody listens
-        first.weight[2], first.bias[2] = 1e-5, 0.3  # next to nothing but a bias
+        first.weight[0] = 0.0  # no input
+        second.weight[:, 1] = 0.0  # no reader
+        first.weight[2], first.bias[2] = 1e-5, 0.3  # almost nothing but a bias
         first.bias[3] = 0.6
     before = [first.weight.clone(), first.bias.clone(), second.weight.clone()]
     graph = unchanged(nn.Sequential(first, nn.ReLU(), second), torch.randn(2, 3, 5, 5), pairs=1)
@@ -213,13 +216,11 @@ def test_dead_channels_and_large_biases_are_respected() -> None:
     for channel in (0, 1):
         assert torch.equal(first.weight[channel].float(), before[0][channel])
         assert torch.equal(second.weight[:, channel].float(), before[2][:, channel])
-    assert (
-        float(first.bias[2].detach().abs()) <= 0.6 + 1e-6
-    )  # alone, its weights would have asked for 100 times as much
+    assert float(first.bias[2].detach().abs()) <= 0.6 + 1e-6  # alone, the weights would give a factor of 100
     assert bool(torch.isfinite(first.weight).all())
 
 
-def test_weights_that_are_not_finite_change_nothing_else() -> None:
+def test_nan_weights_change_no_other_pair() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     model[0].weight.data[1, 1] = math.nan
     graph = trace(model.eval())
@@ -228,8 +229,11 @@ def test_weights_that_are_not_finite_change_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-def test_it_serves_the_quantized_network(trainable: bool) -> None:
-    """One scale a layer and wildly different channels: the error falls, folded norm or not."""
+def test_it_improves_the_quantized_network(trainable: bool) -> None:
+    """With one scale per layer and very different channels, the error falls.
+
+    Norms may be folded or not.
+    """
     torch.manual_seed(1)
     convolutions = [uneven(nn.Conv2d(3, 16, 3)), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 8, 3)]
     model = nn.Sequential(

@@ -1,6 +1,6 @@
-"""Decisions in the tables of papers.
+"""Decisions in the tables of papers:
 
-Differences over seeds, verdicts, and rows that an interruption leaves.
+differences over seeds, verdicts, and rows of an interrupted run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_one_seed_gives_the_paired_difference_of_the_report() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
 
 
-def test_seeds_are_averaged_by_image_which_narrows_the_interval() -> None:
+def test_averaging_seeds_by_image_narrows_the_interval() -> None:
     pairs = [(flags(seed, 0.8), flags(100 + seed, 0.7)) for seed in range(4)]
     one, four = difference(*zip(pairs[0], strict=True)), difference(*zip(*pairs, strict=True))
     assert four.points == pytest.approx(np.mean([100 * (a.mean() - b.mean()) for a, b in pairs]))
@@ -66,12 +66,12 @@ def test_a_clear_order_is_kept_and_its_opposite_reversed() -> None:
     assert judged(BETTER, bad, good)["verdict"] == "reversed"
 
 
-def test_flags_survive_their_packing() -> None:
+def test_flags_are_packed_and_unpacked() -> None:
     for images in (1, 8, 2999):
         assert np.array_equal(unpacked(packed(flags(0, 0.5, images))), flags(0, 0.5, images))
 
 
-def test_rows_of_an_interrupted_run_are_kept_and_those_of_another_setting_are_not(tmp_path: Path) -> None:
+def test_rows_of_an_interrupted_run_are_kept_unless_settings_differ(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     Rows(path, {"epochs": 1}).row("first", lambda: {"accuracy": 50.0})
 

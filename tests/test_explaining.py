@@ -32,7 +32,7 @@ from autocompress.searching.run import search
 
 @pytest.fixture(scope="module")
 def explained(opened: OpenedJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a pruned 8-bit model, its costs by a cost model and its layers timed here."""
+    """Of a pruned 8-bit model: costs by a cost model, times of layers measured here."""
     folder = tmp_path_factory.mktemp("run")
     values = untrained(opened)
     candidate = opened.candidate(opened.compose(Replay(values)))
@@ -54,7 +54,7 @@ def explainer(opened: OpenedJob, folder: Path, seconds: float) -> Explainer:
 
 
 @pytest.mark.slow
-def test_each_stage_is_a_recipe_cut_short(opened: OpenedJob) -> None:
+def test_each_stage_is_a_shortened_recipe(opened: OpenedJob) -> None:
     whole = opened.compose(Replay(dict(opened.starting_points())["obs and 8-bit"]))
     found = dict(ablation.stages(whole))
     assert list(found) == ["channels", "repair", "training", "bits"]
@@ -68,7 +68,7 @@ def test_each_stage_is_a_recipe_cut_short(opened: OpenedJob) -> None:
     assert list(ablation.stages(replace(whole, prune=None, repair={}, recover={}, bits={}))) == []
 
 
-def test_steps_are_measured_as_the_pipeline_goes(explained: dict[str, Any], opened: OpenedJob) -> None:
+def test_steps_are_measured_in_the_order_of_the_pipeline(explained: dict[str, Any], opened: OpenedJob) -> None:
     channels, repaired, last = explained["steps"]
     assert explained["missing"] == ""
     assert channels["latency_ratio"] == repaired["latency_ratio"] < 1, "the same structure costs the same"
@@ -77,7 +77,7 @@ def test_steps_are_measured_as_the_pipeline_goes(explained: dict[str, Any], open
     assert (last["accuracy"], last["latency_ratio"], last["latency_ratio_low"]) == (91.0, 0.2, 0.1), "the trial's own"
 
 
-def test_layers_say_what_became_of_them(explained: dict[str, Any], opened: OpenedJob) -> None:
+def test_layers_have_their_changes(explained: dict[str, Any], opened: OpenedJob) -> None:
     layers = {row["layer"]: row for row in explained["layers"]}
     assert layers["conv1.0"]["operator"] == "conv"
     inner = layers["layer1.0.conv1"]
@@ -90,7 +90,7 @@ def test_layers_say_what_became_of_them(explained: dict[str, Any], opened: Opene
     assert sum(row["params"][0] for row in layers.values()) <= opened.baseline.params
 
 
-def test_no_step_begins_when_the_time_is_up(opened: OpenedJob, tmp_path: Path) -> None:
+def test_no_step_begins_after_the_time_limit(opened: OpenedJob, tmp_path: Path) -> None:
     row = {"trial": 1, "rung": 0, "recipe": untrained(opened), "artifact": "artifacts/1"}
     told = explainer(opened, tmp_path, -1.0).told(row)
     assert (told["steps"], told["missing"]) == ([], "there were -1 s for all steps")
@@ -122,7 +122,7 @@ def test_the_page_shows_steps_and_layers(explained: dict[str, Any], tmp_path: Pa
     assert "after one more step of its recipe" in page
 
 
-def test_layers_without_times_and_in_float_are_told_apart() -> None:
+def test_layers_without_times_and_in_float_are_distinguished() -> None:
     layer = {"group": "stem", "operator": "conv", "became": "", "channels": [8, 8], "params": [9, 9], "macs": [1, 1]}
     rows = [
         {**layer, "layer": "<a>", "weight_bits": None, "activation_bits": None, "computes": "float", "us": None},
@@ -139,7 +139,7 @@ def test_layers_without_times_and_in_float_are_told_apart() -> None:
     assert str(found.widths).count("kept in-float") == 2
 
 
-def test_a_layer_that_became_another_is_not_called_unchanged() -> None:
+def test_a_replaced_layer_is_not_called_unchanged() -> None:
     layer = {"group": "g", "operator": "conv", "became": "", "channels": [8, 8], "params": [9, 9], "macs": [1, 1]}
     layer |= {"weight_bits": None, "activation_bits": None, "computes": "float", "us": [4.0, 1.0]}
     changed = [{"became": "Ghost", "channels": [8, 0]}, {"params": [9, 5]}, {"macs": [4, 1]}]
@@ -163,7 +163,7 @@ class StagedToy(OpenedToy):
 
 
 def closed(folder: Path, seconds: float, **search: bool) -> dict[str, Any]:
-    """The summary of a run of one toy recipe that took so many seconds."""
+    """The summary of a run with one toy recipe that took this many seconds."""
     offer_toy_device()
     job = toy_job(folder, search=search)
     opened = StagedToy(job, folder / "toy")
@@ -178,7 +178,7 @@ def closed(folder: Path, seconds: float, **search: bool) -> dict[str, Any]:
 
 
 class InterruptedToy(StagedToy):
-    """Ctrl-C while its layers are told."""
+    """Raises KeyboardInterrupt while its layers are listed."""
 
     def layers(self, artifact: Path) -> list[dict[str, Any]]:
         raise KeyboardInterrupt

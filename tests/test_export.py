@@ -51,7 +51,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model(images: torch.Tensor) -> nn.Module:
-    """A small residual network that has learned the digits."""
+    """A small residual network that was trained on the digits."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network = timm.create_model("test_resnet", num_classes=10, in_chans=1)
@@ -84,7 +84,7 @@ def file(hardened: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_hardening_keeps_the_labels(
+def test_hardening_does_not_change_labels(
     network: QuantizedNetwork, hardened: fx.GraphModule, model: nn.Module, images: torch.Tensor
 ) -> None:
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_file_and_fake_quantized_model_give_the_same_labels(
     assert agreement.mean_error < 0.01
 
 
-def test_disagreement_is_seen(file: Path, images: torch.Tensor) -> None:
+def test_differing_files_are_found(file: Path, images: torch.Tensor) -> None:
     torch.manual_seed(1)
     other = timm.create_model("test_resnet", num_classes=10, in_chans=1)
     assert check_agreement(file, other, images[:200]).labels < 0.6
@@ -117,7 +117,7 @@ def test_any_batch(file: Path) -> None:
         assert logits.shape == (batch, 10)
 
 
-def test_one_file_with_its_facts(file: Path) -> None:
+def test_one_file_with_its_metadata(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
     proto = onnx.load(str(file))
     onnx.checker.check_model(proto)
@@ -128,7 +128,7 @@ def test_one_file_with_its_facts(file: Path) -> None:
     assert str(Path(__file__).parents[1]) not in file.read_bytes().decode("latin-1")
 
 
-def test_integers_take_a_quarter(tmp_path: Path) -> None:
+def test_integers_need_a_quarter_of_the_bytes(tmp_path: Path) -> None:
     resnet = timm.create_model("resnet10t", num_classes=10, in_chans=1).eval()
     made = quantized(resnet)
     export(resnet, tmp_path / "float.onnx", SIZE)
@@ -163,7 +163,7 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
 
 @pytest.mark.slow
 class Sliced(nn.Module):
-    """A network with halves of one tensor (a Split after rewriting) and a chain of shapes."""
+    """A network with halves of one tensor (a Split in the file) and a chain of shape operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Sliced(nn.Module):
         return x.flatten(2).transpose(1, 2).transpose(1, 2).unsqueeze(1).unsqueeze(1).reshape(len(x), 4, -1).mean(2)
 
 
-def test_rules_tried_where_they_can_match_give_what_onnxscript_gives() -> None:
+def test_filtered_rewrite_rules_give_the_result_of_onnxscript() -> None:
     program = torch.export.export(Sliced().eval(), (torch.zeros(2, *SIZE),), strict=False)
     files = []
     for optimizer in (optimize, optimize_ir):
@@ -189,7 +189,7 @@ def test_rules_tried_where_they_can_match_give_what_onnxscript_gives() -> None:
 
 
 @pytest.mark.slow
-def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.GraphModule) -> None:
+def test_the_direct_export_equals_the_public_exporter(hardened: fx.GraphModule) -> None:
     images = torch.zeros(2, *SIZE)
     short, public = (to_onnx(hardened, images, fast=fast) for fast in (True, False))
 
@@ -201,7 +201,7 @@ def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.Graph
 
 @pytest.mark.parametrize("kind", ["affine", "plain", "batch"])
 def test_a_norm_that_stays_is_one_node(kind: str, tmp_path: Path) -> None:
-    """``batch`` has no statistics of its own: the public way alone can write it."""
+    """``batch`` has no statistics of its own, so only the public exporter can write it."""
     norm = nn.BatchNorm2d(4, eps=0.1, affine=kind == "affine", track_running_stats=kind != "batch")
     for tensor in [*norm.parameters(), *norm.buffers()]:
         if tensor.is_floating_point():
@@ -214,7 +214,7 @@ def test_a_norm_that_stays_is_one_node(kind: str, tmp_path: Path) -> None:
     assert check_agreement(tmp_path / "m.onnx", model, torch.randn(16, 4, 8, 8)).max_error < 1e-5
 
 
-def test_counts_carry_bits(model: nn.Module, network: QuantizedNetwork, hardened: fx.GraphModule) -> None:
+def test_operation_counts_have_bits(model: nn.Module, network: QuantizedNetwork, hardened: fx.GraphModule) -> None:
     plain = operator_counts(model, SIZE)
     for quantized_model in (network, hardened):
         counts = operator_counts(quantized_model, SIZE)
@@ -223,7 +223,7 @@ def test_counts_carry_bits(model: nn.Module, network: QuantizedNetwork, hardened
     assert {(c.weight_bits, c.activation_bits) for c in plain} == {(32, 32)}
 
 
-def test_training_reaches_the_weights_through_the_quantizers(model: nn.Module, images: torch.Tensor) -> None:
+def test_gradients_reach_weights_through_the_quantizers(model: nn.Module, images: torch.Tensor) -> None:
     made = quantized(model)
     calibrate(made, [images[:32]])
     made(images[:8]).square().sum().backward()

@@ -1,6 +1,6 @@
-"""Failures cost one trial each, with real Ray.
+"""A failure costs one trial, on real Ray:
 
-An exception, NaN, memory, a killed worker, a worker that hangs.
+an exception, NaN, memory, a killed worker, a hanging worker.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXPECTED = {
 
 
 class FaultyToy(OpenedToy):
-    """Begins with a recipe for each fault, then one that works."""
+    """Begins with a recipe for each failure, then one that works."""
 
     def starting_points(self, sensitivity: object = ()) -> list[tuple[str, dict[str, Value]]]:
         del sensitivity
@@ -48,7 +48,7 @@ def open_faulty(job: Job, progress: object = None) -> FaultyToy:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_every_failure_is_one_row_and_the_search_continues(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path, space={"toy": {"fault": FAULTS}}, budget={"trials": len(EXPECTED) + 1})
     found = run.search(job, opener=open_faulty)
@@ -62,11 +62,8 @@ def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(tmp_path: Path) -> None:
-    """All trials hang.
-
-    On a busy machine, one that does not might take longer than so short a limit.
-    """
+def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
+    """All trials hang. On a busy machine, a trial that does not might exceed so short a limit."""
     offer_toy_device()
     job = toy_job(tmp_path, space={"toy": {"fault": "hang"}}, budget={"trials": 2, "trial_minutes": 0.05})
     found = run.search(job, opener=open_plain)
@@ -74,7 +71,7 @@ def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(tmp_path: Path
     assert found.summary["ended"] == "all trials are spent"
 
 
-def test_a_space_that_always_breaks_ends_the_search_with_one_row(tmp_path: Path) -> None:
+def test_a_space_that_always_raises_ends_the_search_with_one_row(tmp_path: Path) -> None:
     def broken(chooser: Chooser) -> None:
         Space(chooser).categorical("width", [1, 2], default=1)
         raise RuntimeError("no\nspace")
@@ -108,7 +105,7 @@ def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
 
 
 class Named(Transform):
-    """A method that is there, and no more."""
+    """A method with the required members only."""
 
     version, stage, reference = "2", Stage.SUBSTITUTE, "none"
 
@@ -125,7 +122,7 @@ class Named(Transform):
         return model
 
 
-def test_a_worker_with_other_methods_than_the_driver_says_what_differs(tmp_path: Path) -> None:
+def test_a_worker_with_other_methods_than_the_driver_names_the_difference(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
     opened = open_plain(job)

@@ -1,6 +1,6 @@
-"""UniformFakeQuantizer.
+"""UniformFakeQuantizer:
 
-States, gradient, ranges and what the file gets, through the contract's interface.
+states, gradient, ranges and integers for the file, through the interface of the contract.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def observed(fake: UniformFakeQuantizer, *batches: torch.Tensor) -> UniformFakeQ
 
 
 @given(BITS, st.integers(0, 2**31), st.booleans(), st.booleans(), st.sampled_from(WEIGHT_ESTIMATORS))
-def test_a_weight_is_what_its_integers_say(
+def test_a_weight_equals_its_integers_times_their_scale(
     bits: int, seed: int, is_symmetric: bool, per_channel: bool, estimator: str
 ) -> None:
     weight = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
@@ -90,15 +90,15 @@ def test_states() -> None:
     x = torch.linspace(-1, 1, 64).reshape(1, 64)
     fake = UniformFakeQuantizer(activation_spec(2), estimator="minmax")
     fake.enabled = False
-    assert fake(x) is x  # a quantization delay: as if it were not there
+    assert fake(x) is x  # during a quantization delay, it does nothing
     fake.observing = True
-    assert fake(x) is x  # and ranges are collected all the same
+    assert fake(x) is x  # but ranges are still collected
     fake.observing, fake.enabled = False, True
     fake.finish_observing()
     assert len(fake(x).unique()) == 4
     scale = fake.scale.clone()
     fake(10 * x)
-    assert torch.equal(fake.scale, scale)  # no observing, no change
+    assert torch.equal(fake.scale, scale)  # if it is not observing, ranges do not change
 
 
 @given(BITS, st.integers(0, 2**31), st.booleans(), st.booleans())
@@ -111,7 +111,7 @@ def test_the_gradient_is_one_inside_and_zero_outside(
     )
     x = (5 * torch.randn(500, generator=random)).requires_grad_()
     fake(x).sum().backward()
-    integers = (x.detach() / fake.scale).round() + fake.zero_point  # as torch's own fake_quantize masks
+    integers = (x.detach() / fake.scale).round() + fake.zero_point  # like the mask of torch's fake_quantize
     assert torch.equal(x.grad, ((integers >= fake.codes.low) & (integers <= fake.codes.high)).float())
     weight = torch.randn(6, 3, 3, 3, generator=random)
     of_weight = observed(UniformFakeQuantizer(weight_spec(bits), per_channel=per_channel), weight)
@@ -139,8 +139,8 @@ def test_the_largest_weight_keeps_its_gradient(bits: int, per_channel: bool, is_
         weight = torch.randn(channels, 2, 3, 3, generator=generator)
         fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
         assert bool((_gradient(fake, weight) == 1).all())
-        # as far below zero as above: the zero point of an asymmetric grid is a tie, and rounding
-        #     moves both ends
+        # The range is symmetric, so the zero point of an asymmetric grid is a tie, and rounding
+        # moves both ends.
         ends = torch.cat([weight, -weight], 1)
         fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
         assert bool((_gradient(fake, ends) == 1).all())
@@ -158,7 +158,7 @@ def test_the_largest_activation_keeps_its_gradient(
         x = torch.rand(4, 25, generator=generator) - 0.0 if nonnegative else torch.randn(4, 25, generator=generator)
         x = x.to(dtype)
         if is_symmetric and not nonnegative:
-            x = torch.cat([x, 1.01 * x.abs().max()[None, None].expand(4, 1)], 1)  # the signed grid's longer side
+            x = torch.cat([x, 1.01 * x.abs().max()[None, None].expand(4, 1)], 1)  # the longer side of the signed grid
         fake = UniformFakeQuantizer(activation_spec(bits, nonnegative), is_symmetric=is_symmetric, estimator="minmax")
         found = _gradient(observed(fake, x), x)
         assert bool((found.float()[x == x.max()] == 1).all())
@@ -166,7 +166,7 @@ def test_the_largest_activation_keeps_its_gradient(
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_gradient_is_that_of_torch(bits: int) -> None:
-    """Where a cut-off is searched (estimator "mse"), some weights do lie outside."""
+    """If a clipping range is searched (estimator "mse"), some weights are outside."""
     weight = torch.randn(64, 3, 3, 3)
     fake = observed(UniformFakeQuantizer(weight_spec(bits, 64), estimator="mse"), weight)
     theirs = (1.5 * weight).requires_grad_()
@@ -189,18 +189,18 @@ def test_a_weight_needs_no_calibration() -> None:
 
 
 def test_a_dry_run_has_ranges() -> None:
-    """TensorFlow's initial range: (-6, 6), or (0, 6) behind a ReLU."""
+    """It is TensorFlow's initial range: (-6, 6), or (0, 6) after a ReLU."""
     signed = UniformFakeQuantizer(activation_spec()).harden()
     assert float(signed.scale) == pytest.approx(12 / 255)
     assert int(signed.zero_point) == 128
     unsigned = UniformFakeQuantizer(activation_spec(nonnegative=True)).harden()
     assert float(unsigned.scale) == pytest.approx(6 / 255)
     assert int(unsigned.zero_point) == 0
-    untouched = observed(UniformFakeQuantizer(activation_spec()))  # a branch that calibration never took
+    untouched = observed(UniformFakeQuantizer(activation_spec()))  # a branch that was not run in calibration
     assert torch.equal(untouched.scale, signed.scale)
 
 
-def test_only_so_many_images_are_observed() -> None:
+def test_only_a_limited_number_of_images_is_observed() -> None:
     x = torch.arange(10.0).reshape(10, 1)
     fake = observed(UniformFakeQuantizer(activation_spec(), estimator="minmax", images=6), x[:4], x[4:8], x[8:])
     assert float(fake.harden().scale) == pytest.approx(5 / 255)
@@ -231,7 +231,7 @@ def test_a_state_dict_carries_the_ranges_and_nothing_else() -> None:
         old, new = observed(UniformFakeQuantizer(spec), values), UniformFakeQuantizer(spec)
         assert set(old.state_dict()) == {"scale", "zero_point"}
         new.load_state_dict(old.state_dict())
-        assert torch.equal(new(10 * values), old(10 * values))  # not fitted anew to the first tensor it sees
+        assert torch.equal(new(10 * values), old(10 * values))  # it is not fitted again to the first tensor
 
 
 @pytest.mark.parametrize("is_symmetric", [True, False])
@@ -244,7 +244,7 @@ def test_wrong_arguments_are_named(is_symmetric: bool) -> None:
         UniformFakeQuantizer(activation_spec(9), is_symmetric=is_symmetric)
 
 
-def test_symmetric_activations_have_their_zero_in_the_middle() -> None:
+def test_symmetric_activations_have_zero_in_the_middle() -> None:
     fake = observed(UniformFakeQuantizer(activation_spec(), is_symmetric=True), torch.tensor([[-1.0, 1.27]]))
     hardened = fake.harden()
     assert int(hardened.zero_point) == 128
@@ -253,9 +253,9 @@ def test_symmetric_activations_have_their_zero_in_the_middle() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bit_tensors_take_the_levels_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
-    """Autocast hands over such activations.
+    """Autocast gives such activations.
 
-    The file's grid is that of a float32 step, which 16 bits do not hold.
+    The grid of the file has a float32 step, which 16 bits cannot represent.
     """
     x, scale, zero = (torch.rand(4096) * 8 - 1).to(dtype), torch.tensor(0.0237), torch.tensor(37)
     wide, narrow = x.float().requires_grad_(), x.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Atomic files and folders: complete or missing, with errors for failures."""
+"""Atomic files and folders: they are complete or missing, and failures are errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autocompress.errors import UserError
 from autocompress.files import atomic, atomic_folder, full_disk_told, is_full_disk, write_json
 
 
-def test_a_folder_of_another_process_stays(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_made_is_not_replaced(tmp_path: Path) -> None:
     for text in ("first", "second"):
         with atomic_folder(tmp_path / "entry") as temporary:
             (temporary / "file").write_text(text)
@@ -21,7 +21,7 @@ def test_a_folder_of_another_process_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EXDEV, errno.EIO])
-def test_a_folder_that_cannot_be_put_in_place_is_an_error(
+def test_a_folder_that_cannot_be_renamed_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def rename(self: Path, target: Path) -> None:
@@ -33,15 +33,15 @@ def test_a_folder_that_cannot_be_put_in_place_is_an_error(
     assert not list(tmp_path.iterdir()), "nothing half is left"
 
 
-def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "entry").write_text("a file")
     with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "entry") as temporary:
         (temporary / "file").write_text("whole")
     assert (tmp_path / "entry").read_text() == "a file"
 
 
-def test_what_the_disk_refuses_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems find out that they are full when data goes to the disk."""
+def test_a_failed_write_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems notice that they are full only when data is written to the disk."""
     write_json(tmp_path / "file", 1)
 
     def fsync(file: int) -> None:
@@ -75,7 +75,7 @@ def test_a_file_system_without_fsync_is_no_error(tmp_path: Path, monkeypatch: py
         ValueError("cannot write: Disk quota exceeded"),
     ],
 )
-def test_a_full_disk_is_known_whatever_library_says_so(tmp_path: Path, error: Exception) -> None:
+def test_full_disk_errors_of_all_libraries_are_recognised(tmp_path: Path, error: Exception) -> None:
     assert is_full_disk(error)
     later = RuntimeError("the library failed")
     later.__cause__ = error
@@ -84,6 +84,6 @@ def test_a_full_disk_is_known_whatever_library_says_so(tmp_path: Path, error: Ex
     assert str(tmp_path) in told.value.message
 
 
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+def test_other_errors_do_not_count_as_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), full_disk_told(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")

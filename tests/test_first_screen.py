@@ -1,4 +1,7 @@
-"""The report's first screen: the model to use, its figures, how to use it; and the slider."""
+"""The first screen of the report:
+
+the recommended model, its figures, how to use it, and the slider.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ PAIRS = [(0.0, 0.094), (0.28, 0.09), (1.94, 0.0877)]
 
 
 def run_with(folder: Path, pairs: list[tuple[float | None, float | None]], **job: Any) -> results.SearchResult:
-    """A run whose front has these points lost and latency ratios."""
+    """A run whose front has these drops and latency ratios."""
     write_run(folder, trials=4, **{"constraints": {"accuracy_drop": 2.0, "latency": "0.5x"}, **job})
     rows = [
         {"trial": number, "status": "complete", "recipe": {}, "artifact": f"artifacts/{number}"}
@@ -67,7 +70,9 @@ def test_figures_have_their_intervals(tmp_path: Path) -> None:
     assert re.match(r"[+−]?\d\.\d\d \([+−]?\d\.\d\d to ", figures["Test accuracy, 3,000 images"].note)
 
 
-def test_the_command_names_the_folder_from_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_the_folder_relative_to_where_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_with(tmp_path / "a run", [*PAIRS])
     monkeypatch.chdir(tmp_path)
     found = answer(run)
@@ -127,12 +132,12 @@ def test_agreement_is_not_called_accuracy(tmp_path: Path) -> None:
     assert "Validation accuracy" not in text
 
 
-def test_a_job_for_size_is_answered_in_size(tmp_path: Path) -> None:
+def test_a_job_for_size_shows_sizes(tmp_path: Path) -> None:
     run = run_with(tmp_path, [*PAIRS], objectives=["accuracy", "size"], constraints={"size": "0.5x"})
     assert "Use trial 0: 0.022× the size" in first_screen(render(run))
 
 
-def test_the_slider_has_a_table_that_needs_no_script(tmp_path: Path) -> None:
+def test_the_slider_has_a_table_that_works_without_scripts(tmp_path: Path) -> None:
     page = render(run_with(tmp_path, [*PAIRS, (3.0, 0.5)]))
     table = page[page.index('id="trades"') :]
     rows = re.findall(r'data-trial="(\d+)" data-drop="([\d.]+)"', table[: table.index("</table>")])

@@ -76,7 +76,7 @@ def test_weights_of_float_layers_are_integers_in_the_file_and_floats_at_load(tmp
     assert files[1].stat().st_size < 1.2 * files[0].stat().st_size
 
 
-def test_a_plan_says_which_layers_compute_in_float() -> None:
+def test_a_plan_records_which_layers_compute_in_float() -> None:
     model = timm.create_model("test_resnet", num_classes=10).eval()
     floats = {layer for layer in config_of(model) if layer.startswith("layer2")}
     done = hardened(model, floats)
@@ -92,7 +92,7 @@ def test_a_plan_says_which_layers_compute_in_float() -> None:
     rebuild(model, kept | {"activations": plan(hardened(model, set()))["activations"]})
 
 
-def test_regions_and_what_they_are_made_of() -> None:
+def test_regions_and_their_operators() -> None:
     model = timm.create_model("test_efficientnet", num_classes=10).eval()
     found: list[Regions] = []
 
@@ -114,7 +114,7 @@ def test_regions_and_what_they_are_made_of() -> None:
     assert all(crossing.source not in crossing.readers for crossing in regions.crossings)
 
 
-def test_layers_that_stay_in_float_anyway_are_regions_that_cannot_be_integers() -> None:
+def test_layers_without_an_integer_form_are_regions_that_stay_in_float() -> None:
     model = timm.create_model("test_resnet", num_classes=10).eval()
     config = config_of(model)
     config["conv1.0" if "conv1.0" in config else "conv1"] = LayerBits(None)

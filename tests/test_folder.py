@@ -38,7 +38,7 @@ def load(root: Path, **words: str) -> data.Splits:
 
 
 def above(split: Split) -> set[str]:
-    """Names of the folders that hold the class folders of a split."""
+    """Names of the folders that contain the class folders of a split."""
     return {file.parent.parent.name for file in files(split)}
 
 
@@ -65,7 +65,7 @@ def all_files(splits: data.Splits) -> list[Path]:
         ("trainset", "Eval", "testset"),
     ],
 )
-def test_split_folders_are_known_by_their_usual_names_in_any_case(
+def test_split_folders_are_recognised_by_their_usual_names_in_any_case(
     tmp_path: Path, train: str, val: str, test: str
 ) -> None:
     for name, count in ((train, 10), (val, 4), (test, 3)):
@@ -76,7 +76,7 @@ def test_split_folders_are_known_by_their_usual_names_in_any_case(
 
 
 @pytest.mark.parametrize("held_out", ["Test", "TESTING", "valid", "Dev", "evaluation"])
-def test_a_held_out_folder_is_not_overlooked(tmp_path: Path, held_out: str) -> None:
+def test_a_held_out_folder_is_used(tmp_path: Path, held_out: str) -> None:
     classes(tmp_path / "train")
     classes(tmp_path / held_out, 4)
     splits = load(tmp_path)
@@ -86,13 +86,13 @@ def test_a_held_out_folder_is_not_overlooked(tmp_path: Path, held_out: str) -> N
 
 
 @pytest.mark.parametrize("spelling", [name for names in NAMES.values() for name in names])
-def test_every_name_of_a_split_stands_for_one_role(spelling: str) -> None:
+def test_every_name_of_a_split_has_one_role(spelling: str) -> None:
     assert role_of(spelling) == role_of(spelling.upper()) == role_of(f"{spelling}_set") is not None
     assert role_of(f"{spelling}x") is None
 
 
 @pytest.mark.parametrize("names", [("train", "Training"), ("TEST", "testing"), ("val", "dev")])
-def test_two_folders_that_are_the_same_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_two_folders_for_the_same_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in {*names, "train"}:
         classes(tmp_path / name, 4)
     with pytest.raises(UserError, match="are the same split by their names"):
@@ -102,7 +102,7 @@ def test_two_folders_that_are_the_same_split_are_refused(tmp_path: Path, names: 
 @pytest.mark.parametrize(
     "names", [("train", "test"), ("Training", "Testing"), ("val", "test"), ("train", "val", "test")]
 )
-def test_classes_with_names_of_splits_alone_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_folders_that_are_all_named_like_splits_are_refused_as_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"holds? no class folders"):
         load(classes(tmp_path, names=names))
 
@@ -120,7 +120,7 @@ def test_held_out_folders_beside_class_folders_are_refused(tmp_path: Path) -> No
         load(tmp_path)
 
 
-def test_held_out_folders_alone_are_no_classes(tmp_path: Path) -> None:
+def test_held_out_folders_alone_are_not_classes(tmp_path: Path) -> None:
     for name in ("val", "Test"):
         classes(tmp_path / name, 4)
     with pytest.raises(UserError, match="has held-out images only, no training images"):
@@ -129,10 +129,10 @@ def test_held_out_folders_alone_are_no_classes(tmp_path: Path) -> None:
     assert (above(splits.val), above(splits.test)) == ({"val"}, {"Test"})
 
 
-def test_a_folder_of_the_same_classes_that_is_not_read_is_named(tmp_path: Path) -> None:
+def test_an_unused_folder_of_the_same_classes_is_named(tmp_path: Path) -> None:
     for name in ("train", "val", "test", "holdout", "notes"):
         classes(tmp_path / name, 4) if name != "notes" else (tmp_path / name).mkdir()
-    note = load(tmp_path).notes[0]  # its pictures are copies of one another, as a second note says
+    note = load(tmp_path).notes[0]  # a second note says that its pictures are copies of one another
     assert note.startswith(f"{tmp_path / 'holdout'} holds the same classes, but is not read")
 
 
@@ -152,7 +152,7 @@ def test_a_folder_of_the_same_classes_that_is_not_read_is_named(tmp_path: Path) 
     ],
 )
 @pytest.mark.parametrize("above", ["", "train"])
-def test_splits_with_other_names_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...], above: str) -> None:
+def test_splits_with_other_names_do_not_count_as_classes(tmp_path: Path, names: tuple[str, ...], above: str) -> None:
     for name in names:
         classes(tmp_path / above / name, 2)
     with pytest.raises(UserError, match="look like splits, not classes") as error:
@@ -160,7 +160,7 @@ def test_splits_with_other_names_are_not_taken_for_classes(tmp_path: Path, names
     assert "train, val and test" in str(error.value)
 
 
-def test_split_folders_one_level_down_are_not_taken_for_classes(tmp_path: Path) -> None:
+def test_split_folders_one_level_down_do_not_count_as_classes(tmp_path: Path) -> None:
     for name in ("bus", "car"):
         classes(tmp_path / "inner" / name, 2, names=("train", "test"))
     with pytest.raises(UserError, match="bus holds the split folders test and train, so it is not a class"):
@@ -177,21 +177,21 @@ def test_split_folders_one_level_down_are_not_taken_for_classes(tmp_path: Path) 
 @pytest.mark.parametrize(
     "names", [("steam_train", "freight_train"), ("bus", "train"), ("crash test", "bus"), ("A", "B")]
 )
-def test_classes_that_resemble_splits_in_part_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_classes_that_partly_resemble_splits_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     splits = load(classes(tmp_path, names=names))
     assert set(splits.info.class_names) == set(names)
 
 
 @pytest.mark.parametrize("inside", [("images",), ("raw", "edited")])
-def test_classes_may_hold_folders_of_the_same_names(tmp_path: Path, inside: tuple[str, ...]) -> None:
+def test_class_folders_may_contain_folders_of_the_same_names(tmp_path: Path, inside: tuple[str, ...]) -> None:
     for name in ("bus", "car"):
         classes(tmp_path / name, 5, names=inside)
-        if len(inside) > 1:  # pictures of its own show that a folder is a class
+        if len(inside) > 1:  # a folder with pictures of its own is a class
             paint(tmp_path / name, 5, 60)
     assert load(tmp_path).info.class_names == ("bus", "car")
 
 
-def test_folders_with_images_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_unused_folders_with_images_are_named(tmp_path: Path) -> None:
     for place, names in (("train", ("ice", "tgv")), ("bus", ("city", "coach")), ("car", ("mini", "van"))):
         classes(tmp_path / place, names=names)
     notes = load(tmp_path).notes
@@ -206,7 +206,7 @@ def test_folders_with_images_that_are_not_read_are_named(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("depth", ["", "dark", "dark/deeper", "train", "train/dark/deeper"])
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", ".hidden", "__MACOSX", "@eaDir"])
-def test_hidden_folders_are_left_out_at_every_depth(tmp_path: Path, depth: str, name: str) -> None:
+def test_hidden_folders_are_skipped_at_every_depth(tmp_path: Path, depth: str, name: str) -> None:
     root = tmp_path / "x"
     classes(root / "train" if depth.startswith("train") else root)
     paint(root / depth / "deeper", 2, 60) if depth.endswith("dark") else None
@@ -220,7 +220,7 @@ def test_hidden_folders_are_left_out_at_every_depth(tmp_path: Path, depth: str, 
     assert len(all_files(load(root))) == before
 
 
-def test_pictures_behind_links_are_pictures(tmp_path: Path) -> None:
+def test_linked_pictures_are_read(tmp_path: Path) -> None:
     root = classes(tmp_path / "x")
     paint(tmp_path / "store" / "a", 6, 60)
     paint(tmp_path / "store" / "deep" / "er", 3, 60)
@@ -247,7 +247,7 @@ def test_link_loops_end(tmp_path: Path, target: str) -> None:
     assert len(all_files(load(root))) == 22
 
 
-def test_a_picture_that_two_links_reach_is_one_picture(tmp_path: Path) -> None:
+def test_a_picture_with_two_links_counts_once(tmp_path: Path) -> None:
     root = classes(tmp_path / "x")
     (root / "dark" / "again").symlink_to(root / "dark" / "deeper")
     paint(root / "dark" / "deeper", 4, 60)
@@ -265,7 +265,7 @@ def test_one_class_inside_another_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["dark/11.png", "dark/deeper", "middle"])
-def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, place: str) -> None:
+def test_a_broken_link_is_named(tmp_path: Path, place: str) -> None:
     root = classes(tmp_path / "x")
     (root / place).symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match=rf"x/{place} is a broken link"):
@@ -284,16 +284,14 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(root)
 
 
-def test_pictures_may_lie_in_folders_that_are_named_like_pictures(tmp_path: Path) -> None:
+def test_folders_may_be_named_like_pictures(tmp_path: Path) -> None:
     root = classes(tmp_path / "x")
     paint(root / "dark" / "scan.png", 3, 60)
     (root / "light" / "notes.txt").write_text("no picture")
     assert len(all_files(load(root))) == 23
 
 
-def test_many_files_of_few_sizes_are_compared_without_another_pass_for_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparing_many_files_of_few_sizes_needs_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counted(np.ndarray):
         gathered = 0
 

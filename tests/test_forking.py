@@ -29,7 +29,7 @@ def test_messages_come_from_another_process_until_it_ends() -> None:
     assert not psutil.pid_exists(number)
 
 
-def test_a_process_that_fails_or_hangs_sends_nothing() -> None:
+def test_a_process_that_fails_or_hangs_sends_nothing_more() -> None:
     assert not list(Forked.started(lambda _: os._exit(1)).messages(30))
     calls: list[int] = []
     forked = Forked.started(lambda _: time.sleep(60))
@@ -38,7 +38,7 @@ def test_a_process_that_fails_or_hangs_sends_nothing() -> None:
     assert len(calls) >= 2
 
 
-def test_what_has_arrived_is_taken_without_waiting() -> None:
+def test_messages_that_have_arrived_are_taken_without_waiting() -> None:
     def work(send: Send) -> None:
         for _ in range(3):
             send(bytes(100_000))
@@ -47,13 +47,13 @@ def test_what_has_arrived_is_taken_without_waiting() -> None:
     forked = Forked.started(work)
     found: list[bytes] = []
     deadline = time.monotonic() + 30
-    while len(found) < 3 and time.monotonic() < deadline:  # a pipe holds fewer: it waits in between
+    while len(found) < 3 and time.monotonic() < deadline:  # a pipe has room for fewer, so the process waits in between
         found += forked.arrived()
     forked.end()
     assert [len(message) for message in found] == [100_000] * 3
 
 
-def test_ctrl_c_is_the_parents_business() -> None:
+def test_ctrl_c_is_handled_by_the_parent() -> None:
     def interrupted(send: Send) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         send("still here")
@@ -74,7 +74,7 @@ def test_each_number_goes_to_one_process() -> None:
     assert sorted([*own, *forked.messages(30)]) == list(range(1000))
 
 
-def test_numbers_end_although_another_process_holds_the_pipe() -> None:
+def test_numbers_end_even_if_another_process_keeps_the_pipe_open() -> None:
     claims = Claims()
     bystander = Forked.started(lambda _: time.sleep(60))
 
@@ -84,7 +84,7 @@ def test_numbers_end_although_another_process_holds_the_pipe() -> None:
     forked = Forked.started(work)
     try:
         claims.fill(3)
-        (others,) = forked.messages(5)  # in a pipe that never ends, nothing would come
+        (others,) = forked.messages(5)  # a pipe that does not end would deliver nothing
         assert others + len(list(claims.taken())) == 3
     finally:
         forked.end()
@@ -102,10 +102,10 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        child.wait(10)  # raises TimeoutExpired while it lives
+        child.wait(10)  # raises TimeoutExpired if it is still running
 
 
-def test_no_fork_beside_a_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_fork_beside_a_working_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "usable_processors", lambda: 2)
     for name, expected in (("signals", True), ("tqdm_monitor", True), ("worker", False)):
         there = [threading.main_thread(), threading.Thread(name=name)]
@@ -117,7 +117,7 @@ def test_no_fork_beside_a_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> 
     assert not forking.may_fork()
 
 
-def test_a_cell_that_hangs_is_given_up_and_measurements_go_first_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_hangs_is_given_up_and_measurements_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     class Builds:
         def build(self, *_: object) -> list[object]:
             return []
@@ -131,7 +131,7 @@ def test_a_cell_that_hangs_is_given_up_and_measurements_go_first_meanwhile(monke
     try:
         helper.offer(1)
         assert helper.probes([], [], lambda: None) == []
-        time.sleep(0.5)  # the other process takes the cell
+        time.sleep(0.5)  # the other process takes this cell
         calls: list[int] = []
         began = time.monotonic()
         assert helper.cells([{}], lambda selection: 1.0, began, lambda: calls.append(1)) == [None]

@@ -1,4 +1,4 @@
-"""Epochs may be fractions: on a million images a trial must not cost a whole epoch."""
+"""Epochs may be fractions: with a million images, a trial must not need a whole epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autocompress.training.loop import Training
 JOB = {"model": "test_resnet", "data": "digits", "methods": ["magnitude", "quantize"]}
 
 
-def test_a_job_says_again_what_it_was_told(tmp_path: Path) -> None:
+def test_the_dump_of_a_job_has_its_epochs(tmp_path: Path) -> None:
     given = {**JOB, "budget": {"epochs": 0.25}, "baseline": {"epochs": 1.5}}
     (tmp_path / "job.yaml").write_text(load_job(settings=given).to_yaml())
     job = load_job(tmp_path / "job.yaml")
@@ -31,7 +31,7 @@ def test_a_job_says_again_what_it_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [-0.5, "many", None])
-def test_what_is_no_number_of_epochs_is_refused(epochs: object) -> None:
+def test_invalid_numbers_of_epochs_are_refused(epochs: object) -> None:
     with pytest.raises(UserError, match=r"budget\.epochs.*must be"):
         load_job(settings={**JOB, "budget": {"epochs": epochs}})
 
@@ -51,7 +51,7 @@ def test_recipes_have_quarters_of_a_budget_that_is_a_fraction(budget: float, lim
         assert space.parameters()["recover.epochs"].step == budget / 4
 
 
-def test_a_training_ends_within_an_epoch() -> None:
+def test_a_training_can_end_within_an_epoch() -> None:
     split = data.load(DataConfig.model_validate("digits")).train.take(torch.arange(320))
     steps = {}
     for epochs in (0.0, 0.01, 0.5, 1.25):
@@ -60,6 +60,6 @@ def test_a_training_ends_within_an_epoch() -> None:
     assert steps == {0.0: 0, 0.01: 1, 0.5: 5, 1.25: 12}
 
 
-def test_a_baseline_may_have_a_part_of_an_epoch() -> None:
+def test_a_baseline_may_have_a_fraction_of_an_epoch() -> None:
     job = load_job(settings={**JOB, "baseline": {"epochs": 0.5}})
     assert baseline_settings(job, 10_000).epochs == 0.5

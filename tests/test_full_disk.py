@@ -1,4 +1,4 @@
-"""A full disk loses nothing that is finished, and is reported in one sentence."""
+"""A full disk loses no finished work, and gives one sentence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from autocompress.training import train_baseline
 ROW = {"status": "complete", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 0.5, "seconds": 1.0}
 
 
-def test_what_the_store_has_no_room_for_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_without_room_is_not_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     with caplog.at_level(logging.WARNING, logger="autocompress"), no_file_larger_than(4096):
         for name in ("one", "two"):
@@ -53,7 +53,7 @@ def test_what_the_store_has_no_room_for_is_not_kept(tmp_path: Path, caplog: pyte
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """With one finished trial and one that runs, number 1."""
+    """A study with one finished trial and a running one, number 1."""
     offer_toy_device()
     monkeypatch.setattr(journal, "LOOK_AGAIN_S", 0.02)
     monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 0.1)
@@ -69,7 +69,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def again(study: Study) -> Study:
-    """The study as another process reads it."""
+    """The study, as another process reads it."""
     return Study(study.job.folder, study.job, study.baseline)
 
 
@@ -78,7 +78,7 @@ def room(study: Study, more: int) -> int:
 
 
 @pytest.mark.parametrize("more", [0, 1, 40])
-def test_a_row_for_which_there_is_no_room_breaks_no_study(study: Study, more: int) -> None:
+def test_a_row_without_room_does_not_damage_the_study(study: Study, more: int) -> None:
     with no_file_larger_than(room(study, more)), pytest.raises(OSError, match="too large"):
         study.tell(1, {**ROW, "trial": 1})
     for one in (study, again(study)):
@@ -103,7 +103,7 @@ def test_a_finished_trial_waits_for_room(
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code": 8, "wor', b"\0" * 100_000, b'{"op_code": 8}'])
-def test_a_line_that_a_dead_process_left_half_written_breaks_no_study(study: Study, torn: bytes) -> None:
+def test_a_truncated_line_of_a_dead_process_does_not_damage_the_study(study: Study, torn: bytes) -> None:
     with (study.job.folder / STUDY_FILE).open("ab") as file:
         file.write(torn)
     resumed = again(study)
@@ -111,7 +111,7 @@ def test_a_line_that_a_dead_process_left_half_written_breaks_no_study(study: Stu
     assert [row["trial"] for row in again(study).rows()] == [0, 1]
 
 
-def test_a_study_that_cannot_be_read_is_one_sentence(study: Study) -> None:
+def test_an_unreadable_study_gives_one_sentence(study: Study) -> None:
     file = study.job.folder / STUDY_FILE
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([lines[0], "rubbish\n", *lines[1:]]))
@@ -119,7 +119,7 @@ def test_a_study_that_cannot_be_read_is_one_sentence(study: Study) -> None:
         again(study)
 
 
-def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -> None:
+def test_a_worker_without_room_for_its_row_loses_no_recipe(study: Study) -> None:
     allowance = Allowance(trials=5, deadline=None, trial_seconds=60.0)
     dispatcher = Dispatcher(study, open_toy(study.job).compose, allowance, Spool(study.job.folder), lambda _: None)
     taken = dispatcher.hand_out("worker 1")
@@ -158,7 +158,7 @@ WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
 
 
 @pytest.mark.parametrize(("size", "stage"), [(2_000, "export"), (50_000, "save")])
-def test_a_trial_without_room_says_so_whatever_it_was_about_to_write(tmp_path: Path, size: int, stage: str) -> None:
+def test_a_trial_without_room_has_a_reason_whatever_it_was_writing(tmp_path: Path, size: int, stage: str) -> None:
     job = toy_job(tmp_path)
     own = trial(job, open_large(job))
     with no_file_larger_than(size):
@@ -168,7 +168,7 @@ def test_a_trial_without_room_says_so_whatever_it_was_about_to_write(tmp_path: P
     assert ("accuracy" in row) == (stage == "save"), "what is known of it stays"
 
 
-def test_a_trial_does_without_the_latencies_that_it_cannot_keep(tmp_path: Path) -> None:
+def test_a_trial_works_without_stored_latencies(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     own = trial(job, open_toy(job))
     (job.folder / "structures").write_text("a file in the place of the folder")
@@ -176,7 +176,7 @@ def test_a_trial_does_without_the_latencies_that_it_cannot_keep(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"latency": 1}', '{"columns": {}}'])
-def test_kept_latencies_that_are_damaged_are_measured_again(tmp_path: Path, text: str) -> None:
+def test_damaged_stored_latencies_are_measured_again(tmp_path: Path, text: str) -> None:
     job = toy_job(tmp_path)
     own = trial(job, open_toy(job))
     assert own.run(WHOLE)["status"] == "complete"
@@ -188,7 +188,7 @@ def test_kept_latencies_that_are_damaged_are_measured_again(tmp_path: Path, text
     assert kept.read_text() == whole
 
 
-def test_a_baseline_that_could_not_be_kept_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_could_not_be_stored_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = load_job(model="resnet10t", data="digits")
     splits = data.load(job.data)
     told: list[float] = []
@@ -201,7 +201,7 @@ def test_a_baseline_that_could_not_be_kept_is_not_trained(tmp_path: Path, monkey
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_search_on_a_full_disk_keeps_its_rows_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_a_search_on_a_full_disk_keeps_its_rows_and_can_be_resumed(tmp_path: Path) -> None:
     offer_toy_device()
     with small_disk(tmp_path / "disk", 2_000) as disk:
         job = toy_job(disk, budget={"trials": 3})

@@ -19,12 +19,12 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "densenet121": {"block_config": (2, 2, 2, 2)},
     "vit_tiny_patch16_224": {"img_size": 64, "depth": 2},
 }
-"""Fewer blocks of the same kind, so that the export takes a second."""
+"""Fewer blocks of each kind, so that the export takes a second."""
 
 INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape", "Squeeze"}
-"""The image's quantizer, the change of memory layout, the classifier's flatten.
+"""Float operators that may be left:
 
-All that may be left of floats.
+quantizer of the image, memory layout, and flatten of the classifier.
 """
 
 EXPECTED = {
@@ -71,7 +71,7 @@ def int8_file(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "resnet18" else pytest.mark.slow) for name in EXPECTED]
 )
-def test_a_network_with_integer_kernels_has_no_float_operator_left(name: str, tmp_path: Path) -> None:
+def test_a_network_with_integer_kernels_has_no_other_float_operators(name: str, tmp_path: Path) -> None:
     histogram = operator_histogram(int8_file(name, tmp_path))
     for operator in INTEGER_FRIENDLY:
         histogram.pop(operator, None)
@@ -80,7 +80,7 @@ def test_a_network_with_integer_kernels_has_no_float_operator_left(name: str, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTLY_FLOAT)
-def test_float_norms_do_not_break_the_fusions_around_them(name: str, tmp_path: Path) -> None:
+def test_float_norms_do_not_prevent_the_fusions_around_them(name: str, tmp_path: Path) -> None:
     file = int8_file(name, tmp_path)
     histogram = operator_histogram(file)
     assert {operator: histogram.get(operator) for operator in PARTLY_FLOAT[name]} == PARTLY_FLOAT[name]

@@ -25,7 +25,7 @@ from autocompress.searching.measurer import Measurer
 
 
 class Recorder:
-    """A toy job that remembers what was asked of it."""
+    """A toy job that records the calls to it."""
 
     def __init__(self, opened: OpenedToy) -> None:
         self.opened, self.did = opened, []  # type: tuple[OpenedToy, list[str]]
@@ -83,7 +83,7 @@ def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
     assert metrics["accuracy"] == 87.0
     stages = {"compose", "candidate", "export", "measure", "train", "agreement", "accuracy"}
     assert set(metrics["seconds_by_stage"]) == stages
-    assert json.loads(json.dumps(row)) == row, "the study keeps rows as JSON"
+    assert json.loads(json.dumps(row)) == row, "a row in the study must be JSON"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
         ({"accuracy_drop": 1.0}, ["dry run", "export", "train", "export"], "accuracy drop 3.00 points, at most 1"),
     ],
 )
-def test_a_trial_leaves_at_the_first_gate_that_it_fails(
+def test_a_trial_ends_at_the_first_failed_gate(
     tmp_path: Path, constraints: dict[str, Any], did: list[str], reason: str
 ) -> None:
     trial, opened = trial_of(tmp_path, constraints=constraints)
@@ -109,15 +109,15 @@ def test_a_trial_leaves_at_the_first_gate_that_it_fails(
     assert misses(row["excess"]) == list(constraints)
 
 
-def test_latency_is_a_miss_only_where_the_whole_interval_misses(tmp_path: Path) -> None:
-    trial, opened = trial_of(tmp_path, constraints={"latency": "0.47x"})  # measured 0.45 to 0.55
+def test_latency_is_a_miss_only_if_the_whole_interval_misses(tmp_path: Path) -> None:
+    trial, opened = trial_of(tmp_path, constraints={"latency": "0.47x"})  # the interval is 0.45 to 0.55
     row = trial.run(HALF)
     assert "train" in opened.did
     assert row["status"] == "infeasible", "in the end the middle of the interval decides"
     assert row["accuracy"] is not None
 
 
-def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
+def test_recipes_with_equal_structure_are_measured_once(tmp_path: Path) -> None:
     RecordingMeasurer.measured = 0
     first, _ = trial_of(tmp_path, number=0)
     other, opened = trial_of(tmp_path, number=1)
@@ -128,9 +128,7 @@ def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
     assert one["recipe_key"] != two["recipe_key"]
 
 
-def test_a_structure_is_measured_again_where_the_runtime_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_structure_is_measured_again_with_another_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies in structures/ are for one runtime and one processor (see opened.keys)."""
     RecordingMeasurer.measured = 0
     trial_of(tmp_path, number=0)[0].run(HALF)
@@ -139,7 +137,7 @@ def test_a_structure_is_measured_again_where_the_runtime_is_another(
     assert RecordingMeasurer.measured == 2
 
 
-def test_a_method_that_promises_less_than_it_gives_is_measured_again(tmp_path: Path) -> None:
+def test_a_method_whose_dry_run_has_another_structure_is_measured_again(tmp_path: Path) -> None:
     class Liar(Recorder):
         def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> ToyCandidate:
             return self.opened.candidate(self.narrow(recipe) if dry_run else recipe, dry_run=dry_run, **more)
@@ -162,7 +160,7 @@ def test_a_method_that_promises_less_than_it_gives_is_measured_again(tmp_path: P
         ("memory", "train: out of memory: asked for 1 TB"),
     ],
 )
-def test_what_breaks_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str, reason: str) -> None:
+def test_an_exception_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str, reason: str) -> None:
     trial, _ = trial_of(tmp_path)
     row = trial.run(HALF | {"toy.fault": fault})
     assert row["status"] == "failed"
@@ -171,7 +169,7 @@ def test_what_breaks_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str,
 
 
 class Poisoned:
-    """A real job, whose finished models give NaN."""
+    """A real job whose finished models give NaN."""
 
     def __init__(self, opened: OpenedJob) -> None:
         self.opened = opened
@@ -196,7 +194,7 @@ def test_a_model_that_gives_nan_is_a_failed_row(tmp_path: Path, opened: OpenedJo
     assert row["reason"] == "agreement: the model's outputs are not finite numbers"
 
 
-def test_a_trial_that_is_not_judged_leaves_at_no_gate(tmp_path: Path) -> None:
+def test_a_trial_that_is_not_judged_ends_at_no_gate(tmp_path: Path) -> None:
     trial, opened = trial_of(tmp_path, constraints={"macs": "0.1x", "latency": "0.1x"})
     trial.judge = False
     row = trial.run(HALF)
@@ -206,7 +204,7 @@ def test_a_trial_that_is_not_judged_leaves_at_no_gate(tmp_path: Path) -> None:
     assert row["reason"] == "latency 0.5x, at most 0.1x; macs 0.25x, at most 0.1x"
 
 
-def test_files_of_a_running_trial_lie_in_its_run_and_are_removed(tmp_path: Path) -> None:
+def test_files_of_a_running_trial_are_in_its_run_and_removed_afterwards(tmp_path: Path) -> None:
     trial, opened = trial_of(tmp_path)
     written: list[Path] = []
     export = opened.export
@@ -217,7 +215,7 @@ def test_files_of_a_running_trial_lie_in_its_run_and_are_removed(tmp_path: Path)
     assert not any(file.exists() for file in written)
 
 
-def test_an_invalid_recipe_leaves_at_gate_0(tmp_path: Path) -> None:
+def test_an_invalid_recipe_ends_at_gate_0(tmp_path: Path) -> None:
     trial, opened = trial_of(tmp_path)
     row = trial.run(WHOLE | {"toy.width": 0.125, "toy.bits": 2})
     assert row["status"] == "infeasible"
@@ -233,7 +231,7 @@ def test_an_invalid_recipe_leaves_at_gate_0(tmp_path: Path) -> None:
     latency=st.none() | st.floats(0.02, 1.2),
     macs=st.none() | st.floats(0.02, 1.2),
 )
-def test_a_trial_is_complete_exactly_where_it_meets_every_constraint(
+def test_a_trial_is_complete_exactly_if_it_meets_every_constraint(
     tmp_path_factory: pytest.TempPathFactory,
     width: float,
     bits: int,

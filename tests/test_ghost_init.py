@@ -29,7 +29,7 @@ def batches(channels: int = 6, size: int = 9) -> Iterator[tuple[torch.Tensor, to
 
 
 def ghostable(channels: int, ratio: int, *, positive: bool = False, bias: bool = False) -> nn.Conv2d:
-    """A convolution whose filters are, in shuffled order, multiples of ``ceil(n / s)`` filters."""
+    """A convolution whose shuffled filters are multiples of ``ceil(n / s)`` filters."""
     generator = torch.Generator().manual_seed(0)
     conv = nn.Conv2d(6, channels, 3, padding=1, bias=bias)
     m = -(-channels // ratio)
@@ -56,7 +56,7 @@ def filled(kind: str, conv: nn.Conv2d, ratio: int, kernel: int = 3, **activated:
 @pytest.mark.parametrize("kind", ["lstsq", "subset"])
 @pytest.mark.parametrize("bias", [False, True])
 def test_multiples_are_exact(kind: str, ratio: int, bias: bool) -> None:
-    """Check 5: with filters that are multiples of others, the module equals the convolution."""
+    """Check 5: if filters are multiples of others, the module equals the convolution."""
     conv = ghostable(20, ratio, bias=bias)
     module = filled(kind, conv, ratio)
     images = next(batches())[0]
@@ -73,7 +73,7 @@ def test_activated_multiples_are_exact(activation: nn.Module | None) -> None:
 
 
 def test_errors_fall_from_zero_kernel_to_centre_tap_to_least_squares() -> None:
-    """Check 6, on the images that were fitted."""
+    """Check 6, on the images of the fit."""
     torch.manual_seed(0)
     maps = torch.randn(8, 5, 12, 12)
     smooth = nn.functional.avg_pool2d(maps, 3, 1, 1) + 0.3 * maps
@@ -88,7 +88,7 @@ def test_errors_fall_from_zero_kernel_to_centre_tap_to_least_squares() -> None:
 
 
 def test_normal_equations_are_those_of_the_cheap_convolution() -> None:
-    """The fitted error is what the cheap convolution really leaves, borders and thinning aside."""
+    """The error of the fit is that of the cheap convolution, apart from borders and thinning."""
     torch.manual_seed(0)
     maps = torch.randn(4, 4, 10, 10)
     equations = NormalEquations(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([0, 1]), 3)
@@ -110,10 +110,10 @@ def test_order_is_a_permutation(n: int, ratio: int, seed: int) -> None:
     assert sorted(order) == list(range(n))
 
 
-def test_one_row_of_each_family_is_intrinsic_even_beyond_the_rank() -> None:
-    """Twelve directions in five dimensions, two multiples of each.
+def test_one_row_of_each_family_is_intrinsic_beyond_the_rank_too() -> None:
+    """Twelve directions in five dimensions, with two multiples of each.
 
-    Pivoted QR alone would be lost after five.
+    Pivoted QR alone would fail after five.
     """
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(12, 5))
@@ -154,7 +154,7 @@ def test_covariance_of_channels() -> None:
     np.testing.assert_allclose(covariance.matrix().numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_random_leaves_fresh_weights_in_order() -> None:
+def test_random_initialisation_leaves_new_weights_in_order() -> None:
     conv = nn.Conv2d(6, 16, 3)
     module = GhostConv2d(conv, 2, 3)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -1,6 +1,6 @@
-"""The ghost module.
+"""The ghost module:
 
-Shapes, sizes, and which intrinsic map a ghost comes from (checks 1 to 4 of the paper's digest).
+shapes, sizes, and the intrinsic map of each ghost (checks 1 to 4 of the digest).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from autocompress_ghost.module import GhostConv2d, GhostSpec, compression_ratio,
     restore=st.booleans(),
     bias=st.booleans(),
 )
-def test_output_shape_is_the_convolutions(
+def test_the_output_shape_is_that_of_the_convolution(
     kernel: int, stride: int, dilation: int, channels: int, ratio: int, cheap: int, restore: bool, bias: bool
 ) -> None:
     host = nn.Conv2d(3, channels, kernel, stride, kernel // 2, dilation, bias=bias)
@@ -89,7 +89,7 @@ def test_a_ghost_depends_on_its_own_intrinsic_map_only() -> None:
             assert touched.nonzero().flatten().tolist() == [i]
 
 
-def test_order_is_restored_or_told() -> None:
+def test_the_order_of_channels_is_restored_or_reported() -> None:
     host = nn.Conv2d(3, 16, 1, bias=False)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     restoring = GhostConv2d(host, 2, 1, order=order)
@@ -101,7 +101,7 @@ def test_order_is_restored_or_told() -> None:
     assert GhostSpec().channel_map(folded).tolist() == order
 
 
-def test_gather_depends_on_the_flag_not_on_the_order() -> None:
+def test_gather_depends_on_the_flag_and_not_on_the_order() -> None:
     host = nn.Conv2d(3, 16, 1)
 
     def operators(module: nn.Module) -> list[str]:
@@ -121,7 +121,7 @@ def test_activated_module_activates_before_the_cheap_convolution() -> None:
     assert fed[0].min() >= 0
 
 
-def test_activated_module_without_activation_goes_negative() -> None:
+def test_a_module_without_an_activation_has_negative_outputs() -> None:
     """The second module of a bottleneck has no ReLU (check 10)."""
     module = GhostConv2d(nn.Conv2d(3, 16, 1), 2, 3, norm=nn.BatchNorm2d(16), restore=False).eval()
     out = module(torch.randn(4, 3, 5, 5))

@@ -1,6 +1,6 @@
-"""Sizes that the paper publishes.
+"""Sizes that the paper publishes:
 
-VGG-16 and ResNet-56 on CIFAR-10, and GhostNet itself (checks 8 and 10).
+VGG-16 and ResNet-56 on CIFAR-10, and GhostNet (checks 8 and 10).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def cifar(model: nn.Module) -> nn.Module:
 
 
 def vgg16() -> nn.Module:
-    """VGG-16-BN with the head 512 -> 512 -> 10, its convolutions without bias."""
+    """VGG-16-BN with the head 512 -> 512 -> 10. Its convolutions have no bias."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
@@ -39,7 +39,10 @@ def vgg16() -> nn.Module:
 
 
 class Block(nn.Module):
-    """A basic block whose shortcut has no parameters: every second pixel, missing channels zero."""
+    """A basic block whose shortcut has no parameters:
+
+    it takes every second pixel, and fills channels with zeros.
+    """
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -106,10 +109,10 @@ def test_resnet56() -> None:
 
 @pytest.mark.parametrize(("ratio", "params", "macs", "printed"), [(2, 13.95, 2151.0, 2.2), (4, 8.15, 1181.9, 1.2)])
 def test_ghost_resnet50(ratio: int, params: float, macs: float, printed: float) -> None:
-    """The paper prints 13.0M and 6.5M parameters, which its own formula does not give.
+    """The paper prints 13.0M and 6.5M parameters, which differ from its own formula.
 
-    At s = 4 the convolutions alone have 5.9M and the classifier 2.0M. Multiply-adds agree with the
-    printed 2.2G and 1.2G.
+    At s = 4 the convolutions alone have 5.9M and the classifier 2.0M. The printed multiply-adds,
+    2.2G and 1.2G, agree.
     """
     model = timm.create_model("resnet50").eval()
     expected = of_formula(model, ratio)
@@ -120,7 +123,7 @@ def test_ghost_resnet50(ratio: int, params: float, macs: float, printed: float) 
 
 
 def of_formula(model: nn.Module, ratio: int) -> float:
-    """Millions of parameters with ghost modules in place of all convolutions but the first.
+    """Parameters in millions, with ghost modules for all convolutions but the first.
 
     n filters of c x k x k become m c k^2 + m (s - 1) 9 with m = n / s.
     """
@@ -136,9 +139,6 @@ def of_formula(model: nn.Module, ratio: int) -> float:
 @pytest.mark.parametrize(
     ("name", "params", "macs"), [("ghostnet_050", 2.6, 42), ("ghostnet_100", 5.2, 141.5), ("ghostnet_130", 7.3, 226)]
 )
-def test_ghostnet_itself(name: str, params: float, macs: float) -> None:
-    """timm's GhostNet, built of the paper's own modules.
-
-    An independent check on how multiply-adds are counted.
-    """
+def test_ghostnet(name: str, params: float, macs: float) -> None:
+    """timm's GhostNet has the modules of the paper, so it is an independent check of the counts."""
     assert size(timm.create_model(name).eval(), (3, 224, 224)) == pytest.approx((params, macs), rel=0.01)

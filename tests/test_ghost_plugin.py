@@ -1,7 +1,6 @@
-"""The transform ``ghost`` on whole networks.
+"""The transform ``ghost`` on whole networks:
 
-What it selects, that nothing is lost on the way, what it leaves behind (checks 7, 9 and 11 of the
-paper's digest).
+selected layers, equal outputs, and the resulting layers (checks 7, 9 and 11 of the digest).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def resnet() -> nn.Module:
 
 
 def params_of(model: nn.Module, ratio: int = 2, **values: Any) -> Params:
-    """The params that the space gives where every group has ``ratio``."""
+    """The parameters of the space if every group has ``ratio``."""
     chooser = Replay({"ratio.model": ratio, "kernel": 3, "variant": "bare", "init": "lstsq", **values})
     return Ghost().search_space(Space(chooser, "model"), model)
 
@@ -54,7 +53,7 @@ def batch(model: nn.Module) -> torch.Tensor:
 # --- what is replaced -----------------------------------------------------------------------------
 
 
-def test_the_space_leaves_the_model_alone_where_all_ratios_are_one(resnet: nn.Module) -> None:
+def test_the_space_is_neutral_if_all_ratios_are_one(resnet: nn.Module) -> None:
     space = Space(Policy({}), "stage")
     params = Ghost().search_space(space.scope("ghost"), resnet)
     assert not Ghost().acts(params)
@@ -62,7 +61,7 @@ def test_the_space_leaves_the_model_alone_where_all_ratios_are_one(resnet: nn.Mo
     assert all(name.startswith("ghost.ratio.") for name in space.asked), "what matters only to a ghost is not asked"
 
 
-def test_a_group_with_ratio_one_stays_untouched(resnet: nn.Module) -> None:
+def test_a_group_with_ratio_one_is_not_changed(resnet: nn.Module) -> None:
     chooser = Replay({"ratio.layer4": 3, "ratio.stem": 1, **{f"ratio.layer{i}": 1 for i in (1, 2, 3)}})
     params = Ghost().search_space(Space(chooser, "stage"), resnet)
     found = modules(ghosted(resnet, params))
@@ -71,7 +70,7 @@ def test_a_group_with_ratio_one_stays_untouched(resnet: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "mobilenetv3_small_050", "test_efficientnet", "regnetx_002"])
-def test_only_plain_convolutions_worth_it_are_replaced(architecture: str) -> None:
+def test_only_plain_convolutions_that_gain_are_replaced(architecture: str) -> None:
     model = example_model(architecture)
     network = facts(model, input_size(model))
     params = params_of(model, 2)
@@ -88,13 +87,13 @@ def test_only_plain_convolutions_worth_it_are_replaced(architecture: str) -> Non
         assert compression_ratio(conv.in_channels, conv.out_channels, conv.kernel_size, module.ratio, 3) > 1.2
 
 
-def test_a_network_without_such_convolutions_is_refused() -> None:
+def test_a_network_without_suitable_convolutions_is_refused() -> None:
     model = example_model("test_vit", (3, 160, 160))
     assert Ghost().check(model, example_job("test_vit")) != []
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_layers_that_would_not_shrink_at_this_kernel_stay(kernel: int) -> None:
+def test_layers_that_would_not_shrink_are_not_replaced(kernel: int) -> None:
     model = example_model("mobilenetv3_small_050")
     changed = ghosted(model, params_of(model, kernel=kernel), example_context(model, dry_run=True))
     for name, module in modules(changed).items():
@@ -109,7 +108,7 @@ def test_layers_that_would_not_shrink_at_this_kernel_stay(kernel: int) -> None:
 def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
     """Makes the filters of each layer multiples of ``ceil(n / s)`` filters, in random order.
 
-    A ghost module can then equal it exactly. An activated module needs a normalisation that keeps
+    A ghost module can equal such a layer exactly. For an activated module, norms must keep
     multiples.
     """
     model = copy.deepcopy(model)
@@ -145,18 +144,15 @@ def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
         ("mobilenetv3_small_050", "bare"),
     ],
 )
-def test_a_ghostable_network_keeps_its_function(
+def test_a_ghostable_network_computes_the_same_afterwards(
     architecture: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check 9: before and after are the same network, order and all.
-
-    Only then is the order of channels right.
-    """
+    """Check 9: it is only equal if the order of channels is right."""
     monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     ratio = 2
     model = make_ghostable(example_model(architecture), ratio, variant)
-    # From the weights alone: exact multiples are found exactly, however few positions a late layer
-    #     shows.
+    # The fit uses the weights alone, so it is exact for exact multiples, even if a late layer has
+    # few positions.
     changed = ghosted(model, params_of(model, ratio, variant=variant, init="subset"))
     found = modules(changed)
     assert {module.restore for module in found.values()} == {True, False}, "both ways of keeping the order are tried"
@@ -165,8 +161,11 @@ def test_a_ghostable_network_keeps_its_function(
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_folded_order_needs_no_gather(resnet: nn.Module) -> None:
-    """A basic block's first convolution is read by the second alone, which enters an add."""
+def test_a_folded_order_needs_no_gather(resnet: nn.Module) -> None:
+    """Only the second convolution of a basic block reads the first.
+
+    Its output enters an addition.
+    """
     found = modules(ghosted(resnet, params_of(resnet)))
     assert not found["layer1.0.conv1"].restore
     assert found["layer1.0.conv2"].restore
@@ -187,10 +186,10 @@ def test_a_bare_variant_keeps_the_hosts_norms_and_activations(resnet: nn.Module)
     assert count(changed, nn.ReLU) == count(resnet, nn.ReLU)
 
 
-def test_an_activated_variant_takes_them_over(resnet: nn.Module) -> None:
-    """At s = 2 two norms a module for the host's one.
+def test_an_activated_variant_replaces_them(resnet: nn.Module) -> None:
+    """At s = 2 a module has two norms for the one norm of its host.
 
-    An activation only where one followed, none before an add.
+    It has an activation only if one followed.
     """
     changed = ghosted(resnet, params_of(resnet, variant="bn-act"))
     found = modules(changed)
@@ -202,7 +201,7 @@ def test_an_activated_variant_takes_them_over(resnet: nn.Module) -> None:
     assert len(found["layer1.0.conv2"].after_cheap[0]) == 1
 
 
-def test_timms_norm_with_activation_inside_is_taken_over_whole() -> None:
+def test_a_timm_norm_with_activation_is_moved_whole() -> None:
     model = example_model("mobilenetv3_small_050")
     changed = ghosted(model, params_of(model, variant="bn-act"))
     name, module = next((n, m) for n, m in modules(changed).items() if len(m.after_cheap[0]) == 2)
@@ -213,7 +212,7 @@ def test_timms_norm_with_activation_inside_is_taken_over_whole() -> None:
     assert type(module.after_cheap[0][1]) is type(model.get_submodule(norm).act)
 
 
-def test_a_shared_activation_leaves_a_layer_bare() -> None:
+def test_a_layer_with_a_shared_activation_stays_bare() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -243,8 +242,8 @@ def test_running_statistics_are_recalibrated(resnet: nn.Module, monkeypatch: pyt
     assert not torch.allclose(before, after)  # type: ignore[arg-type]
 
 
-def test_on_images_that_match_no_statistics_the_host_s_stay(resnet: nn.Module) -> None:
-    """They recorded the data; only norms that are new need the images."""
+def test_on_images_with_other_statistics_those_of_the_host_are_kept(resnet: nn.Module) -> None:
+    """They recorded the data. Only new norms are estimated on the images."""
     context = example_context(resnet)
     assert context.transfer is not None
     context = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))
@@ -255,7 +254,7 @@ def test_on_images_that_match_no_statistics_the_host_s_stay(resnet: nn.Module) -
     assert all(torch.equal(value.sort()[0], before[name].sort()[0]) for name, value in host.items()), "but for order"
 
 
-def test_filters_that_are_nearly_multiples_are_a_better_start_than_chance(resnet: nn.Module) -> None:
+def test_filters_that_are_almost_multiples_start_better_than_random_ones(resnet: nn.Module) -> None:
     model = make_ghostable(resnet, 2, "bare")
     with torch.no_grad():
         for name in params_of(model)["ratios"]:
@@ -291,7 +290,7 @@ def test_a_plan_rebuilds_the_same_network(ratio: int, kernel: int, variant: str,
         assert torch.equal(rebuilt(batch(model)), changed(batch(model)))
 
 
-def test_a_layer_that_another_method_has_replaced_is_left_to_it(resnet: nn.Module) -> None:
+def test_a_layer_that_another_method_replaced_is_not_changed(resnet: nn.Module) -> None:
     model = copy.deepcopy(resnet)
     model.set_submodule("layer1.0.conv1", nn.Sequential(nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 3, padding=1)))
     changed = ghosted(model, params_of(resnet))
@@ -299,7 +298,7 @@ def test_a_layer_that_another_method_has_replaced_is_left_to_it(resnet: nn.Modul
     assert "layer1.0.conv2" in modules(changed)
 
 
-def test_seeds_differ_where_weights_are_drawn(resnet: nn.Module) -> None:
+def test_different_seeds_draw_different_weights(resnet: nn.Module) -> None:
     params = params_of(resnet, init="random")
     first, second = (
         modules(ghosted(resnet, params, replace(example_context(resnet, teacher=resnet), seed=seed))) for seed in (0, 1)

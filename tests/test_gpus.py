@@ -21,8 +21,8 @@ def test_known_machines(gpus: int, workers: int, share: float) -> None:
 
 @settings(deadline=None)
 @given(gpus=st.integers(1, 64), workers=st.integers(1, 512))
-def test_every_worker_finds_a_place_and_no_gpu_gives_more_than_itself(gpus: int, workers: int) -> None:
-    share = Fraction(round(gpu_plan(gpus, workers) * RAY_STEPS), RAY_STEPS)  # as Ray counts it
+def test_every_worker_gets_a_share_and_no_gpu_is_overbooked(gpus: int, workers: int) -> None:
+    share = Fraction(round(gpu_plan(gpus, workers) * RAY_STEPS), RAY_STEPS)  # as Ray counts
     assert 0 < share <= 1
     assert float(share) == gpu_plan(gpus, workers), "Ray would round it, maybe up"
     on_one_gpu = 1 // share
@@ -32,6 +32,6 @@ def test_every_worker_finds_a_place_and_no_gpu_gives_more_than_itself(gpus: int,
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(-1, 1), (2, 0), (0, -3)])
-def test_what_no_machine_has_is_refused(gpus: int, workers: int) -> None:
+def test_more_gpus_than_the_machine_has_are_refused(gpus: int, workers: int) -> None:
     with pytest.raises(ValueError, match="cannot be shared"):
         gpu_plan(gpus, workers)

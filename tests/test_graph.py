@@ -44,20 +44,20 @@ def test_squeeze_and_excite_is_a_gate() -> None:
     assert not layers["blocks.0.0.conv_dw"].private
 
 
-def test_a_depthwise_reader_keeps_channels_where_they_are() -> None:
+def test_a_depthwise_reader_keeps_the_order_of_channels() -> None:
     layers = of("mobilenetv2_050").layers
     expand = layers["blocks.1.0.conv_pw"]
     assert expand.consumers == ("blocks.1.0.conv_dw",)
     assert not expand.private
 
 
-def test_concatenation_is_no_private_reader() -> None:
+def test_a_concatenation_is_not_a_private_reader() -> None:
     layers = of("densenet121").layers
     assert layers["features.denseblock1.denselayer1.conv1"].private
     assert not layers["features.denseblock1.denselayer1.conv2"].private
 
 
-def test_attention_counts_its_products() -> None:
+def test_the_products_of_attention_are_counted() -> None:
     vit = of("vit_tiny_patch16_224")
     tokens, width, depth = 17, 192, 12
     assert vit.other_macs == 2 * depth * tokens * tokens * width
@@ -67,7 +67,7 @@ def test_attention_counts_its_products() -> None:
 
 @pytest.mark.parametrize("permuted", ["layer1.0.conv1", "layer4.1.conv1"])
 def test_private_channels_can_be_permuted(permuted: str) -> None:
-    """What ``private`` promises, done: channels change places, the logits stay."""
+    """Tests the meaning of ``private``: logits are equal after a permutation."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10).eval()
     layer = facts(model, (3, 32, 32)).layers[permuted]
@@ -94,7 +94,7 @@ def test_the_trace_computes_the_same_in_both_modes() -> None:
         torch.testing.assert_close(trace(model)(x), model(x))
 
 
-def test_a_model_that_cannot_be_traced_says_why() -> None:
+def test_a_model_that_cannot_be_traced_gives_a_reason() -> None:
     class Branching(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
@@ -106,7 +106,7 @@ def test_a_model_that_cannot_be_traced_says_why() -> None:
 
 
 class Gate(nn.Module):
-    """Its forward decides by values, so that it cannot be traced."""
+    """Its forward pass depends on values, so that it cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()

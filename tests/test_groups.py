@@ -55,7 +55,7 @@ BLOCKS = {
 
 
 def make(name: str) -> nn.Module:
-    with torch.device("meta"):  # no memory: only the structure counts here
+    with torch.device("meta"):  # on the meta device, because only the structure counts
         return timm.create_model(name)
 
 
@@ -72,7 +72,7 @@ def test_every_layer_belongs_to_exactly_one_group(name: str, granularity: str) -
     assert len(set(names)) == len(names)
     used = set()
     for layer in weighted(model):
-        if not layer:  # a transformer's class token belongs to the model itself
+        if not layer:  # the class token of a transformer belongs to the model itself
             continue
         owners = [
             group.name
@@ -85,17 +85,17 @@ def test_every_layer_belongs_to_exactly_one_group(name: str, granularity: str) -
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_stages_are_the_networks_own(name: str) -> None:
+def test_stages_are_those_of_the_network(name: str) -> None:
     assert [group.name for group in models.groups(make(name), "stage")] == STAGES[name]
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_are_the_residual_ones(name: str) -> None:
+def test_blocks_are_the_residual_blocks(name: str) -> None:
     assert [group.name for group in models.groups(make(name), "block")] == ["stem", *BLOCKS[name], "head"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_stages_are_few_and_blocks_divide_them(name: str) -> None:
+def test_stages_are_few_and_consist_of_blocks(name: str) -> None:
     model = make(name)
     stages, blocks = models.groups(model, "stage"), models.groups(model, "block")
     assert 3 <= len(stages) <= 10
@@ -107,7 +107,7 @@ def test_stages_are_few_and_blocks_divide_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_stem_and_classifier_are_in_the_outer_groups(name: str) -> None:
+def test_stem_and_classifier_are_in_the_first_and_last_group(name: str) -> None:
     model = make(name)
     modules = dict(model.named_modules())
     groups = models.groups(model)
@@ -124,10 +124,12 @@ def test_layers_that_a_method_adds_inside_a_module_stay_in_its_group() -> None:
     groups = models.groups(make("resnet18"))
     assert models.group_of("layer2.0.conv1.primary.0", groups) == "layer2"
     assert models.group_of("layer2", groups) == "layer2"
-    assert models.group_of("layer22.conv", groups) == "head"  # a prefix ends at a dot; what is unknown is the head's
+    assert (
+        models.group_of("layer22.conv", groups) == "head"
+    )  # a prefix ends at a dot; unknown layers are in the group of the head
 
 
-def test_a_model_that_timm_does_not_know_still_has_groups() -> None:
+def test_a_model_that_timm_does_not_know_has_groups_too() -> None:
     layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 2)]
     model = nn.Sequential(*layers)
     assert models.stem(model) == ("0",)

@@ -1,6 +1,6 @@
-"""Hard swish and hard sigmoid on integers.
+"""Hard swish and hard sigmoid on integers:
 
-An addition that saturates, its integers read with a sixth of the step.
+a saturating addition whose result is read with a sixth of the step.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gated(nn.Module):
 
 
 class Plain(nn.Module):
-    """As MobileNetV3 too, without products that have no integers."""
+    """The same blocks of MobileNetV3, without products that have no integer form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_the_operator_is_a_hard_sigmoid_on_its_grid(bits: int, top: float, seed:
     x = 3 * torch.randn(500, generator=torch.Generator().manual_seed(seed))
     expected = round_trip(nn.functional.hardsigmoid(x), *grid)
     got = hard_sigmoid(x, *grid)
-    # The same but where rounding is a matter of the last bit of a float.
+    # results are equal except where rounding depends on the last bit of a float
     middle = (nn.functional.hardsigmoid(x) / grid[0]).frac().sub(0.5).abs() < 1e-3
     torch.testing.assert_close(got[~middle], expected[~middle], rtol=1e-5, atol=1e-6)
     assert (got - expected).abs().max() <= grid[0] * 1.001
@@ -114,9 +114,9 @@ def test_it_is_rebuilt_from_its_plan() -> None:
 
 
 class _Wide(UniformFakeQuantizer):
-    """A quantizer whose grid ends at 2, past what a hard sigmoid gives.
+    """A quantizer whose grid ends at 2.
 
-    The grid is no cut-off then.
+    A hard sigmoid never exceeds 1, so the grid clips nothing.
     """
 
     def finish_observing(self) -> None:
@@ -125,7 +125,7 @@ class _Wide(UniformFakeQuantizer):
             self.scale.fill_(2 / 255)  # type: ignore[operator]
 
 
-def test_a_grid_past_one_keeps_the_hard_sigmoid(tmp_path: Path) -> None:
+def test_a_grid_beyond_one_keeps_the_hard_sigmoid(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = Plain().eval(), torch.randn(16, *SIZE)
     layers = ("stem", "squeeze", "last", "head")
@@ -142,7 +142,7 @@ def test_a_grid_past_one_keeps_the_hard_sigmoid(tmp_path: Path) -> None:
     assert check_agreement(file, finished, images).mean_error < 0.01
 
 
-def test_constants_in_front_keep_floats_and_the_numbers(tmp_path: Path) -> None:
+def test_the_file_agrees_with_the_hardened_and_the_float_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = Gated().eval(), torch.randn(16, *SIZE)
     network, file = hardened(model, images), tmp_path / "model.onnx"

@@ -1,6 +1,7 @@
-"""Rules of the house that no linter checks: the length of functions, and of prose in Markdown.
+"""Rules that no linter checks:
 
-ruff checks the length of lines in docstrings and comments (``max-doc-length``).
+the length of functions, and the length of prose lines in Markdown. ruff checks the length of lines
+in docstrings and comments (``max-doc-length``).
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 60
-"""Lines of a function from ``def`` to its end, without its docstring."""
+"""Maximum lines of a function from ``def`` to its end, without its docstring."""
 MOST_COLUMNS = 100
 GENERATED = ("results/papers/*/table.md", "results/reference/**/*.md", "results/data/*.md")
-"""Markdown that programs write."""
+"""Markdown files that are written by programs."""
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -29,7 +30,7 @@ def long_functions(source: str) -> list[tuple[str, int]]:
     return [(one.name, lines) for one in functions if (lines := code_lines(one)) > MOST_LINES]
 
 
-def test_no_function_is_longer_than_a_screen() -> None:
+def test_no_function_is_too_long() -> None:
     files = [*ROOT.glob("autocompress/**/*.py"), *ROOT.glob("plugins/**/*.py")]
     assert len(files) > 200
     found = {
@@ -47,7 +48,7 @@ def test_a_long_function_is_found_and_its_docstring_does_not_count() -> None:
 
 
 def long_prose(markdown: str) -> list[int]:
-    """Numbers of the lines that are too long, without those of code and tables."""
+    """Numbers of the prose lines that are too long. Code and tables are skipped."""
     found, is_fenced = [], False
     for number, line in enumerate(markdown.splitlines(), start=1):
         if line.lstrip().startswith("```"):
@@ -70,7 +71,7 @@ def test_lines_of_prose_in_markdown_are_short() -> None:
     assert not found
 
 
-def test_long_prose_is_found_but_neither_code_nor_tables() -> None:
+def test_long_prose_is_found_but_not_code_and_tables() -> None:
     line = "word " * 21
     assert long_prose(line) == [1]
     assert long_prose(f"short\n\n- {line}") == [3]

@@ -1,4 +1,4 @@
-"""Hypervolume against inclusion-exclusion, a grid, and the scorer of the benchmarks."""
+"""Hypervolume, compared with inclusion-exclusion, a grid, and the scorer of the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autocompress.objectives.hypervolume import SpeedFront, hypervolume, progres
 calm = settings(deadline=None, max_examples=60)
 models = st.tuples(st.floats(-2, 14), st.floats(0.01, 1.5))
 drops = st.lists(models, max_size=8)
-# One value in ten is missing; below 5, the reference, it adds volume.
+# One value in ten is missing. A value below the reference, 5, adds volume.
 values = st.integers(-1, 18).map(lambda k: None if k == 17 else math.nan if k == 18 else float(k % 6 - 1))
 spaces = st.integers(1, 5).flatmap(lambda m: st.lists(st.lists(values, min_size=m, max_size=m), min_size=1, max_size=6))
 
@@ -43,7 +43,7 @@ def test_any_number_of_objectives_with_missing_values(points: list[list[float | 
 
 @calm
 @given(spaces)
-def test_a_point_more_never_lowers_the_volume_and_a_dominated_one_adds_nothing(
+def test_another_point_never_lowers_the_volume_and_a_dominated_one_adds_nothing(
     points: list[list[float | None]],
 ) -> None:
     reference = [5.0] * len(points[0])
@@ -53,7 +53,7 @@ def test_a_point_more_never_lowers_the_volume_and_a_dominated_one_adds_nothing(
     assert hypervolume([*points, worse], reference) == pytest.approx(whole, abs=1e-9)
 
 
-def test_volumes_known_by_heart() -> None:
+def test_known_volumes() -> None:
     assert hypervolume([], [1.0, 1.0]) == 0
     assert hypervolume([[0.0, 0.0, 0.0]], [1.0, 2.0, 3.0]) == 6
     assert hypervolume([[0.0, 1.0], [1.0, 0.0]], [2.0, 2.0]) == 3
@@ -64,7 +64,7 @@ def test_volumes_known_by_heart() -> None:
 
 @calm
 @given(drops)
-def test_a_speed_front_has_the_area_that_a_grid_counts(pairs: list[tuple[float, float]]) -> None:
+def test_the_area_of_a_speed_front_is_that_of_a_grid(pairs: list[tuple[float, float]]) -> None:
     cells = (np.arange(200) + 0.5) / 200
     covered = np.zeros((200, 200), dtype=bool)
     for drop, ratio in pairs:
@@ -74,7 +74,7 @@ def test_a_speed_front_has_the_area_that_a_grid_counts(pairs: list[tuple[float, 
 
 
 def benchmark_score(points: list[tuple[float, float]], drop_max: float = 10.0, doublings: int = 5) -> float:
-    """How the benchmarks score other tools' fronts, written down a second time."""
+    """The score of the benchmarks for fronts of other tools, implemented again."""
     worth = sorted((max(0.0, d), min(1.0, -math.log2(r) / doublings)) for d, r in points if d < drop_max and r < 1.0)
     best, front, area = 0.0, [], 0.0
     for drop, gain in worth:
@@ -89,13 +89,13 @@ def benchmark_score(points: list[tuple[float, float]], drop_max: float = 10.0, d
 
 @calm
 @given(drops)
-def test_a_speed_front_is_scored_as_the_benchmarks_score_it(pairs: list[tuple[float, float]]) -> None:
+def test_a_speed_front_has_the_score_of_the_benchmarks(pairs: list[tuple[float, float]]) -> None:
     assert speed_hypervolume(*columns(pairs)) == pytest.approx(benchmark_score(pairs), abs=1e-12)
 
 
 @calm
 @given(drops, models)
-def test_gains_add_up_and_are_never_negative(pairs: list[tuple[float, float]], more: tuple[float, float]) -> None:
+def test_gains_are_additive_and_never_negative(pairs: list[tuple[float, float]], more: tuple[float, float]) -> None:
     front = SpeedFront()
     gains = [front.add(*pair) for pair in [*pairs, more]]
     assert min(gains) >= 0
@@ -108,7 +108,7 @@ def test_gains_add_up_and_are_never_negative(pairs: list[tuple[float, float]], m
 def test_known_fronts() -> None:
     assert speed_hypervolume([], []) == 0
     assert speed_hypervolume([0.0], [1 / 32]) == 1
-    assert speed_hypervolume([0.0] * 5, [0.3, 0.3, 0.1875, 0.25, 1 / 32]) == 1  # not a last digit more
+    assert speed_hypervolume([0.0] * 5, [0.3, 0.3, 0.1875, 0.25, 1 / 32]) == 1  # only rounding may differ
     assert speed_hypervolume([5.0], [0.5]) == pytest.approx(0.1)
     assert speed_hypervolume([10.0, 0.0, np.nan], [1 / 32, 1.0, 0.1]) == 0
     # Magnitude pruning at five ratios, then 8 bits.
@@ -120,7 +120,7 @@ def test_known_fronts() -> None:
 
 @calm
 @given(drops)
-def test_progress_is_the_hypervolume_of_each_beginning(pairs: list[tuple[float, float]]) -> None:
+def test_progress_is_the_hypervolume_of_the_first_rows(pairs: list[tuple[float, float]]) -> None:
     drop, ratio = columns(pairs)
     wanted = [speed_hypervolume(drop[:end], ratio[:end]) for end in range(1, len(pairs) + 1)]
     assert progress(drop, ratio).tolist() == pytest.approx(wanted)

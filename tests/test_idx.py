@@ -1,4 +1,4 @@
-"""idx:PATH: the files of MNIST and its relatives, packed or not."""
+"""idx:PATH: the files of MNIST and similar data sets, with or without gzip."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load(folder: Path) -> data.Splits:
     return data.load(DataConfig(train=f"idx:{folder}"))
 
 
-def test_the_second_part_is_the_test_split(folder: Path) -> None:
+def test_the_second_pair_of_files_is_the_test_split(folder: Path) -> None:
     splits = load(folder)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [54, 6, 20]
     assert splits.info.input_size == (1, 28, 28)
@@ -46,7 +46,7 @@ def test_the_second_part_is_the_test_split(folder: Path) -> None:
     assert labels.tolist() == [number % 10 for number in range(20)]
 
 
-def test_packed_files_are_the_same(folder: Path) -> None:
+def test_compressed_files_give_the_same_data(folder: Path) -> None:
     before = load(folder).digest
     for path in list(folder.iterdir()):
         (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -63,7 +63,7 @@ def test_packed_files_are_the_same(folder: Path) -> None:
         ("t10k-images-idx3-ubyte", idx(np.zeros((20, 30, 30))), "differ in size"),
     ],
 )
-def test_files_that_do_not_fit_are_named(folder: Path, name: str, content: bytes | None, told: str) -> None:
+def test_files_that_do_not_match_are_named(folder: Path, name: str, content: bytes | None, told: str) -> None:
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=told):
         load(folder)
@@ -80,7 +80,7 @@ def test_files_that_do_not_fit_are_named(folder: Path, name: str, content: bytes
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_the_shipped_job_reads_debians_files() -> None:
+def test_the_shipped_job_reads_the_files_of_debian() -> None:
     job = load_job(Path(__file__).parent.parent / "search_spaces" / "fashion-mnist.yaml")
     splits = data.load(job.data, augment=job.augment, input_size=32)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (54_000, 2_000, 10_000)

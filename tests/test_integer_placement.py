@@ -1,4 +1,7 @@
-"""Integer placement: costs from a device, kept, extended to other shapes, judged by files."""
+"""Integer placement:
+
+costs measured on a device, stored, extended to other shapes, and judged by whole files.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ SIZE = (3, 32, 32)
 
 
 class Slow(Device):
-    """Says that depthwise layers are slow on integers, and spins as it says.
+    """A device whose depthwise layers are slow on integers.
 
-    A file takes 4 ms, 1 ms less for layers in float if these are the depthwise ones.
+    It waits for the times that it reports. A file takes 4 ms; if the depthwise layers are in float,
+    it takes 1 ms less for each.
     """
 
     name = "slow-depthwise"
@@ -85,7 +89,7 @@ def network() -> Network:
 
 @pytest.fixture(autouse=True)
 def _few_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One network of each kind is enough for times that a device makes up."""
+    """One network of each kind is enough, because times are made up."""
     monkeypatch.setattr("autocompress.integer_placement.timing.MAPS", ((8, 8),))
     monkeypatch.setattr("autocompress.integer_placement.timing.ROWS", ((8, 8),))
 
@@ -124,7 +128,7 @@ def test_the_slow_layers_compute_in_float_and_rows_say_so(network: Network, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("device", "verdict"), [(Slow(), "cut"), (NoFloat(), "integers")])
-def test_whole_files_are_the_judges(
+def test_whole_files_decide(
     device: Slow, verdict: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autocompress.integer_placement.placer.SECONDS", 0.1)
@@ -135,7 +139,7 @@ def test_whole_files_are_the_judges(
     assert bool(costs.floats(network.regions())) == (verdict == "cut")
 
 
-def test_a_device_that_cannot_tell_gets_integers(network: Network, tmp_path: Path) -> None:
+def test_a_device_without_times_gets_integers(network: Network, tmp_path: Path) -> None:
     assert placer(Silent(), tmp_path).costs(network) is None
 
 
@@ -143,7 +147,7 @@ CONV = Pattern("conv", (32, 8, 8), (32, 8, 8), (3, 3), macs=589824)
 WIDE = replace(CONV, inputs=(64, 8, 8), outputs=(64, 8, 8), macs=2359296)
 
 
-def test_an_unknown_width_takes_the_time_of_the_nearest_known_one() -> None:
+def test_an_unknown_width_gets_the_time_of_the_nearest_known_one() -> None:
     costs = MeasuredCosts([CONV, WIDE], [(2e-5, 1e-5), (8e-5, 9e-5)])
     assert costs.region(Region("a", CONV)) == (2e-5, 1e-5)
     narrower = replace(CONV, inputs=(16, 8, 8), outputs=(16, 8, 8), macs=147456)
@@ -155,7 +159,7 @@ def test_an_unknown_width_takes_the_time_of_the_nearest_known_one() -> None:
     assert costs.region(Region("a", replace(CONV, operator="linear"))) == (0.0, 0.0)
 
 
-def test_changes_cost_by_form_and_size() -> None:
+def test_conversions_cost_by_direction_and_size() -> None:
     costs = MeasuredCosts([], [], Change((1e-6, 1e-9), (2e-6, 2e-9)), Change((3e-6, 0.0), (0.0, 0.0)), weight=2.0)
     assert costs.crossing(Crossing("a", frozenset({"b"}), (10, 10))) == pytest.approx((2.2e-6, 4.4e-6))
     assert costs.crossing(Crossing("a", frozenset({"b"}), (10,), is_map=False)) == pytest.approx((6e-6, 0.0))
@@ -163,7 +167,7 @@ def test_changes_cost_by_form_and_size() -> None:
 
 
 @given(st.floats(0, 1e-5), st.floats(0, 1e-9))
-def test_a_line_is_found_again(fixed: float, each: float) -> None:
+def test_a_linear_cost_is_recovered(fixed: float, each: float) -> None:
     sizes = (10_000, 50_000, 200_000)
     found = Change.fitted(sizes, [fixed + each * size for size in sizes], [0.0] * 3)
     for size in sizes:
@@ -210,7 +214,7 @@ def test_a_job_can_switch_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_what_trains_is_kept_by_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_results_are_stored_by_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = opened(tmp_path, monkeypatch)
     recipe = job.compose(Policy({"bits": "default", "quantize": "default"}))
     other = replace(job.pipeline, costs=None)

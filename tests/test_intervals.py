@@ -1,4 +1,4 @@
-"""Intervals against scipy and their definition, and their coverage."""
+"""Intervals, compared with scipy and their definition, and their coverage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_wilson_is_scipys(count: tuple[int, int], confidence: float) -> None:
 
 @calm
 @given(counts.filter(lambda count: 0 < count[0] < count[1]))
-def test_wilsons_ends_are_just_not_rejected(count: tuple[int, int]) -> None:
+def test_the_ends_of_wilsons_interval_are_just_not_rejected(count: tuple[int, int]) -> None:
     correct, images = count
     found = wilson(correct, images)
     for end in (found.low / 100, found.high / 100):
@@ -45,7 +45,7 @@ def test_impossible_counts_are_refused(impossible: tuple[int, int]) -> None:
 
 @calm
 @given(flags)
-def test_paired_difference_is_antisymmetric_and_holds_its_estimate(both: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_paired_difference_is_antisymmetric_and_contains_its_estimate(both: tuple[np.ndarray, np.ndarray]) -> None:
     ours, theirs = both
     found, back = paired_difference(ours, theirs), paired_difference(theirs, ours)
     assert found.estimate == pytest.approx(100 * (np.mean(ours) - np.mean(theirs)), abs=1e-9)
@@ -54,7 +54,7 @@ def test_paired_difference_is_antisymmetric_and_holds_its_estimate(both: tuple[n
     assert found.high - found.low > 0
 
 
-def test_pairing_is_worth_it() -> None:
+def test_pairing_narrows_the_interval() -> None:
     baseline = np.arange(2000) % 10 != 0
     candidate = baseline.copy()
     candidate[[1, 2, 3, 4, 5, 6, 10, 20]] ^= True  # six lost, two won
@@ -64,7 +64,7 @@ def test_pairing_is_worth_it() -> None:
     assert (found.high - found.low) < 0.3 * (alone.high - alone.low)
 
 
-def test_equal_models_still_leave_doubt() -> None:
+def test_equal_models_have_an_interval_too() -> None:
     found = paired_difference(np.ones(100, bool), np.ones(100, bool))
     assert found.estimate == 0
     assert found.low < -1
@@ -73,7 +73,7 @@ def test_equal_models_still_leave_doubt() -> None:
 
 @pytest.mark.parametrize(("won", "lost"), [(0.01, 0.01), (0.02, 0.05), (0.1, 0.2), (0.0, 0.01)])
 def test_paired_difference_covers_the_truth(won: float, lost: float) -> None:
-    """Exact: every outcome of 100 images, weighted with its probability."""
+    """It is computed exactly: every outcome of 100 images is weighted with its probability."""
     images, covered = 100, 0.0
     for lost_count in range(images + 1):
         chance_lost = binom.pmf(lost_count, images, lost)
@@ -92,7 +92,7 @@ def test_paired_difference_covers_the_truth(won: float, lost: float) -> None:
     assert covered > 0.93
 
 
-def test_both_models_must_have_seen_the_same_images() -> None:
+def test_models_with_different_images_are_refused() -> None:
     with pytest.raises(ValueError, match="one flag an image"):
         paired_difference([True], [True, False])
     with pytest.raises(ValueError, match="one flag an image"):

@@ -1,4 +1,4 @@
-"""The quick colour jitter gives the values of torchvision and Pillow."""
+"""The fast colour jitter gives the values of torchvision and Pillow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_it_is_equal_to_the_last_bit(seed: int, height: int, width: int, strengt
     assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
 
 
-def test_it_acts_where_pictures_end_as_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_used_only_where_transforms_end_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     colour = DataInfo(2, 3, (16, 16), (0.5,) * 3, (0.5,) * 3, ("a", "b"))
     assert isinstance(augmented_pixels(colour).transforms[-1], Jitter)  # type: ignore[attr-defined]
     other = Compose([Grayscale(), ColorJitter(0.2, 0.2, 0.2)])

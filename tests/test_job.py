@@ -1,4 +1,4 @@
-"""A job: file, keyword arguments and flags give the same object, and its dump gives it again."""
+"""A job: file, keyword arguments and flags give the same object, and so does its dump."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_file_keywords_and_flags_give_the_same_job(file: Path) -> None:
     assert load_job(settings={**SHORT, "seed": 6}) != from_file
 
 
-def test_a_job_holds_what_was_written(file: Path) -> None:
+def test_a_job_has_the_written_values(file: Path) -> None:
     job = load_job(file)
     assert job.constraints.bounds() == {
         "latency": Bound(value=0.5, relative=True),
@@ -90,13 +90,13 @@ def test_flags_override_the_file(file: Path) -> None:
     assert job.device == DeviceConfig(name="other", threads=2)
 
 
-def test_a_device_named_in_the_file_takes_threads_from_a_flag(tmp_path: Path) -> None:
+def test_a_flag_sets_the_threads_of_a_device_named_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("model: resnet18\ndata: digits\ndevice: some-device\n")
     assert load_job(path, {"threads": 3}, flags=True).device == DeviceConfig(name="some-device", threads=3)
 
 
-def test_a_flag_changes_one_split_of_data_named_in_one_word(file: Path) -> None:
+def test_a_flag_changes_one_split_of_data_given_as_one_word(file: Path) -> None:
     assert load_job(file, {"data.test": "digits"}, flags=True).data == DataConfig(
         train="glyphs", val="glyphs", test="digits"
     )
@@ -110,7 +110,7 @@ def test_a_named_space_is_not_silently_replaced_by_one_limit(file: Path) -> None
     assert limits.values == {"recover.epochs": 1}
 
 
-def test_assignments_reach_every_key() -> None:
+def test_assignments_work_for_every_key() -> None:
     given = options.settings({"model": "resnet18"}, ["data.train=digits", "baseline.lr=1e-3", "space={bits: none}"])
     job = load_job(settings=given, flags=True)
     assert job.data == DataConfig(train="digits")
@@ -128,7 +128,7 @@ def test_the_dump_is_read_back_as_the_same_job(file: Path, tmp_path: Path) -> No
     assert load_job(again) == resolved(job)
 
 
-def test_the_dump_holds_the_limits_of_its_space(tmp_path: Path) -> None:
+def test_the_dump_has_the_limits_of_its_space(tmp_path: Path) -> None:
     space = tmp_path / "mine.yaml"
     space.write_text(
         "methods: [quantize]\nspace:\n  bits:\n    weight: [none, 'quantize:8']\n  recover.lr: {low: 1e-4}\n"
@@ -154,14 +154,14 @@ def test_forms_of_data(data: Any, expected: DataConfig) -> None:
     assert load_job(settings={"model": "resnet18", "data": data}).data == expected
 
 
-def test_no_data_needs_weights() -> None:
+def test_a_job_without_data_needs_weights() -> None:
     for nothing in (None, "none"):
         assert load_job(settings={"model": "resnet18", "data": nothing, "pretrained": True}).data == DataConfig()
     with pytest.raises(UserError, match="no labelled images to train the baseline on"):
         load_job(settings={"model": "resnet18", "data": "none"})
 
 
-def test_default_names_are_folder_names() -> None:
+def test_default_names_are_valid_folder_names() -> None:
     job = load_job(settings={"model": "hf-hub:timm/resnet18.a1_in1k", "data": {"train": "folder:/data/my images/"}})
     assert job.name == "hf-hub-timm-resnet18.a1_in1k-my-images"
 
@@ -190,24 +190,24 @@ def test_amounts(quantity: str, text: Any, value: float, relative: bool) -> None
 @pytest.mark.parametrize(
     "text", ["", "x", "fast", "-0.5x", "0x", "0.5", 0.5, "1..2 ms", "4 MB", "1e999 ms", True, "nan ms"]
 )
-def test_amounts_that_are_none(text: Any) -> None:
+def test_invalid_amounts(text: Any) -> None:
     with pytest.raises(HintedError):
         parse_bound("latency", text)
 
 
 @given(st.sampled_from(sorted(name for name in BY_NAME if BY_NAME[name].units)), st.floats(1e-12, 1e15), st.booleans())
-def test_a_bound_is_read_back_as_it_is_spelled(quantity: str, value: float, relative: bool) -> None:
+def test_a_bound_is_read_back_from_its_spelling(quantity: str, value: float, relative: bool) -> None:
     bound = Bound(value=value, relative=relative)
     assert parse_bound(quantity, spell_bound(quantity, bound)) == bound
 
 
-def test_a_bound_that_asks_for_nothing_is_told() -> None:
+def test_a_bound_that_saves_nothing_gives_a_warning() -> None:
     job = load_job(settings={"model": "resnet18", "data": "digits", "latency": "1.5x"})
     (warning,) = warnings(job)
     assert "'constraints.latency' of 1.5x saves nothing" in warning
 
 
-def test_a_seed_that_cannot_repeat_a_search_is_told_to_who_set_it(file: Path) -> None:
+def test_a_seed_that_cannot_repeat_the_search_gives_a_warning(file: Path) -> None:
     assert any("a seed repeats this search only with sampler 'random'" in text for text in warnings(load_job(file)))
     assert warnings(load_job(file, {"sampler": "random"})) == []
     assert warnings(load_job(settings={"model": "resnet18", "data": "digits"})) == []
@@ -218,7 +218,7 @@ def test_reading_a_job_needs_neither_torch_nor_timm() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_workers_of_a_cluster_are_the_workers_of_the_job(tmp_path: Path) -> None:
+def test_workers_of_the_cluster_section_are_those_of_the_job(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("model: resnet18\ndata: digits\ncluster: {address: head:6379, workers: 8, memory: 4 GB}\n")
     job = load_job(file)
@@ -240,7 +240,7 @@ def test_workers_of_a_cluster_are_the_workers_of_the_job(tmp_path: Path) -> None
         ({"workers": 3}, "'cluster.workers' is 3, but 'workers' is 2 (give one of them)"),
     ],
 )
-def test_a_cluster_that_is_none_is_one_sentence(cluster: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_cluster_gives_one_sentence(cluster: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as error:
         load_job(model="resnet18", data="digits", cluster=cluster, workers=2)
     assert sentence in str(error.value)

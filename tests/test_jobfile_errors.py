@@ -21,7 +21,7 @@ HEAD = "model: resnet18\ndata: glyphs\n"
 
 
 def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
-    """The message that the job file ``text`` gives, with the folder left out."""
+    """The error message for the job file ``text``, without its folder."""
     path = tmp_path / "job.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -113,7 +113,7 @@ def test_a_keyword_given_under_two_names_is_refused() -> None:
         load_job(settings={"model": "resnet18", "data": "digits", "budget": {"trials": 1}, "trials": 2})
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text(HEAD)
     with pytest.raises(UserError, match=r"there is no job file .*demmo.yaml \(did you mean '.*demo.yaml'\?\)"):
         load_job(tmp_path / "demmo.yaml")
@@ -126,7 +126,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_job(tmp_path / "latin.yaml")
 
 
-def test_aliases_of_aliases_end_at_once(tmp_path: Path) -> None:
+def test_nested_aliases_are_refused_at_once(tmp_path: Path) -> None:
     levels = [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(30)]
     assert "is no key of a job" in error_of(HEAD + "a0: &a0 [x]\n" + "\n".join(levels), tmp_path)
 
@@ -192,13 +192,13 @@ def test_a_space_error_names_file_line_and_key(text: str, message: str, tmp_path
     assert message in space_error(text, tmp_path)
 
 
-def test_limits_that_are_answered_or_on_idle_methods_pass(tmp_path: Path) -> None:
+def test_limits_on_known_parameters_and_inactive_methods_pass(tmp_path: Path) -> None:
     text = "space:\n  ghost.ratio: 2\n  slb.epochs: 3\n  bits.wight: none\n"
     message = space_error(text, tmp_path, matched=["ghost.ratio"], inactive=["slb"])
     assert message.startswith("space.yaml:4: 'space.bits.wight'")
 
 
-def test_an_error_about_a_parameter_is_placed_at_the_limit_that_covers_it(tmp_path: Path) -> None:
+def test_an_error_about_a_parameter_names_the_line_of_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(HEAD + "space:\n  ghost:\n    ratio: 9\n")
     limits = limits_of(load_job(path))
@@ -224,7 +224,7 @@ def test_a_space_is_found_beside_its_job_file(tmp_path: Path) -> None:
     assert (limits.methods, limits.values) == (("quantize",), {"bits.weight": "none"})
 
 
-def test_a_jobs_own_methods_come_before_its_spaces() -> None:
+def test_methods_of_a_job_precede_those_of_its_space() -> None:
     job = load_job(settings={"model": "resnet18", "data": "digits", "space": "bits", "methods": ["ghost"]})
     assert limits_of(job).methods == ("ghost",)
 
@@ -270,20 +270,20 @@ def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ())
         ({"objectives": ["accuracy", "energy"]}, "'objectives' ask for energy, which no device here measures"),
     ],
 )
-def test_names_that_are_not_there(setting: dict[str, Any], message: str) -> None:
+def test_unknown_names(setting: dict[str, Any], message: str) -> None:
     job = load_job(settings={"model": "resnet18", "data": "digits"} | setting)
     with pytest.raises(UserError) as caught:
         validate(job, plugins())
     assert message in str(caught.value)
 
 
-def test_energy_from_a_cost_model_or_a_device_is_fine() -> None:
+def test_energy_from_a_cost_model_or_a_device_is_accepted() -> None:
     wish = {"model": "resnet18", "data": "digits", "energy": "0.5x"}
     validate(load_job(settings={**wish, "cost_model": "45nm"}), plugins())
     validate(load_job(settings=wish), plugins(measures=["latency", "energy"]))
 
 
-def test_a_device_that_cannot_be_used_says_why() -> None:
+def test_a_device_that_cannot_be_used_gives_a_reason() -> None:
     job = load_job(settings={"model": "resnet18", "data": "digits"})
     with pytest.raises(UserError, match="'device' cannot be used here: it is unplugged"):
         validate(job, plugins(reasons=["it is unplugged"]))

@@ -1,4 +1,4 @@
-"""Jobs sent to a cluster of Ray: what is sent, a real job server with a token, bad input."""
+"""Jobs sent to a Ray cluster: the sent files, a real job server with a token, and bad input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def order(tmp_path: Path, results: str = "/shared/runs", **settings: object) -> 
 # --- what is sent ---------------------------------------------------------------------------------
 
 
-def test_a_parcel_is_autocompress_as_a_wheel_has_it(tmp_path: Path) -> None:
+def test_a_parcel_has_autocompress_as_in_a_wheel(tmp_path: Path) -> None:
     (folder := tmp_path / "sent").mkdir()
     plugins = packed(order(tmp_path, plugins=[tmp_path / "mine.py"]), folder)
     names = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
@@ -51,7 +51,7 @@ def test_a_parcel_is_autocompress_as_a_wheel_has_it(tmp_path: Path) -> None:
     assert str(sent.results) == "/shared/runs"
 
 
-def test_a_parcel_that_ray_would_refuse_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parcel_that_ray_would_refuse_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcel, "MOST_BYTES", 100_000)
     (folder := tmp_path / "sent").mkdir()
     with pytest.raises(parcel.UserError, match=r"have \d+ MiB, more than Ray accepts \(100 MiB\)"):
@@ -91,7 +91,7 @@ def test_a_run_is_fetched_from_a_url_and_from_a_folder(tmp_path: Path) -> None:
         (("status", "--address", "http://127.0.0.1:9"), "no job server answers at http://127.0.0.1:9"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(
+def test_impossible_commands_give_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
 ) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_API_SERVER_ADDRESS"):
@@ -106,7 +106,7 @@ def test_what_cannot_be_done_is_one_sentence(
 
 @dataclass(frozen=True)
 class Head:
-    """A head of a cluster: its job server, and the file with its token."""
+    """The head of a cluster: its job server, and the file with its token."""
 
     address: str
     token: Path
@@ -120,7 +120,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head with a job server and a token; it ends with the module."""
+    """A head with a job server and a token. It ends with the module."""
     folder = Path(tempfile.mkdtemp(prefix="ac-head-", dir="/tmp"))  # sockets need a short path
     (token := folder / "token").touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -130,7 +130,8 @@ def head() -> Iterator[Head]:
         **{"node-ip-address": "127.0.0.1", "dashboard-host": "127.0.0.1", "temp-dir": folder / "ray"},
         **{"num-cpus": 1, "num-gpus": 0, "object-store-memory": 100 * 2**20, "include-dashboard": "true"},
         **{"min-worker-port": 0, "max-worker-port": 0},
-        # By default these are the same for all clusters of a machine: the second one takes no jobs.
+        # By default, all clusters of a machine share these ports, and the second cluster accepts no
+        # jobs.
         **{name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")},
         "metrics-export-port": free_port(),
     }
@@ -185,7 +186,7 @@ def test_a_job_is_sent_followed_and_stopped(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(head.token))
     assert commands("cluster", "status", *there) == ""
     assert "no run 'quick' was sent" in commands("cluster", "logs", "quick", *there, code=2)
-    # A stand-in for Python on the nodes: it says what it was asked, and where.
+    # A stand-in for Python on the nodes, which prints its arguments and its folder.
     (tmp_path / "python").write_text("#!/bin/sh\necho \"asked: $*\"; ls; grep '^name' job.yaml\n")
     (tmp_path / "sleeper").write_text("#!/bin/sh\necho begun; exec sleep 120\n")
     for name in ("python", "sleeper"):
@@ -200,7 +201,7 @@ def test_a_job_is_sent_followed_and_stopped(
     assert {"autocompress", "autocompress_scop", "plugins", "job.yaml", "name: quick"} <= set(printed.splitlines())
     assert len(list((tmp_path / ".plugins").glob("*/mine.py"))) == 1
     assert "quick  succeeded" in commands("cluster", "status", "quick", *there)
-    # One job a run; after its end the run can be sent again.
+    # A run has one job at a time. When it has ended, the run can be sent again.
     Path("long.yaml").write_text(f"model: resnet18\ndata: digits\nname: long\nresults: {tmp_path}\n")
     submit = ("submit", "long.yaml", *there, "--python", tmp_path / "sleeper")
     commands(*submit)

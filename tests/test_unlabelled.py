@@ -92,7 +92,7 @@ def test_pictures_without_labels_judge_nothing_by_labels(role: str) -> None:
         load_job(settings={"model": "test_resnet", "pretrained": True, "data": images})
 
 
-def test_without_weights_there_is_nothing_to_compress() -> None:
+def test_without_weights_a_job_without_data_is_refused() -> None:
     with pytest.raises(UserError, match=r"no labelled images to train the baseline on.*set 'pretrained'"):
         load_job(settings={"model": "test_resnet", "data": "unlabelled:some"})
 
@@ -198,7 +198,7 @@ def test_on_a_gpu_the_front_is_judged_by_the_same_answers(opened_job: OpenedJob)
     assert torch.equal(splits.val.labels(), answered.val.labels())
 
 
-def test_candidates_are_judged_by_the_baselines_own_answers(opened_job: OpenedJob) -> None:
+def test_candidates_are_judged_by_predictions_of_the_baseline(opened_job: OpenedJob) -> None:
     splits = opened_job.splits
     assert splits.by_agreement
     assert opened_job.baseline.accuracy == 100.0
