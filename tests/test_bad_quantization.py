@@ -71,7 +71,7 @@ def test_calibration_images_without_a_range(images: torch.Tensor, reason: str) -
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("estimator", ["minmax", "mse"])
 @pytest.mark.parametrize("equalise", [False, True])
-def test_weights_that_are_not_finite(value: float, estimator: str, equalise: bool) -> None:
+def test_nan_weights(value: float, estimator: str, equalise: bool) -> None:
     model = small()
     model[3].weight.data[1, 1, 0, 0] = value
     with pytest.raises(TrialFailed, match=r"the values of '3\.weight' are not finite"):

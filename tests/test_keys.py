@@ -48,7 +48,7 @@ def test_our_own_version_is_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("changed", ["runtime", "option", "processor", "features", "threads"])
-def test_all_that_a_runtime_depends_on_is_in_its_keys(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_a_runtime_depends_on_is_in_its_keys(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device, config, scorer = OnnxRuntimeCpu(), DeviceConfig(), Scorer()
     before = digest(measured_with(device, config)), digest(scored_with(scorer))
     if changed == "runtime":
@@ -63,16 +63,14 @@ def test_all_that_a_runtime_depends_on_is_in_its_keys(changed: str, monkeypatch:
     assert all(a != b for a, b in zip(before, after, strict=True))
 
 
-def test_a_cost_model_s_figures_do_not_depend_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_of_a_cost_model_do_not_depend_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     device, config = manager().device("cost-model:bitops"), DeviceConfig(name="cost-model:bitops")
     before = measured_with(device, config)
     monkeypatch.setattr(keys, "machine", lambda: {**MACHINE, "processor": "another"})
     assert measured_with(device, config) == before
 
 
-def test_a_baseline_is_scored_again_where_the_runtime_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_baseline_is_scored_again_with_another_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, store, scored = example_model(), Store(tmp_path / "store"), []
     predict = Scorer.predict
     info = DataInfo(10, 3, (32, 32), (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"))
@@ -95,13 +93,13 @@ def test_a_baseline_is_scored_again_where_the_runtime_is_another(
     assert measured() == 3
 
 
-def test_scoring_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_does_not_use_the_threads_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer_module, "usable_processors", lambda: 12)
     asked = {"model": "resnet10t", "data": "digits", "device": {"threads": 3}}
     assert [Scorer.of(Job(workers=workers, **asked)).threads for workers in (1, 2, 5, 40)] == [12, 6, 2, 1]
 
 
-def test_a_weight_s_shape_and_type_are_in_its_key() -> None:
+def test_shape_and_type_of_a_weight_are_in_its_key() -> None:
     def named(weight: torch.Tensor) -> nn.Module:
         model = example_model()
         model.register_buffer("extra", weight)

@@ -1,6 +1,6 @@
-"""The Knowledge Within.
+"""The Knowledge Within:
 
-The divergence of Gaussians, the three schemes and their sum, and uses of the images.
+the divergence of Gaussians, the three schemes and their sum, and uses of the images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METHOD = KnowledgeWithin()
 
 
 def norm(mean: Any, std: Any, new_mean: Any, new_std: Any, eps: float = 0.0) -> NormInput:
-    """Recorded mean and std, then the measured ones."""
+    """A norm with recorded mean and std, and measured ones."""
     m, s, n, t = (torch.as_tensor(v, dtype=torch.float64).reshape(-1) for v in (mean, std, new_mean, new_std))
     return NormInput("bn", n, t.square(), m, s.square(), eps)
 
@@ -62,7 +62,7 @@ def make(teacher: nn.Module, scheme: str, seed: int = 0, most: int | None = None
 
 @cache
 def made(scheme: str) -> torch.Tensor:
-    """128 images of a scheme from the digits teacher; not to be changed."""
+    """128 images of a scheme from the teacher of digits. Do not change them."""
     return images_of(make(digits_teacher()[0], scheme, images=128, iterations=150))
 
 
@@ -83,7 +83,7 @@ def without_norms() -> nn.Module:
 
 
 VALUES = [
-    # recorded mean and std, measured mean and std; KL(measured || recorded), KL(recorded ||
+    # recorded mean and std, measured mean and std, KL(measured || recorded), KL(recorded ||
     # measured)
     ((0, 1, 0, 1), 0.0, 0.0),
     ((0, 1, 1, 1), 0.5, 0.5),
@@ -112,7 +112,7 @@ stds = st.floats(0.05, 5)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @given(m=means, s=stds, n=means, t=stds, a=st.floats(0.1, 10))
 @settings(max_examples=50, deadline=None)
-def test_the_divergence_is_not_negative_and_has_no_scale(
+def test_the_divergence_is_not_negative_and_does_not_depend_on_the_scale(
     divergence: Any, m: float, s: float, n: float, t: float, a: float
 ) -> None:
     found = gaussian_divergence(norm(m, s, n, t), divergence).item()
@@ -123,7 +123,7 @@ def test_the_divergence_is_not_negative_and_has_no_scale(
     assert scaled == pytest.approx(found, rel=1e-9, abs=1e-9)
 
 
-def test_the_distance_of_features_does_have_a_scale() -> None:
+def test_the_distance_of_features_depends_on_the_scale() -> None:
     view = [View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2), (norm(0, a, a, 2 * a),)) for a in (1.0, 3.0)]
     assert feature_distance()(view[1]) > 2 * feature_distance()(view[0])
 
@@ -132,14 +132,17 @@ def test_the_distance_of_features_does_have_a_scale() -> None:
 @given(m=means, s=stds, shift=st.floats(-0.02, 0.02), spread=st.floats(-0.02, 0.02))
 @settings(max_examples=30, deadline=None)
 def test_small_deviations(divergence: Any, m: float, s: float, shift: float, spread: float) -> None:
-    """A shift of d deviations costs d^2 / 2, a relative error e of the deviation about e^2."""
+    """A shift of d deviations costs d^2 / 2.
+
+    A relative error e of the deviation costs about e^2.
+    """
     shifted = gaussian_divergence(norm(m, s, m + shift * s, s), divergence).item()
     assert shifted == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
     spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread)), divergence).item()
-    assert spread_only == pytest.approx(spread**2, rel=0.1, abs=1e-12)  # the next term is of third order
+    assert spread_only == pytest.approx(spread**2, rel=0.1, abs=1e-12)  # the next term has the third order
 
 
-def test_a_collapse_is_punished_without_bound_and_dead_channels_are_not() -> None:
+def test_a_collapsed_channel_has_a_large_divergence_and_a_dead_one_a_small_one() -> None:
     for divergence, growth in (("measured", 1.4), ("recorded", 50)):  # by the logarithm, or by 1 / variance
         collapsed = [gaussian_divergence(norm(0, 1, 0, std), divergence).item() for std in (1e-1, 1e-2, 1e-3)]  # type: ignore[arg-type]
         assert collapsed[2] > growth * collapsed[1] > growth**2 * collapsed[0]
@@ -147,7 +150,7 @@ def test_a_collapse_is_punished_without_bound_and_dead_channels_are_not() -> Non
         assert math.isfinite(gaussian_divergence(norm(0, 0, 1, 0, eps=1e-5), divergence).item())  # type: ignore[arg-type]
 
 
-def test_channels_are_averaged_within_a_layer_then_layers_and_the_images_are_one() -> None:
+def test_the_divergence_is_averaged_over_channels_then_layers() -> None:
     norms = (norm([0, 0], [1, 1], [1, 0], [1, 1]), norm([0], [1], [0], [2]))
     images = torch.tensor([-2.0, 0.0, 2.0, 4.0], dtype=torch.float64).reshape(2, 2, 1, 1)
     # Two channels, (-2, 2) and (0, 4): means 0 and 2, variance 4 each, against N(0, 1).
@@ -163,7 +166,7 @@ def test_channels_are_averaged_within_a_layer_then_layers_and_the_images_are_one
 
 @given(channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9), radius=st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
-def test_blurring_leaves_flat_images_where_no_zeros_are_mixed_in(
+def test_blurring_does_not_change_flat_images_away_from_borders(
     channels: int, height: int, width: int, radius: int
 ) -> None:
     flat = torch.rand(2, channels, 1, 1).expand(-1, -1, height, width)
@@ -176,7 +179,7 @@ def test_blurring_leaves_flat_images_where_no_zeros_are_mixed_in(
         assert float(blur_residual(radius=radius)(View(board, torch.zeros(2, 2)))) > 0.01
 
 
-def test_the_kernel_is_the_authors() -> None:
+def test_the_kernel_is_that_of_the_authors() -> None:
     """5x5, sigma 1, normalised, on an image padded with zeros."""
     spot = torch.zeros(1, 2, 7, 7)
     spot[:, :, 3, 3] = 1.0
@@ -188,7 +191,7 @@ def test_the_kernel_is_the_authors() -> None:
     assert float(corner) == pytest.approx(float((line[2:].sum() / line.sum()) ** 2), rel=1e-5)
 
 
-def test_the_prior_falls_under_optimisation() -> None:
+def test_the_prior_decreases_under_optimisation() -> None:
     images = torch.randn(4, 3, 8, 8, requires_grad=True)
     values = []
     for _ in range(30):
@@ -232,7 +235,7 @@ def test_the_preset_alone_is_searched_and_a_fourth_scheme_can_be_fixed() -> None
 # --- what it makes --------------------------------------------------------------------------------
 
 
-def test_noise_is_normal_by_seed_and_costs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_normal_and_seeded_and_needs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("a backward pass")
 
@@ -248,7 +251,7 @@ def test_noise_is_normal_by_seed_and_costs_no_backward_pass(monkeypatch: pytest.
     assert not torch.equal(images, images_of(other))
 
 
-def test_the_other_direction_can_be_asked_for() -> None:
+def test_the_other_direction_of_the_divergence_can_be_chosen() -> None:
     teacher = digits_teacher()[0]
     assert params_of(teacher, scheme="bns")["divergence"] == "measured"
     assert "divergence" not in params_of(teacher, scheme="inception")
@@ -277,13 +280,13 @@ def test_classes_are_found() -> None:
     assert score(teacher, made("bns+inception")) < score(teacher, made("inception")) / 5
 
 
-def test_what_is_optimised_stays_within_what_an_image_can_be() -> None:
+def test_optimised_pixels_stay_in_the_range_of_images() -> None:
     for scheme in ("bns", "inception"):
         pixels = made(scheme) * 0.35 + 0.3
         assert -1e-5 <= float(pixels.min()) <= float(pixels.max()) <= 1 + 1e-5
 
 
-def test_the_teacher_is_left_as_it_is() -> None:
+def test_the_teacher_is_not_changed() -> None:
     teacher = copy.deepcopy(digits_teacher()[0]).train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     for scheme in SCHEMES:
@@ -295,7 +298,7 @@ def test_the_teacher_is_left_as_it_is() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_the_set_says_how_it_may_be_trained_on() -> None:
+def test_the_set_has_its_demands_on_training() -> None:
     teacher = digits_teacher()[0]
     sets = {s: make(teacher, s, images=8, **({} if s == "gaussian" else {"iterations": 2})) for s in SCHEMES}
     assert {s for s, made in sets.items() if made.demands} == {"gaussian"}
@@ -307,7 +310,7 @@ def test_the_set_says_how_it_may_be_trained_on() -> None:
     assert len({transfer.digest for transfer in sets.values()}) == len(SCHEMES)
 
 
-def test_no_more_images_than_are_enough_in_batches_of_about_one_size() -> None:
+def test_no_more_images_than_needed_in_batches_of_equal_size() -> None:
     sizes: list[int] = []
     teacher = copy.deepcopy(digits_teacher()[0])
     teacher.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
@@ -320,7 +323,7 @@ def test_no_more_images_than_are_enough_in_batches_of_about_one_size() -> None:
 
 
 def student_after(scheme: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Running statistics before and after RECOVER on a scheme's images."""
+    """Running statistics before and after RECOVER on images of a scheme."""
     teacher = copy.deepcopy(digits_teacher()[0])
     student = copy.deepcopy(teacher)
     before = {name: value.clone() for name, value in student.state_dict().items() if "running" in name}
@@ -333,7 +336,7 @@ def student_after(scheme: str) -> tuple[dict[str, torch.Tensor], dict[str, torch
     return before, {name: after[name] for name in before}
 
 
-def test_statistics_of_a_student_are_kept_where_the_images_would_spoil_them() -> None:
+def test_statistics_of_a_student_are_kept_if_the_images_would_spoil_them() -> None:
     before, after = student_after("gaussian")
     assert all(torch.equal(before[name], after[name]) for name in before)
     before, after = student_after("bns")
@@ -347,13 +350,13 @@ def quantized(bits: int) -> QuantizedNetwork:
 
 
 def ranges(images: torch.Tensor) -> torch.Tensor:
-    """The widths of the activations' ranges after calibration, layer by layer."""
+    """The widths of the ranges of activations after calibration, by layer."""
     network = quantized(8)
     calibrate(network, [images])
     return torch.stack([255 * fake.scale.reshape(()) for fake in network.activation_fakes().values()])  # type: ignore[operator]
 
 
-def test_ranges_calibrated_on_matched_images_are_near_those_of_real_ones() -> None:
+def test_ranges_calibrated_on_matched_images_are_close_to_those_of_real_ones() -> None:
     real = ranges(digits_teacher()[1])
     ratios = ranges(made("bns")) / real
     assert ((ratios > 0.5) & (ratios < 2)).all(), ratios
@@ -374,10 +377,10 @@ def divergence(network: nn.Module) -> float:
 
 
 @pytest.mark.slow
-def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
-    """Nor does it in labels, of which 255 of 256 agree before.
+def test_fine_tuning_four_bits_on_the_images_does_not_reduce_the_agreement() -> None:
+    """The agreement of labels does not fall either.
 
-    There a few flip either way, from processor to processor, while the divergence halves.
+    Before, 255 of 256 agree; a few of them change with the processor, while the divergence halves.
     """
     network = quantized(4)
     images = made("bns+inception")
@@ -412,7 +415,7 @@ def test_a_model_without_batch_norm_has_two_schemes() -> None:
 
 
 @pytest.mark.parametrize("key", ["scheme", "preset"])
-def test_a_job_that_fixes_an_impossible_scheme_is_told(key: str) -> None:
+def test_a_job_with_an_impossible_scheme_gets_a_reason(key: str) -> None:
     def job(value: object) -> Any:
         return load_job(model="test_resnet", data="digits", space={"knowledge_within": {key: value}})
 
@@ -425,7 +428,7 @@ def test_a_job_that_fixes_an_impossible_scheme_is_told(key: str) -> None:
 
 
 def spoiled(how: str) -> nn.Module:
-    """A teacher with the structure of batch norms but without statistics to use."""
+    """A teacher with batch norms whose statistics cannot be used."""
     model = TinyNet().eval()
     if how == "nan":
         model.bn2.running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]
@@ -456,20 +459,20 @@ def test_without_statistics_a_job_must_name_a_scheme_that_needs_none(how: str, r
 
 @pytest.mark.parametrize("key", ["scheme", "preset"])
 @pytest.mark.parametrize("typo", [1, [1], True, {"low": 1}])
-def test_a_scheme_that_is_no_text_is_left_to_the_space(key: str, typo: object) -> None:
+def test_a_scheme_that_is_no_text_is_refused_by_the_space(key: str, typo: object) -> None:
     own = load_job(model="test_resnet", data="digits", space={"knowledge_within": {key: typo}})
     assert METHOD.check(digits_teacher()[0], own) == METHOD.check(without_norms(), own) == []
     with pytest.raises(LimitError, match=r"cannot be .*: it takes "):
         params_of(digits_teacher()[0], **{key: typo})
 
 
-def test_a_teacher_that_never_recorded_anything_is_refused() -> None:
+def test_a_teacher_without_recorded_statistics_is_refused() -> None:
     fresh = described(TinyNet().eval(), SIZE, 10)
     with pytest.raises(InvalidRecipe, match="recorded nothing yet"):
         make(fresh, "bns", images=4, iterations=1)
 
 
-def test_the_loss_falls_as_steps_are_made() -> None:
+def test_the_loss_decreases() -> None:
     teacher = digits_teacher()[0]
     scores = [score(teacher, images_of(make(teacher, "bns", iterations=n))) for n in (1, 20, 80)]
     assert scores[0] > 2 * scores[1] > 4 * scores[2]

@@ -1,4 +1,4 @@
-"""labels:FILE.csv: tables of pictures with any number of labels each."""
+"""labels:FILE.csv: tables of pictures with several labels each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_table_gives_splits_and_labels(tmp_path: Path) -> None:
     assert plain.val.digest != found.val.digest
 
 
-def test_a_table_without_splits_is_split_by_the_engine(tmp_path: Path) -> None:
+def test_a_table_without_splits_is_split_automatically(tmp_path: Path) -> None:
     lines = [f"{picture(tmp_path, f'{n}.png', 8 * n)},{n % 2}" for n in range(30)]
     found = data.load(DataConfig.model_validate(table(tmp_path, "image,odd\n" + "\n".join(lines))))
     assert [len(split) for split in (found.train, found.val, found.test)] == [24, 3, 3]
@@ -67,12 +67,12 @@ def test_a_table_without_splits_is_split_by_the_engine(tmp_path: Path) -> None:
         ("image,a\ny.png,1\n", "lists 'y.png', which is not there"),
     ],
 )
-def test_a_wrong_table_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_error_in_a_table_names_its_line(tmp_path: Path, text: str, message: str) -> None:
     picture(tmp_path, "x.png")
     with pytest.raises(UserError, match=message):
         data.load(DataConfig.model_validate(table(tmp_path, text)))
 
 
-def test_a_table_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         data.load(DataConfig.model_validate(f"labels:{tmp_path / 'no.csv'}"))

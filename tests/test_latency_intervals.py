@@ -31,9 +31,9 @@ HALF = WHOLE | {"toy.width": 0.5}
 
 
 def simulated(random: np.random.Generator, between: float, within: float) -> list[list[float]]:
-    """Ratios of six sittings of six pairs about 1.
+    """Ratios around 1, of six sittings with six pairs each.
 
-    What moves more slowly than a measurement, what a sitting has, and blocks with a tail.
+    They have changes slower than a measurement, an offset per sitting, and blocks with a long tail.
     """
     slow = 0.4 * between * random.standard_normal()
     sittings = slow + between * random.standard_normal((6, 1)) + within * random.standard_t(3, (6, 6))
@@ -41,7 +41,7 @@ def simulated(random: np.random.Generator, between: float, within: float) -> lis
 
 
 @pytest.mark.parametrize(("between", "within"), [(0.0, 0.02), (0.01, 0.02), (0.03, 0.05), (0.06, 0.15), (0.02, 0.2)])
-def test_intervals_hold_the_median_of_later_measurements(between: float, within: float) -> None:
+def test_intervals_contain_the_median_of_later_measurements(between: float, within: float) -> None:
     random = np.random.default_rng(0)
     held = plain = 0
     for _ in range(300):
@@ -56,7 +56,7 @@ def test_intervals_hold_the_median_of_later_measurements(between: float, within:
         assert plain / 300 < 0.85, "blocks of one sitting are not independent"
 
 
-def test_one_spoilt_sitting_does_not_make_an_interval_useless() -> None:
+def test_one_disturbed_sitting_does_not_make_an_interval_useless() -> None:
     ratio, _, high = ratio_interval([*([[0.5, 0.501, 0.499, 0.5]] * 5), [1.0] * 4])
     assert ratio == 0.5
     assert high / ratio < 1.05
@@ -76,7 +76,7 @@ def test_few_sittings_still_give_an_interval(sittings: list[list[float]]) -> Non
     assert high >= max(map(max, sittings))
 
 
-def test_a_measurement_opens_its_files_anew_and_says_how_it_timed(tmp_path: Path) -> None:
+def test_a_measurement_opens_its_files_again_and_records_how_it_timed(tmp_path: Path) -> None:
     file = save_network(tmp_path / "model.onnx")
     measured = measure(OnnxRuntimeCpu(), file, file, DeviceConfig(), seconds=0.3)
     assert measured.environment["sittings"] == SITTINGS
@@ -86,7 +86,7 @@ def test_a_measurement_opens_its_files_anew_and_says_how_it_timed(tmp_path: Path
 
 
 class Flaky(ToyDevice):
-    """Gives prepared ratios, one after another; the last one again and again."""
+    """Returns prepared ratios in their order; the last one is repeated."""
 
     name = "toy"
     deterministic = False
@@ -103,7 +103,7 @@ class Flaky(ToyDevice):
 
 
 class FlakyMeasurer(Measurer):
-    """Has a flaky device's figures."""
+    """A measurer with the figures of a flaky device."""
 
     def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
         assert isinstance(self.device, Flaky)
@@ -141,7 +141,7 @@ def test_a_borderline_structure_is_measured_again_before_it_is_judged(
     assert [one["latency"]["latency_ratio"] for one in kept] == [row["latency_ratio"]]
 
 
-def test_without_a_bound_on_latency_nothing_is_borderline(tmp_path: Path) -> None:
+def test_without_a_bound_on_latency_nothing_is_measured_again(tmp_path: Path) -> None:
     device = Flaky([0.6])
     run_trial(tmp_path, device, constraints={"size": "0.6x"})
     assert len(device.asked) == 1
@@ -159,8 +159,8 @@ def test_the_front_is_measured_again_where_it_is_borderline(tmp_path: Path) -> N
     assert summary["trials"]["complete"] == 1
 
 
-def test_the_nearest_miss_says_the_figures_of_the_table(tmp_path: Path) -> None:
-    """It was "0.6013x, at most 0.6x" above a table that showed 0.57x."""
+def test_the_nearest_miss_has_the_figures_of_the_table(tmp_path: Path) -> None:
+    """Once, its text was "0.6013x, at most 0.6x" above a table with 0.57x."""
     device = Flaky([0.8, 0.7])
     chosen = toy_job(tmp_path, constraints={"latency": "0.6x"})
     opened = OpenedToy(chosen, chosen.folder / "toy", device=device)

@@ -1,6 +1,6 @@
-"""Plugins' layers that the graph keeps whole.
+"""Layers of plugins that are one node of the graph (leaves):
 
-Integers on the grid of their input, their norm inside, from the traced network to the file and
+integers on the grid of their input, their norm inside, from the traced network to the file and
 back.
 """
 
@@ -80,7 +80,7 @@ def answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-def test_a_leaf_reads_a_grid_and_takes_its_norm_along(trainable: bool) -> None:
+def test_a_leaf_reads_a_grid_and_contains_its_norm(trainable: bool) -> None:
     network = quantized(block(), trainable=trainable)
     assert sorted(network.leaves()) == ["first", "second"]
     for name, layer in network.leaves().items():
@@ -104,7 +104,7 @@ def test_without_its_specs_a_leaf_would_be_traced_through() -> None:
         fold_batch_norm(block())
 
 
-def test_eight_bits_answer_almost_as_float_does() -> None:
+def test_eight_bits_give_almost_the_outputs_of_float() -> None:
     net, images = block(), torch.randn(64, *SIZE)
     expected = answers(net, images)
     got = answers(quantized(net), images)
@@ -115,7 +115,7 @@ def test_eight_bits_answer_almost_as_float_does() -> None:
 
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_hardened_it_computes_the_same(bits: int, trainable: bool) -> None:
+def test_the_hardened_leaf_equals_the_simulated_one(bits: int, trainable: bool) -> None:
     network = quantized(block(), bits=bits, trainable=trainable)
     hardened = harden(network)
     assert isinstance(hardened.get_submodule("first"), HardenedDistance)
@@ -124,7 +124,7 @@ def test_hardened_it_computes_the_same(bits: int, trainable: bool) -> None:
     torch.testing.assert_close(answers(hardened, images), answers(network, images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_plan_makes_the_structure_again(tmp_path: Path) -> None:
+def test_a_plan_rebuilds_the_structure(tmp_path: Path) -> None:
     hardened = harden(quantized(block(), bits=4))
     again = rebuild(block(seed=1), json.loads(json.dumps(plan(hardened))), SPECS)
     again.load_state_dict(hardened.state_dict())
@@ -155,14 +155,14 @@ def test_a_float_leaf_stays_with_its_norm(specs: list[LayerSpec], without: tuple
     images = torch.randn(32, *SIZE)
     expected, got = answers(net, images), answers(hardened, images)
     assert float((got - expected).abs().max() / expected.abs().max()) < 0.05
-    # Only what was asked for and could not be is a layer that stayed in float.
+    # a layer counts as float only if integers were requested and not possible
     assert float_layers(hardened) == float_layers(network) == ([] if without else ["first", "second"])
     rebuilt = rebuild(block(1), plan(hardened), specs)
     rebuilt.load_state_dict(hardened.state_dict())
     assert torch.equal(answers(rebuilt, images), got)
 
 
-def test_quantized_leaves_are_no_float_layers() -> None:
+def test_quantized_leaves_do_not_count_as_float_layers() -> None:
     network = quantized(block())
     assert float_layers(network) == float_layers(harden(network)) == []
 
@@ -191,7 +191,7 @@ def test_a_leaf_that_is_called_twice_stays_in_float() -> None:
 # --- training, correcting, probing ----------------------------------------------------------------
 
 
-def test_training_moves_weights_and_norm_to_its_end() -> None:
+def test_training_updates_weights_and_norm_to_the_end() -> None:
     network = quantized(block(), bits=4, trainable=True)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     generator = torch.Generator().manual_seed(0)
@@ -228,7 +228,7 @@ def test_biases_are_corrected_and_ranges_equalised_around_leaves() -> None:
 # --- counting and exporting -----------------------------------------------------------------------
 
 
-def test_a_leaf_counts_its_own_operators_and_no_multiply_adds() -> None:
+def test_a_leaf_counts_its_own_operations_and_no_multiply_adds() -> None:
     net = block()
     known = facts(net, SIZE, (Distance,))
     assert known.layers["first"].macs == 0
@@ -307,7 +307,7 @@ TRAINING = {"epochs": 1, "lr": 1e-3, "distill": 0.5, "norm": "corrected"} | {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("qat", [{}, TRAINING])
-def test_an_artifact_comes_back(qat: dict[str, Any], tmp_path: Path) -> None:
+def test_an_artifact_is_rebuilt(qat: dict[str, Any], tmp_path: Path) -> None:
     baseline = example_model()
     context = example_context(baseline, teacher=baseline)
     manager = toy_manager(SlowSubstitute())
@@ -330,7 +330,7 @@ def test_an_artifact_comes_back(qat: dict[str, Any], tmp_path: Path) -> None:
     images = torch.randn(16, 3, 32, 32)
     assert torch.equal(answers(loaded, images), answers(candidate.model, images))
     assert check_agreement(file, loaded, images).labels == 1
-    if qat:  # kept as a stage of its own, with hardened weights
+    if qat:  # stored as a stage of its own, with hardened weights
         again = pipeline.run(recipe)
         assert again.cache_hits > 0
         assert torch.equal(answers(again.model, images), answers(candidate.model, images))
@@ -355,7 +355,7 @@ def test_the_toy_conforms() -> None:
     check_transform(Substitute(), example_model())
 
 
-def test_widths_are_probed_around_leaves() -> None:
+def test_sensitivity_is_probed_around_leaves() -> None:
     net = example_model()
     context = example_context(net, teacher=net)
     method = Substitute()
@@ -378,7 +378,7 @@ class Careless(Substitute):
             layer = super().hardened(simulated, grid)
             offset = layer.offset
             del layer.offset
-            layer.__dict__["offset"] = offset  # no buffer any more
+            layer.__dict__["offset"] = offset  # it is not a buffer any more
             return layer
 
     layers = (Spec(),)
@@ -405,7 +405,7 @@ class Uncounted(Substitute):
 
 
 @pytest.mark.parametrize("method", [OffGrid, Uncounted, Careless])
-def test_the_rule_that_a_leaf_breaks_is_named(method: type[Substitute]) -> None:
+def test_the_broken_rule_of_a_leaf_is_named(method: type[Substitute]) -> None:
     made = method()
     made.most = 1
     with pytest.raises(ContractViolation, match=str(method.__doc__)):

@@ -1,6 +1,6 @@
-"""Networks with plugins' leaf layers.
+"""Networks with leaf layers of plugins:
 
-Channels go through the plugin's pruner, and masked equals sliced.
+channels are removed by the pruner of the plugin, and masked equals sliced.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def with_adders() -> tuple[nn.Module, LayerSpec]:
 
 
 def settled(net: nn.Module) -> nn.Module:
-    """``net`` with statistics that fit it."""
+    """``net`` with statistics of its batch norms."""
     net.train()
     with torch.no_grad():
         net(torch.randn(64, *SIZE))
@@ -62,8 +62,8 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
     net, spec = made()  # type: ignore[operator]
     every = couplings(net, SIZE, mode, [spec])
     offered = prunable(every)
-    # "first" is private to its block and read by a leaf; the stem's stream is shared with "second",
-    # read by both kinds.
+    # Only a leaf reads "first", which is private to its block. "second" and the stem share a stream
+    # that layers of both kinds read.
     assert "first" in offered
     assert ("stem" in offered) == (mode == "group")
     if mode == "group":
@@ -83,7 +83,7 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
     assert sliced.get_submodule("second").in_channels == len(keep["first"])
 
 
-def test_a_pruner_that_forgets_the_constant_is_found_out() -> None:
+def test_a_pruner_that_forgets_the_constant_is_found() -> None:
     class Forgetful(DistancePruner):
         def prune_in_channels(self, layer: nn.Module, idxs: list[int]) -> nn.Module:
             bias = layer.bias
@@ -99,7 +99,7 @@ def test_a_pruner_that_forgets_the_constant_is_found_out() -> None:
     assert "changes the output of the network" in every["first"].reasons[-1]
 
 
-def test_a_leaf_that_can_lose_nothing_is_a_reason() -> None:
+def test_a_leaf_that_cannot_lose_channels_gives_a_reason() -> None:
     every = {coupling.name: coupling for coupling in couplings(block(), SIZE, "group", [WholeSpec()])}
     for name in ("stem", "first"):
         assert any("Distance can lose no channels" in reason for reason in every[name].reasons)
@@ -115,7 +115,7 @@ def test_scores_of_the_baseline_apply_to_the_leaf() -> None:
     assert offered["first"].ranked(own.tolist()) == list(range(12))
 
 
-def test_the_stage_prunes_what_a_method_substituted(tmp_path: Path) -> None:
+def test_the_stage_prunes_substituted_layers(tmp_path: Path) -> None:
     baseline = example_model()
     context = example_context(baseline, teacher=baseline)
     methods = [Substitute(), Magnitude()]

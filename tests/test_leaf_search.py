@@ -1,7 +1,7 @@
-"""Trials whose files a stock runtime runs slowly.
+"""Trials whose files are slow in a standard runtime:
 
-The torch model is scored, the front's files in full, and it is said; energy comes from a cost model
-that knows the plugin's operations.
+the torch model is scored, only files of the front are scored completely, and the results say so.
+Energy is computed by a cost model that knows the operations of the plugin.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Counting:
 
 
 @pytest.mark.slow
-def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
+def test_a_slow_file_is_scored_by_torch_and_completely_only_on_the_front(
     job_and_plugins: tuple[Job, OpenedJob, Manager], tmp_path: Path
 ) -> None:
     job, inner, plugins = job_and_plugins
@@ -96,8 +96,8 @@ def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
     assert all(row["file_agreement"] >= 0.8 for row in rows)
     metrics = json.loads((job.folder / "artifacts" / "1" / "metrics.json").read_text())
     assert (metrics["accuracy_of"], metrics["note"]) == ("torch model", REASON)
-    # Energy: an addition instead of a multiplication with its addition, and no multiply-add is
-    #     counted any more.
+    # Energy: an addition replaces a multiplication with its addition, and no multiply-adds are
+    # counted.
     assert rows[0]["energy_uj"] == baseline["energy_uj"]
     assert rows[1]["energy_uj"] < baseline["energy_uj"]
     assert rows[2]["energy_uj"] < rows[1]["energy_uj"] / 4
@@ -120,7 +120,7 @@ def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
 
 
 def loop_file(path: Path, repeats: int) -> Deployable:
-    """A model that does so many matrix products, one after another."""
+    """A model with this number of matrix products, one after another."""
     size = 512
     rng = np.random.default_rng(0)
     weights = (rng.standard_normal((size, size)) / 23).astype(np.float32)
@@ -141,7 +141,7 @@ def loop_file(path: Path, repeats: int) -> Deployable:
 
 
 @pytest.mark.timing
-def test_a_measurement_ends_in_time_however_slow_the_file(tmp_path: Path) -> None:
+def test_a_measurement_ends_in_time_even_if_the_file_is_slow(tmp_path: Path) -> None:
     quick, slow = loop_file(tmp_path / "quick.onnx", 1), loop_file(tmp_path / "slow.onnx", 500)
     device, config = OnnxRuntimeCpu(), DeviceConfig(name="onnxruntime-cpu", threads=1)
     measure(device, quick, quick, config, seconds=0.1)

@@ -1,4 +1,4 @@
-"""The cost of a row for the driver: trials.csv is not written for each row."""
+"""The cost of a row for the driver: trials.csv is not written for every row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def row(number: int) -> dict[str, Any]:
     return {"trial": number, "status": "complete", "accuracy": 90.0, "recipe": {"a": number}}
 
 
-def test_rows_stay_in_the_order_of_their_numbers_and_the_last_ones_are_written(tmp_path: Path) -> None:
+def test_rows_are_ordered_by_number_and_the_last_ones_are_written(tmp_path: Path) -> None:
     now = [0.0]
     found = Ledger(tmp_path, [row(0), row(3)], clock=lambda: now[0])
     assert list(results.read_trials(tmp_path)["trial"]) == [0, 3]

@@ -1,4 +1,4 @@
-"""The listing of a large folder is kept, and valid until the folder changes."""
+"""The listing of a large folder is stored, and valid until the folder changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD = 1_600_000_000
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of two classes that counts as large, and has not changed for years."""
+    """A folder of two classes that counts as large and has not changed for years."""
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(listings, "LEAST", 10)
     for number, name in enumerate(("a/deep", "b")):
@@ -45,7 +45,7 @@ def names(found: Listing) -> list[str]:
 
 
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listing a folder is an error from now on."""
+    """Makes listing a folder an error."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the folder was listed")
@@ -53,7 +53,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "pictures_in", refuse)
 
 
-def test_a_folder_that_has_not_changed_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_folder_is_not_listed_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = data.load(DataConfig(train=f"folder:{root}"))
     unread(monkeypatch)
     again = data.load(DataConfig(train=f"folder:{root}"))
@@ -62,7 +62,7 @@ def test_a_folder_that_has_not_changed_is_not_read_again(root: Path, monkeypatch
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "class"])
-def test_a_change_of_a_folder_is_seen_at_once(root: Path, change: str) -> None:
+def test_a_change_of_a_folder_is_noticed_at_once(root: Path, change: str) -> None:
     before = Listing.read(root)
     if change == "add":
         shutil.copy(root / "b" / "0.png", root / "a" / "deep" / "new.png")
@@ -90,7 +90,7 @@ def test_a_picture_written_in_place_is_found_in_the_background(root: Path) -> No
     assert not listings.is_kept(root)
 
 
-def test_a_listing_is_compared_once_an_hour(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_is_compared_once_per_hour(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Listing.read(root)
     begun: list[listings.Watch] = []
     monkeypatch.setattr(listings.Watch, "compare", lambda watch: begun.append(watch))
@@ -103,13 +103,13 @@ def test_a_listing_is_compared_once_an_hour(root: Path, monkeypatch: pytest.Monk
     assert len(begun) == 1, "it is under way"
 
 
-def test_a_comparison_that_ended_with_its_process_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_that_ended_with_its_process_is_repeated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Listing.read(root)
     (home,) = (path for path in cache_folder("listings").iterdir() if path.is_dir())
     os.utime(home / listings.CHECKED, (OLD, OLD))
     compare, begun = listings.Watch.compare, list[listings.Watch]()
     monkeypatch.setattr(listings.Watch, "compare", lambda watch: begun.append(watch))
-    Listing.read(root)  # and its process ends
+    Listing.read(root)  # and the process ends
     os.utime(home / listings.COMPARING, (OLD, OLD))
     Listing.read(root)
     assert len(begun) == 2
@@ -119,7 +119,7 @@ def test_a_comparison_that_ended_with_its_process_is_made_again(root: Path, monk
     assert len(begun) == 2, "this one has ended, within the hour"
 
 
-def test_every_process_is_told_of_a_change(root: Path) -> None:
+def test_every_process_notices_a_change(root: Path) -> None:
     Listing.read(root)
     one, other = Listing.read(root), Listing.read(root)
     before = (root / "b" / "5.png").read_bytes(), (root / "b" / "5.png").stat().st_mtime_ns
@@ -161,7 +161,7 @@ def test_held_out_folders_have_the_classes_of_training(root: Path, tmp_path: Pat
         assert set(splits.val.labels().tolist()) == {1}
 
 
-def test_files_are_what_was_put_in(tmp_path: Path) -> None:
+def test_joined_files_keep_their_names_and_facts(tmp_path: Path) -> None:
     facts = np.array([[3, 5, 1, 7], [4, 6, 1, 8], [5, 7, 1, 7]], np.int64)
     files = Files.joined([Files.of(["ä.png", "b/c.png", "d"], facts, 0), Files.of([], facts[:0], 1)])
     assert [files.name(number) for number in range(3)] == ["ä.png", "b/c.png", "d"]

@@ -1,4 +1,4 @@
-"""Watching a running search: status.json, log.txt, ``show`` and ``watch``."""
+"""Following a running search: status.json, log.txt, ``show`` and ``watch``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _toy_device() -> None:
 
 
 class Looking(Silent):
-    """Looks at the run's folder whenever a trial is over, as another process might."""
+    """Reads the folder of the run after each trial, as another process would."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,7 +54,7 @@ class Looking(Silent):
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_says_how_far_it_is_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_writes_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "EVERY_S", 0.0)
     job = toy_job(tmp_path, budget={"trials": 6})
     looking = Looking(job.folder)
@@ -73,7 +73,7 @@ def test_a_search_says_how_far_it_is_as_it_goes(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_that_is_cut_short_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_search_says_so(tmp_path: Path) -> None:
     class Ending(Silent):
         def on_trial(self, *arguments: Any) -> None:
             raise Terminated
@@ -86,7 +86,7 @@ def test_a_search_that_is_cut_short_says_so(tmp_path: Path) -> None:
     assert status.phase == STOPPED
 
 
-def test_the_file_is_written_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_written_at_most_once_per_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Status] = []
     monkeypatch.setattr(recorded, "write_status", lambda folder, status: written.append(status))
     now = [0.0]
@@ -99,7 +99,7 @@ def test_the_file_is_written_once_a_second_at_most(tmp_path: Path, monkeypatch: 
     assert written[-1].phase == "closing"
 
 
-def test_a_disk_that_is_full_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_end_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, status: Status) -> None:
         raise OSError(28, "No space left on device")
 
@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_ends_no_search(tmp_path: Path, monkeypatch: pytest.
     Recorded(Silent(), tmp_path, 1).on_note("goes on")
 
 
-def test_a_process_that_is_gone_is_known_to_be_gone(tmp_path: Path) -> None:
+def test_a_dead_process_is_recognised(tmp_path: Path) -> None:
     write_status(tmp_path, LIVING)
     assert read_status(tmp_path).is_running is True
     assert replace(LIVING, process_began=LIVING.process_began - 100).is_running is False, "another has its number"
@@ -117,7 +117,7 @@ def test_a_process_that_is_gone_is_known_to_be_gone(tmp_path: Path) -> None:
     assert replace(LIVING, host="elsewhere").is_running is None
 
 
-def test_a_damaged_status_is_told_and_a_missing_one_is_none(tmp_path: Path) -> None:
+def test_a_damaged_status_is_an_error_and_a_missing_one_is_none(tmp_path: Path) -> None:
     assert read_status(tmp_path) is None
     for text in ("[", "[]", "3"):
         (tmp_path / STATUS_FILE).write_text(text)
@@ -129,7 +129,7 @@ def test_a_damaged_status_is_told_and_a_missing_one_is_none(tmp_path: Path) -> N
 
 @pytest.fixture
 def running(tmp_path: Path) -> Path:
-    """A run as it is while its search goes on in this very process."""
+    """A run whose search is running in this process."""
     folder = write_run(tmp_path / "running", trials=30)
     for name in ("front.csv", "summary.json"):
         (folder / name).unlink()
@@ -148,9 +148,7 @@ def test_show_counts_while_a_search_runs(running: Path, commands: Commands) -> N
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_watch_looks_once_at_runs_in_every_state(
-    running: Path, tmp_path: Path, commands: Commands, columns: int
-) -> None:
+def test_watch_reads_runs_in_every_state_once(running: Path, tmp_path: Path, commands: Commands, columns: int) -> None:
     commands.columns = columns
     assert "searching: 30 of 30" in commands("watch", running, "--once").replace("\n", " ")
     write_status(running, replace(LIVING, pid=2**22 + 1, note=HOSTILE))
@@ -171,7 +169,7 @@ def test_watch_looks_once_at_runs_in_every_state(
     assert "is not a run" in commands("watch", tmp_path, code=2)
 
 
-def test_figures_and_decisions_are_whole_at_forty_columns(running: Path, commands: Commands) -> None:
+def test_figures_and_decisions_are_not_truncated_at_forty_columns(running: Path, commands: Commands) -> None:
     commands.columns = 40
     out = commands("show", running)
     assert max(map(len, out.splitlines()[1:])) <= 40
@@ -179,7 +177,7 @@ def test_figures_and_decisions_are_whole_at_forty_columns(running: Path, command
     assert f"{best['latency_ratio']:.2f}×" in out
 
 
-def test_the_front_of_a_run_is_whole_at_forty_columns(tmp_path: Path, commands: Commands) -> None:
+def test_the_front_of_a_run_is_not_truncated_at_forty_columns(tmp_path: Path, commands: Commands) -> None:
     run = write_run(tmp_path / "run")
     commands.columns = 40
     out = commands("show", run)
@@ -189,7 +187,7 @@ def test_the_front_of_a_run_is_whole_at_forty_columns(tmp_path: Path, commands: 
         assert f"{abs(row['test_accuracy_drop']):.2f}" in out
 
 
-def test_hostile_names_of_finished_runs_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
+def test_control_characters_in_names_of_finished_runs_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
     run = write_run(tmp_path / "run", name=f"\x1b[2J{HOSTILE}")
     out = commands("show", run)
     assert "the front" in out
@@ -203,7 +201,7 @@ def test_hostile_names_of_finished_runs_reach_no_terminal(tmp_path: Path, comman
         assert len(text) < 30_000
 
 
-def test_hostile_folders_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
+def test_control_characters_in_folders_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
     folder = tmp_path / "two\nlines \u202e<b>"
     assert "is not a run: there is no such folder" in commands("show", folder, code=2)
     run = write_run(folder, name=10_000 * "a" + "!")
@@ -217,7 +215,7 @@ def test_hostile_folders_reach_no_terminal(tmp_path: Path, commands: Commands) -
     assert "two\n" not in out
 
 
-def test_hostile_notes_reach_no_terminal(running: Path, commands: Commands) -> None:
+def test_control_characters_in_notes_reach_no_terminal(running: Path, commands: Commands) -> None:
     write_status(running, replace(LIVING, note=f"\x1b[2J{HOSTILE}", under_way=({"trial": 1, "label": HOSTILE},)))
     out = commands("show", running)
     assert "\x1b" not in out
@@ -265,15 +263,15 @@ def test_watch_draws_on_a_terminal_and_survives_its_closing(running: Path) -> No
 
 
 @pytest.mark.slow
-def test_watch_ends_when_nobody_reads_its_pipe_any_more(running: Path) -> None:
+def test_watch_ends_when_its_pipe_is_closed(running: Path) -> None:
     command = [sys.executable, "-m", "autocompress.cli", "watch", str(running), "--every", "0.1"]
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert watching.stdout is not None
         assert b"searching" in watching.stdout.readline()
-        watching.stdout.close()  # as `watch | head -1` does
+        watching.stdout.close()  # like `watch | head -1`
         for number in range(600):
-            write_status(running, replace(LIVING, trials=number))  # something to say
+            write_status(running, replace(LIVING, trials=number))  # another line to print
             if watching.poll() is not None:
                 break
             time.sleep(0.1)
@@ -283,7 +281,7 @@ def test_watch_ends_when_nobody_reads_its_pipe_any_more(running: Path) -> None:
 
 
 @pytest.mark.slow
-def test_show_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+def test_show_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     """scipy alone would take half a second."""
     run = write_run(tmp_path / "run")
     code = (
@@ -309,8 +307,8 @@ def test_show_of_a_running_search_takes_less_than_a_second(running: Path, comman
     assert time.process_time() - began < 0.8
 
 
-def test_what_show_prints_is_what_the_folder_says_afterwards(running: Path, commands: Commands, tmp_path: Path) -> None:
-    """The status of a search that is over does not stand in the way."""
+def test_show_of_a_finished_search_ignores_an_old_status(running: Path, commands: Commands, tmp_path: Path) -> None:
+    """The front is shown, although status.json says that the search is running."""
     done = write_run(tmp_path / "done", trials=20)
     shutil.copyfile(running / STATUS_FILE, done / STATUS_FILE)
     assert "the front" in commands("show", done)

@@ -1,6 +1,6 @@
-"""Requirements of Ray on a machine.
+"""Requirements of Ray on a machine:
 
-Checked before anything expensive, worked around where that is possible.
+checked before anything expensive, and worked around if possible.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ LONG = "folders-of-macos-have-forty-nine-characters-in-all"
 
 @pytest.fixture
 def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a short path; no variable names another."""
+    """A folder with a short path. No environment variable names another one."""
     for name in ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
         yield Path(folder)
 
 
-def test_a_short_folder_of_the_users_is_taken(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_folder_of_the_user_is_used(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(short_folder))
     assert localray.check().base == short_folder
 
 
 @pytest.mark.parametrize("tmpdir", [LONG, "missing", "file", "."])
-def test_a_folder_that_ray_cannot_use_is_passed_over(
+def test_a_folder_that_ray_cannot_use_is_skipped(
     short_folder: Path, tmpdir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = short_folder / "run"
@@ -58,8 +58,8 @@ def test_a_folder_that_ray_cannot_use_is_passed_over(
     assert localray.check().base == Path("/tmp")
 
 
-def test_the_longest_socket_fits(short_folder: Path) -> None:
-    """Ray's own limit is on the path of its longest socket."""
+def test_the_longest_socket_path_fits(short_folder: Path) -> None:
+    """Ray limits the length of its longest socket path."""
     room = localray.LONGEST_SOCKET - len(f"/{localray.PREFIX}12345678{localray.BELOW_SCRATCH}")
     fits = Path(f"{short_folder}/".ljust(room, "x"))
     too_long = Path(f"{fits}x")
@@ -70,7 +70,7 @@ def test_the_longest_socket_fits(short_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cluster")
-def test_without_any_folder_it_says_why_and_nothing_was_done(
+def test_without_any_folder_there_is_a_reason_and_nothing_is_written(
     short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Any) -> Any:
@@ -86,7 +86,7 @@ def test_without_any_folder_it_says_why_and_nothing_was_done(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_loopback_interface_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_loopback_interface_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> socket.socket:
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
@@ -95,12 +95,12 @@ def test_without_a_loopback_interface_it_says_so(monkeypatch: pytest.MonkeyPatch
         localray.check()
 
 
-def test_shared_memory_that_is_missing_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shared_memory_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localray, "SHARED_MEMORY", tmp_path / "shm")
     assert localray.check().store_in_scratch
 
 
-def test_what_a_killed_process_left_is_removed(short_folder: Path) -> None:
+def test_files_of_a_killed_process_are_removed(short_folder: Path) -> None:
     """Only what is old, and where nobody listens: another container may share the folder."""
     names = ("old", "used", "young")
     servers = []
@@ -154,7 +154,7 @@ print(json.dumps(facts))
 
 
 @pytest.mark.slow
-def test_a_cluster_is_reached_from_this_machine_alone_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cluster_is_local_and_leaves_no_files(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TWO_CLUSTERS],
         env={**os.environ, "HOME": str(tmp_path)},
@@ -184,8 +184,8 @@ def can_unshare() -> bool:
 
 
 @pytest.mark.slow
-def test_a_search_on_a_machine_that_lacks_much(tmp_path: Path) -> None:
-    """A long TMPDIR, no writable home folder and, where the test can do that, no network."""
+def test_a_search_on_a_restricted_machine(tmp_path: Path) -> None:
+    """It has a long TMPDIR, no writable home folder and, if the test can do that, no network."""
     long = tmp_path / LONG
     long.mkdir()
     command = [sys.executable, str(TESTS / "toy_cli.py"), *SEARCH, "--trials", "2"]

@@ -1,6 +1,6 @@
-"""MachineLock with real processes.
+"""MachineLock with real processes:
 
-Measurements are alone, trainings step aside, the dead hold nothing.
+measurements are alone, trainings give way, and dead processes hold no lock.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 
 class Log:
-    """What the processes wrote: (word, process, monotonic seconds)."""
+    """The lines that processes wrote: (word, process, monotonic seconds)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +79,7 @@ def log(tmp_path: Path) -> Log:
 
 @pytest.fixture
 def start(tmp_path: Path, log: Log) -> Iterator[Start]:
-    """Starts a script in a process of its own; all are killed at the end."""
+    """Starts a script in a process of its own. All of these are killed at the end."""
     running: list[subprocess.Popen[bytes]] = []
 
     def begin(script: str, *arguments: str, refused: bool = False) -> subprocess.Popen[bytes]:
@@ -92,7 +92,7 @@ def start(tmp_path: Path, log: Log) -> Iterator[Start]:
     yield begin
     for process in running:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its forked children too
+            os.killpg(process.pid, signal.SIGKILL)  # and its forked children
         process.wait()
 
 
@@ -106,7 +106,7 @@ def test_measurements_exclude_each_other(start: Start, log: Log) -> None:
     assert owners[::2] == owners[1::2]
 
 
-def test_trainings_share(start: Start, log: Log, tmp_path: Path) -> None:
+def test_trainings_share_the_lock(start: Start, log: Log, tmp_path: Path) -> None:
     start(TRAIN)
     log.wait_for("batch")
     with MachineLock(tmp_path).shared():
@@ -114,7 +114,7 @@ def test_trainings_share(start: Start, log: Log, tmp_path: Path) -> None:
 
 
 @pytest.mark.timing
-def test_a_training_pauses_within_a_batch_and_goes_on(start: Start, log: Log, tmp_path: Path) -> None:
+def test_a_training_pauses_within_a_batch_and_continues(start: Start, log: Log, tmp_path: Path) -> None:
     start(TRAIN)
     start(TRAIN)
     log.wait_for("batch", 10)
@@ -126,7 +126,7 @@ def test_a_training_pauses_within_a_batch_and_goes_on(start: Start, log: Log, tm
         end = time.monotonic()
     batches = [(pid, at) for word, pid, at in log.lines() if word == "batch"]
     assert not [at for _, at in batches if inside < at < end]
-    # One batch was under way. A few more may pass where this process has to wait for a processor.
+    # One batch was running. A few more may pass while this process waits for a processor.
     meanwhile = Counter(pid for pid, at in batches if began < at < inside)
     assert all(count <= 10 for count in meanwhile.values()), meanwhile
     log.wait_for("batch", len(log.lines()) + 10)
@@ -134,7 +134,7 @@ def test_a_training_pauses_within_a_batch_and_goes_on(start: Start, log: Log, tm
 
 
 @pytest.mark.timing
-def test_a_training_keeps_its_turn_among_many_measurements(start: Start, log: Log) -> None:
+def test_a_training_gets_its_turn_among_many_measurements(start: Start, log: Log) -> None:
     start(TRAIN)
     log.wait_for("batch")
     measurements = [start(MEASURE, "10") for _ in range(2)]
@@ -146,10 +146,10 @@ def test_a_training_keeps_its_turn_among_many_measurements(start: Start, log: Lo
     for word in words:
         streak = streak + 1 if word == "enter" else 0
         longest = max(longest, streak)
-    assert longest <= 3  # one under way, one that was in the queue before the training, and one that was just joining
+    assert longest <= 3  # a running one, one that waited before the training, and one that was just joining
 
 
-def test_a_killed_holder_frees_the_machine(start: Start, log: Log, tmp_path: Path) -> None:
+def test_a_killed_holder_releases_the_machine(start: Start, log: Log, tmp_path: Path) -> None:
     holder = start(HOLD)
     log.wait_for("held")
     waiting = start(MEASURE, "1")
@@ -161,7 +161,7 @@ def test_a_killed_holder_frees_the_machine(start: Start, log: Log, tmp_path: Pat
         pass
 
 
-def test_a_forked_child_does_not_hold_on_for_its_dead_parent(start: Start, log: Log, tmp_path: Path) -> None:
+def test_a_forked_child_does_not_keep_the_lock_of_its_dead_parent(start: Start, log: Log, tmp_path: Path) -> None:
     """Workers of a data loader outlive a killed training by seconds."""
     holder = start(HOLD, "fork")
     log.wait_for("held")
@@ -170,10 +170,10 @@ def test_a_forked_child_does_not_hold_on_for_its_dead_parent(start: Start, log: 
     holder.wait()
     began = time.monotonic()
     with MachineLock(tmp_path).exclusive():
-        assert time.monotonic() - began < 20  # the child lives for 30 seconds
+        assert time.monotonic() - began < 20  # the child runs for 30 seconds
 
 
-def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) -> None:
+def test_a_killed_waiting_process_is_forgotten(start: Start, log: Log, tmp_path: Path) -> None:
     mine = MachineLock(tmp_path)
     with mine.shared():
         waiting = start(MEASURE, "1")
@@ -188,7 +188,7 @@ def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) ->
     assert not log.lines()
 
 
-def test_asking_twice_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+def test_acquiring_twice_is_an_error_and_no_deadlock(tmp_path: Path) -> None:
     one, other = MachineLock(tmp_path), MachineLock(tmp_path)
     with one.shared(), pytest.raises(RuntimeError, match="held here already"), other.exclusive():
         pass
@@ -199,11 +199,11 @@ def test_asking_twice_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
         pass
 
 
-def test_without_anything_held_breathing_does_nothing(tmp_path: Path) -> None:
+def test_without_a_lock_breathe_does_nothing(tmp_path: Path) -> None:
     MachineLock(tmp_path).breathe()
 
 
-def test_an_error_frees_the_lock(tmp_path: Path) -> None:
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
     mine = MachineLock(tmp_path)
     with pytest.raises(ZeroDivisionError), mine.exclusive():
         1 / 0  # noqa: B018
@@ -211,8 +211,8 @@ def test_an_error_frees_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_it_holds_where_flock_is_refused(start: Start, log: Log, tmp_path: Path) -> None:
-    """By leases: a measurement is alone, and a training steps aside for it."""
+def test_it_works_where_flock_is_refused(start: Start, log: Log, tmp_path: Path) -> None:
+    """With leases, a measurement is alone too, and a training gives way to it."""
     start(TRAIN, refused=True)
     log.wait_for("batch", 3)
     assert start(MEASURE, "3", refused=True).wait(60) == 0
@@ -223,7 +223,7 @@ def test_it_holds_where_flock_is_refused(start: Start, log: Log, tmp_path: Path)
     log.wait_for("batch", sum(word == "batch" for word, _, _ in log.lines()) + 3)
 
 
-def test_lock_files_that_cannot_be_used_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_lock_files_give_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("machine", "queue", "aside"):
         machine_files(name, folder=tmp_path)[0].mkdir()
     with caplog.at_level(logging.WARNING, logger="autocompress"):

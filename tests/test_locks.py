@@ -44,7 +44,7 @@ Hold = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(params=["kernel", "leases"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How locks are kept in this test, in this process and in those that it starts."""
+    """The kind of locks in this test, in this process and in those that it starts."""
     if request.param == "leases":
         refuse(monkeypatch)
     return request.param
@@ -59,7 +59,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSYS) -> None:
 
 @pytest.fixture
 def hold(backend: str) -> Iterator[Hold]:
-    """Starts a process that holds a lock until its input ends; all are killed at the end."""
+    """Starts a process that holds a lock until its input ends.
+
+    All of these are killed at the end.
+    """
     running: list[subprocess.Popen[str]] = []
 
     def begin(path: Path, kind: str, *more: str) -> subprocess.Popen[str]:
@@ -78,7 +81,7 @@ def hold(backend: str) -> Iterator[Hold]:
         process.communicate()
 
 
-def test_one_holds_it_alone_and_many_share_it(tmp_path: Path, hold: Hold) -> None:
+def test_an_exclusive_lock_is_alone_and_shared_locks_are_not(tmp_path: Path, hold: Hold) -> None:
     lock = FileLock(tmp_path / "lock")
     sharing = hold(lock.path, "shared")
     assert not lock.acquire("exclusive", seconds=0)
@@ -96,7 +99,7 @@ def test_one_holds_it_alone_and_many_share_it(tmp_path: Path, hold: Hold) -> Non
 
 
 @pytest.mark.parametrize("kind", ["shared", "exclusive"])
-def test_a_killed_holder_frees_it(tmp_path: Path, hold: Hold, kind: str) -> None:
+def test_a_killed_holder_releases_the_lock(tmp_path: Path, hold: Hold, kind: str) -> None:
     lock = FileLock(tmp_path / "lock")
     holder = hold(lock.path, kind)
     assert not lock.acquire("exclusive", seconds=0)
@@ -107,7 +110,7 @@ def test_a_killed_holder_frees_it(tmp_path: Path, hold: Hold, kind: str) -> None
     assert time.monotonic() - began < 5, "a dead process of this machine is known to be dead"
 
 
-def test_a_child_holds_nothing_of_its_dead_parents(tmp_path: Path, hold: Hold) -> None:
+def test_a_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path, hold: Hold) -> None:
     lock = FileLock(tmp_path / "lock")
     holder = hold(lock.path, "exclusive", "fork")
     holder.kill()
@@ -115,7 +118,7 @@ def test_a_child_holds_nothing_of_its_dead_parents(tmp_path: Path, hold: Hold) -
     assert lock.acquire("exclusive", seconds=5)
 
 
-def test_whoever_waits_is_called_and_then_holds_it(tmp_path: Path, hold: Hold) -> None:
+def test_a_waiting_process_is_called_and_then_gets_the_lock(tmp_path: Path, hold: Hold) -> None:
     lock, calls = FileLock(tmp_path / "lock"), []
     holder = hold(lock.path, "exclusive")
 
@@ -138,7 +141,7 @@ def test_two_objects_of_one_process_exclude_each_other(tmp_path: Path, backend: 
     assert one.acquire("shared", seconds=0)
 
 
-def test_a_removed_lock_file_locks_on(tmp_path: Path, hold: Hold, backend: str) -> None:
+def test_a_lock_works_after_its_file_was_removed(tmp_path: Path, hold: Hold, backend: str) -> None:
     """Who waits for a file that is removed would else hold a lock that nobody else sees."""
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     first.acquire()
@@ -151,7 +154,7 @@ def test_a_removed_lock_file_locks_on(tmp_path: Path, hold: Hold, backend: str) 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
-def test_each_way_to_refuse_is_understood_and_told_once(
+def test_each_error_of_a_refusal_is_recognised_and_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     refuse(monkeypatch, number)
@@ -163,7 +166,7 @@ def test_each_way_to_refuse_is_understood_and_told_once(
     assert os.strerror(number) in caplog.text
 
 
-def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileLock(tmp_path / "missing" / "lock").acquire()
 
@@ -182,13 +185,13 @@ with MachineLock().shared():
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
 @pytest.mark.parametrize("first", ["root", "nobody"])
 def test_users_of_a_machine_share_one_lock(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:  # tmp_path is root's alone
+    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:  # only root can enter tmp_path
         Path(open_to_all).chmod(0o755)
         folder = Path(open_to_all) / "locks"
         monkeypatch.setenv("AUTOCOMPRESS_LOCKS", str(folder))
         old = os.umask(0o077)
         try:
-            machine_files("machine")  # makes the folder
+            machine_files("machine")  # this makes the folder
             if first == "root":
                 MachineLock()
             command = [sys.executable, "-c", OTHER_USER]
@@ -209,7 +212,7 @@ def test_users_of_a_machine_share_one_lock(monkeypatch: pytest.MonkeyPatch, firs
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
-def test_a_file_that_may_only_be_read_can_be_locked(tmp_path: Path) -> None:
+def test_a_read_only_file_can_be_locked(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock")
     lock.acquire()
     lock.path.chmod(0o644)
@@ -228,7 +231,9 @@ def test_a_file_that_may_only_be_read_can_be_locked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trap", ["link", "pipe", "folder"])
-def test_what_a_stranger_puts_there_is_not_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture, trap: str) -> None:
+def test_files_planted_by_other_users_are_not_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trap: str
+) -> None:
     [machine] = machine_files("machine", folder=tmp_path)
     victim = tmp_path / "victim"
     if trap == "link":
@@ -247,7 +252,9 @@ def test_what_a_stranger_puts_there_is_not_opened(tmp_path: Path, caplog: pytest
     assert not victim.exists()
 
 
-def test_the_machine_and_not_the_host_names_its_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_the_locks_depends_on_the_machine_and_not_on_the_host_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boot = tmp_path / "boot_id"
     boot.write_text("one-boot\n")
     monkeypatch.setattr(place, "BOOT_ID", boot)
@@ -258,8 +265,8 @@ def test_the_machine_and_not_the_host_names_its_locks(tmp_path: Path, monkeypatc
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o1777, "any user may add locks, none removes another's"
 
 
-def test_all_users_choose_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may write to a folder that the others may not write to: it is not taken."""
+def test_all_users_choose_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write to folders in which others may not. Such a folder is not used."""
     monkeypatch.delenv("AUTOCOMPRESS_LOCKS")
     mine, everybodys = tmp_path / "mine", tmp_path / "everybodys"
     for folder, mode in ((mine, 0o755), (everybodys, 0o1777)):
@@ -270,7 +277,9 @@ def test_all_users_choose_the_same_place(tmp_path: Path, monkeypatch: pytest.Mon
     assert path.parent == everybodys
 
 
-def test_a_folder_of_locks_that_cannot_be_made_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_locks_that_cannot_be_made_gives_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("AUTOCOMPRESS_LOCKS", str(tmp_path / "file" / "locks"))
     with pytest.raises(UserError, match=r"the folder of locks .* cannot be made") as error:

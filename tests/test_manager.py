@@ -69,7 +69,7 @@ def names(methods: list[Method]) -> list[str]:
 
 
 def reasons(found: Manager) -> list[str]:
-    """Why ``broken_plugin`` was skipped."""
+    """The reasons why ``broken_plugin`` was skipped."""
     return [broken.reason for broken in found.broken if broken.name == "broken_plugin"]
 
 
@@ -91,7 +91,7 @@ def test_a_plugin_that_fails_at_import_is_named_and_skipped(install: Install, ca
     assert "plugin 'broken_plugin' is skipped: RuntimeError: no licence" in caplog.text
 
 
-def test_a_plugin_that_imports_what_is_missing_is_skipped(install: Install) -> None:
+def test_a_plugin_with_a_missing_import_is_skipped(install: Install) -> None:
     install("broken_plugin", "import a_module_that_nobody_has")
     (found,) = reasons(Manager())
     assert found.startswith("ModuleNotFoundError")
@@ -126,7 +126,7 @@ def test_a_plugin_that_fails_in_a_hook_is_named_once_and_skipped(install: Instal
     assert told.startswith(reason)
 
 
-def test_of_two_methods_with_one_name_the_second_is_refused_and_the_rest_works(install: Install) -> None:
+def test_of_two_methods_with_one_name_the_second_is_refused(install: Install) -> None:
     install("a_plugin", WORKING)
     install("broken_plugin", WORKING)
     found = Manager()
@@ -136,7 +136,7 @@ def test_of_two_methods_with_one_name_the_second_is_refused_and_the_rest_works(i
 
 
 @pytest.mark.parametrize("marker", ["@hookimpl", "@hookimpl(tryfirst=True)"])
-def test_no_plugin_takes_the_place_of_a_method_of_the_engine(install: Install, marker: str) -> None:
+def test_no_plugin_replaces_a_method_of_the_engine(install: Install, marker: str) -> None:
     code = WORKING.replace('"shrink"', '"ghost"').replace("@hookimpl", marker)
     install("broken_plugin", code)
     found = Manager()
@@ -144,7 +144,7 @@ def test_no_plugin_takes_the_place_of_a_method_of_the_engine(install: Install, m
     assert reasons(found) == ["its 'ghost' has a name that plugin 'ghost' uses already"]
 
 
-def test_a_plugin_that_gives_two_methods_one_name_is_told_so(install: Install) -> None:
+def test_a_plugin_with_two_methods_of_one_name_is_refused(install: Install) -> None:
     install("broken_plugin", WORKING.replace("[Shrink()]", "[Shrink(), Shrink()]"))
     found = Manager()
     assert names(found.methods()).count("shrink") == 1
@@ -152,7 +152,7 @@ def test_a_plugin_that_gives_two_methods_one_name_is_told_so(install: Install) -
     assert told == "its hook autocompress_methods gives two items called 'shrink'; the first is used"
 
 
-def test_a_request_to_end_the_process_is_not_taken_for_a_fault_of_a_plugin() -> None:
+def test_interrupts_do_not_count_as_faults_of_a_plugin() -> None:
     class Interrupted:
         @hookimpl
         def autocompress_methods(self) -> list[Method]:
@@ -208,7 +208,7 @@ HEAD = WORKING[: WORKING.index("    @hookimpl")]
         ("raise ValueError('one\\ntwo')", "ValueError: one"),
     ],
 )
-def test_a_plugin_that_would_be_ignored_is_named_and_the_rest_works(install: Install, code: str, reason: str) -> None:
+def test_a_plugin_that_would_be_ignored_is_named_and_the_others_work(install: Install, code: str, reason: str) -> None:
     install("broken_plugin", dedent(HEAD) + code + "\n")
     install("z_plugin", WORKING)
     found = Manager()
@@ -240,7 +240,7 @@ def test_a_plugin_that_would_be_ignored_is_named_and_the_rest_works(install: Ins
         ("Shrink.apply = abstractmethod(Shrink.apply); update_abstractmethods(Shrink)", "TypeError: Can't instantiate"),
     ],
 )
-def test_a_method_that_cannot_be_used_is_named_and_the_rest_works(install: Install, change: str, reason: str) -> None:
+def test_a_method_that_cannot_be_used_is_named_and_the_others_work(install: Install, change: str, reason: str) -> None:
     first = "from abc import abstractmethod, update_abstractmethods\n"
     hook = "@hookimpl\ndef autocompress_methods(): return [Shrink()]\n"
     install("broken_plugin", first + dedent(HEAD) + f"Shrink.name = 'other'\n{change}\n" + hook)
@@ -253,7 +253,7 @@ def test_a_method_that_cannot_be_used_is_named_and_the_rest_works(install: Insta
     assert told.startswith(reason)
 
 
-def test_the_sound_methods_of_a_plugin_act_beside_one_that_cannot(install: Install) -> None:
+def test_the_valid_methods_of_a_plugin_are_used_beside_a_faulty_one(install: Install) -> None:
     more = "class Bad(Shrink):\n    name = 'bad'\n    version = None\n"
     hook = "@hookimpl\ndef autocompress_methods(): return [Bad(), Shrink()]\n"
     install("broken_plugin", dedent(HEAD) + more + hook)
@@ -284,7 +284,7 @@ def test_a_device_or_data_set_without_a_name_is_named(install: Install, hook: st
     assert told.startswith(f"the {'device' if hook == 'devices' else 'data set'} Mine has no name")
 
 
-def test_a_direct_subclass_of_method_is_no_method() -> None:
+def test_a_direct_subclass_of_method_is_refused() -> None:
     plugin = SimpleNamespace(autocompress_methods=hookimpl(lambda: [fake(Method, "odd")]))
     found = Manager([plugin], entry_points=False)
     assert found.methods() == []
@@ -294,7 +294,7 @@ def test_a_direct_subclass_of_method_is_no_method() -> None:
     )
 
 
-def test_a_plugin_that_is_registered_by_hand_is_refused_at_once() -> None:
+def test_a_faulty_plugin_registered_by_hand_is_refused_at_once() -> None:
     class Misspelt:
         @hookimpl
         def autocompress_method(self) -> list[Method]:
@@ -338,7 +338,7 @@ def test_hooks_keep_the_order_and_the_wrappers_of_pluggy() -> None:
     assert [broken.reason for broken in found.broken] == ["RuntimeError: no wrapping today"]
 
 
-def test_a_logger_may_ask_for_a_part_of_the_arguments_and_give_defaults() -> None:
+def test_a_logger_hook_may_take_some_arguments_and_have_defaults() -> None:
     heard: list[Any] = []
 
     class Logger:
@@ -350,7 +350,7 @@ def test_a_logger_may_ask_for_a_part_of_the_arguments_and_give_defaults() -> Non
     assert heard == [("j", 7)]
 
 
-def test_an_unknown_name_brings_the_nearest(install: Install) -> None:
+def test_an_unknown_name_suggests_the_nearest(install: Install) -> None:
     install("a_plugin", WORKING)
     with pytest.raises(UserError, match=r"unknown method 'shrnik' \(did you mean 'shrink'\?\)"):
         Manager().method("shrnik")
@@ -383,7 +383,7 @@ def test_a_logger_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> 
     assert "SystemExit: 3" in caplog.text
 
 
-def test_a_registered_plugin_can_be_taken_out() -> None:
+def test_a_registered_plugin_can_be_removed() -> None:
     plugin = SimpleNamespace()
     plugin.autocompress_methods = hookimpl(lambda: [fake(Transform, "one", stage=Stage.PRUNE)])
     found = Manager(entry_points=False)
@@ -397,7 +397,7 @@ def test_a_registered_plugin_can_be_taken_out() -> None:
 
 
 def fake(kind: type[Method], name: str, **attributes: Any) -> Method:
-    """A method of ``kind`` with nothing but a name and the attributes given."""
+    """A method of ``kind`` with a name and the given attributes."""
 
     def search_space(self: Method, space: Space, model: nn.Module) -> Params:
         del self, space, model
@@ -419,7 +419,7 @@ def test_kinds_and_stages_come_in_the_order_of_a_recipe() -> None:
     assert names(order(methods)) == ["d", "c", "b", "a"]
 
 
-def test_takers_come_after_providers_whatever_their_names() -> None:
+def test_methods_follow_those_that_provide_their_tags() -> None:
     adder = fake(Transform, "adder", stage=Stage.SUBSTITUTE, takes={"convolution"})
     ghost = fake(Transform, "ghost", stage=Stage.SUBSTITUTE, provides={"convolution"})
     last = fake(Transform, "able", stage=Stage.SUBSTITUTE, takes={"sums"})
@@ -430,13 +430,13 @@ def test_takers_come_after_providers_whatever_their_names() -> None:
     assert ordered.index("ghost") < ordered.index("adder")
 
 
-def test_a_circle_of_tags_still_gives_every_method_once() -> None:
+def test_with_a_cycle_of_tags_every_method_comes_once() -> None:
     a = fake(Transform, "a", stage=Stage.SUBSTITUTE, takes={"x"}, provides={"y"})
     b = fake(Transform, "b", stage=Stage.SUBSTITUTE, takes={"y"}, provides={"x"})
     assert sorted(names(order([b, a]))) == ["a", "b"]
 
 
-def test_tags_do_not_reach_over_stages() -> None:
+def test_tags_do_not_change_the_order_of_stages() -> None:
     early = fake(Transform, "early", stage=Stage.SUBSTITUTE, takes={"x"})
     late = fake(Transform, "late", stage=Stage.PRUNE, provides={"x"})
     assert names(order([late, early])) == ["early", "late"]

@@ -1,4 +1,7 @@
-"""Runs with results on a URL: restored on any machine, driven by one process, never lost."""
+"""Runs with results on a URL:
+
+they can be restored on any machine, have one driver, and lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Storage in a folder, for what does not depend on its kind."""
+    """Storage in a folder, for tests that do not depend on the kind of storage."""
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "one"))
     return f"file://{tmp_path}/storage"
 
@@ -51,7 +54,7 @@ def job_on(url: str, **settings: Any) -> Job:
 
 
 class _SeesTheRelease:
-    """A plugin that looks whether the run is released when it hears of SIGTERM."""
+    """A plugin that records whether the run is released when it is called on SIGTERM."""
 
     def __init__(self) -> None:
         self.seen: list[bool] = []
@@ -62,7 +65,7 @@ class _SeesTheRelease:
 
 
 class StopsAfter(Silent):
-    """As SIGTERM, after so many rows."""
+    """Stops the search after some rows, as SIGTERM does."""
 
     def __init__(self, rows: int) -> None:
         self._left = rows
@@ -86,7 +89,7 @@ def test_a_job_with_results_on_a_url_is_written_and_read(place: str, tmp_path: P
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_that_was_stopped_goes_on_on_another_machine(
+def test_a_stopped_search_continues_on_another_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_on(url, budget={"trials": 5})
@@ -97,7 +100,7 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
             run.search(job, observer=StopsAfter(3), opener=open_toy)
     finally:
         manager().unregister(plugin)
-    assert plugin.seen == [True], "a slow plugin keeps no other machine from going on"
+    assert plugin.seen == [True], "a slow plugin must not delay another machine"
     assert has_begun(job)
     before = [row["trial"] for row in Study(job.folder, job, {}).rows()]
     on_another_machine(monkeypatch, tmp_path)
@@ -106,7 +109,7 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
     assert len(result.trials) == 5
     assert set(before) <= set(result.trials["trial"])
     assert len(before) >= 3
-    # All that a run leaves is there, and nothing of this machine.
+    # All files of a run are on the URL, and none that belong to this machine.
     remote = Objects(job.run_url or "")
     names = set(remote.names())
     assert {"job.yaml", "front.csv", "trials.csv", "report.html", "summary.json", "log.txt"} <= names
@@ -114,7 +117,7 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
     fronts = {f"{row['artifact']}/model.onnx" for _, row in result.front.iterrows() if isinstance(row["artifact"], str)}
     assert {name for name in fronts if name.startswith("artifacts/")} <= names
     assert json.loads(remote.read("driver.json") or b"")["done"]
-    # A third machine finds nothing to do.
+    # On a third machine, nothing is left to do.
     on_another_machine(monkeypatch, tmp_path, "three")
     assert len(run.resume(Path(job.run_url or ""), opener=open_toy).trials) == 5
     with pytest.raises(UserError, match=r"exists already \('autocompress resume"):
@@ -122,7 +125,7 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_that_was_stopped_before_its_first_row_goes_on_with_its_url(
+def test_a_search_stopped_before_its_first_row_continues_with_its_url(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_on(place, budget={"trials": 2})
@@ -133,14 +136,14 @@ def test_a_search_that_was_stopped_before_its_first_row_goes_on_with_its_url(
     with pytest.raises(Terminated):
         run.search(job, opener=stopped)
     remote = Objects(job.run_url or "")
-    assert json.loads(remote.read("driver.json") or b"")["done"], "the next driver waits for no sign of this one"
+    assert json.loads(remote.read("driver.json") or b"")["done"], "the next driver does not wait for the lease"
     assert len(run.resume(job.folder, opener=open_toy).trials) == 2
     assert {"front.csv", "trials.csv"} <= set(remote.names())
     on_another_machine(monkeypatch, tmp_path)
     assert len(run.resume(Path(job.run_url or ""), opener=open_toy).trials) == 2
 
 
-def test_the_way_to_go_on_names_the_url(place: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_hint_to_resume_names_the_url(place: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def stopped(job: Job, **_: Any) -> Any:
         job.folder.mkdir(parents=True)
         (job.folder / "job.yaml").write_text(job.to_yaml())
@@ -154,7 +157,7 @@ def test_the_way_to_go_on_names_the_url(place: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("search_here")
-def test_the_same_machine_goes_on_from_its_own_journal(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_machine_continues_from_its_own_journal(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_on(place, budget={"trials": 3})
 
     def away(*_: Any, **__: Any) -> bool:
@@ -164,11 +167,11 @@ def test_the_same_machine_goes_on_from_its_own_journal(place: str, monkeypatch: 
         run.search(job, observer=_AwayFromTheSecondRow(patched, away), opener=open_toy)
     sent = len(Objects(job.run_url or "").names("journal"))
     rows = Study(job.folder, job, {}).rows()
-    # The folder itself is enough: it knows its URL.
+    # The folder is enough, because it has its URL.
     monkeypatch.setattr(driverlease, "LEASE_S", 0.0)
     result = run.resume(job.folder, opener=open_toy)
     assert [row["trial"] for row in rows] == list(result.trials["trial"])[: len(rows)]
-    assert len(rows) > sent, "what was not sent is not lost"
+    assert len(rows) > sent, "rows that were not sent are not lost"
 
 
 class _AwayFromTheSecondRow(Silent):
@@ -183,7 +186,7 @@ class _AwayFromTheSecondRow(Silent):
 
 
 def begun(job: Job) -> Mirror:
-    """A mirror with a run in it."""
+    """A mirror with a new run."""
     job.folder.mkdir(parents=True)
     (job.folder / "job.yaml").write_text(job.to_yaml())
     Study(job.folder, job, {"accuracy": 90.0})
@@ -194,7 +197,7 @@ def begun(job: Job) -> Mirror:
     return made
 
 
-def test_a_driver_that_lives_keeps_others_out(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_driver_excludes_others(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driverlease, "RENEWED_EVERY_S", 0.05)
     job = job_on(place)
     first = begun(job)
@@ -204,9 +207,7 @@ def test_a_driver_that_lives_keeps_others_out(place: str, tmp_path: Path, monkey
     Mirror(first.url, tmp_path / "two").claim(wait_s=60.0)
 
 
-def test_of_two_drivers_the_one_that_was_taken_for_dead_ends(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_whose_lease_was_taken_over_ends(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driverlease, "RENEWED_EVERY_S", 60.0)
     job = job_on(place)
     first = begun(job)
@@ -223,7 +224,7 @@ def test_of_two_drivers_the_one_that_was_taken_for_dead_ends(
     third = Mirror(first.url, tmp_path / "three")
     third.claim(wait_s=0.0)
     third.fetch()
-    assert Study(third.folder, job, {"accuracy": 90.0}).seconds == 2.0, "the other one's word does not count"
+    assert Study(third.folder, job, {"accuracy": 90.0}).seconds == 2.0, "changes of the first driver do not count"
 
 
 def test_a_piece_whose_answer_was_lost_is_not_sent_twice(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +246,7 @@ def test_a_piece_whose_answer_was_lost_is_not_sent_twice(place: str, monkeypatch
     assert b"".join(pieces[name] for name in sorted(pieces)) == (job.folder / "study.journal").read_bytes()
 
 
-def test_what_a_driver_that_lost_the_run_left_is_not_gone_on_with(place: str, tmp_path: Path) -> None:
+def test_files_of_a_driver_that_lost_the_run_are_not_used(place: str, tmp_path: Path) -> None:
     job = job_on(place)
     first = begun(job)
     first.release()
@@ -260,10 +261,10 @@ def test_what_a_driver_that_lost_the_run_left_is_not_gone_on_with(place: str, tm
     assert not (again.folder / "structures").exists()
     (again.folder / "spool").mkdir()
     again.fetch()
-    assert (again.folder / "spool").exists(), "the folder is the newer one"
+    assert (again.folder / "spool").exists(), "the folder is newer than the objects"
 
 
-def test_what_is_no_run_or_cannot_be_written_is_one_sentence(place: str, tmp_path: Path) -> None:
+def test_a_url_without_a_run_or_without_write_access_gives_one_sentence(place: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file://.*/nothing is not a run: it has no job.yaml"):
         run.resume(Path(f"{place}/nothing"), opener=open_toy)
     (tmp_path / "file").write_text("")

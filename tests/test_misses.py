@@ -1,6 +1,6 @@
-"""TPE learns from misses because of the way in which they are told.
+"""TPE learns from misses if they are told as misses:
 
-Told of misses it makes few, told of failures many.
+then it makes few of them, and many if they are told as failures.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Recipe:
 
 
 def misses_among_the_last_half(folder: Path, told: str) -> int:
-    """Runs a toy search with a bound on the mean width that one random draw in fifty meets."""
+    """Runs a toy search with a bound on the mean width. One random draw in fifty meets it."""
     job = toy_job(folder, name=told, sampler="tpe", constraints={"latency": "0.3x"})
     job.folder.mkdir()
     study, missed = Study(job.folder, job, BASELINE), []

@@ -1,6 +1,6 @@
-"""Rows without some figures: a device without latency, a trial that ended early.
+"""Rows with missing figures:
 
-Nothing that sorts may break.
+devices without latency, and trials that ended early. Sorting them must not fail.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def folder() -> Iterator[Path]:
 
 @st.composite
 def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Rows of a search; any figure may be missing, as None or altogether, or be NaN."""
+    """Rows of a search. Any figure may be None, NaN, or left out."""
     made = []
     for trial in range(draw(st.integers(0, 8))):
         row: dict[str, Any] = {"trial": trial, "status": draw(st.sampled_from(results.STATUSES)), "reason": ""}
@@ -62,7 +62,7 @@ def test_any_figure_may_be_missing(folder: Path, rows: list[dict[str, Any]], obj
     job: Job = toy_job(folder, objectives=objectives[:count])
     front = front_rows(job.objectives, rows, BASELINE)
     known = [row for row in rows if isinstance(row.get("accuracy"), float) and not math.isnan(row["accuracy"])]
-    assert all(any(row is one for one in known) for row in front), "who has no accuracy is not on a front"
+    assert all(any(row is one for one in known) for row in front), "a row without accuracy is not on a front"
     accuracies = [row["accuracy"] for row in front]
     assert accuracies == sorted(accuracies, reverse=True)
     assert any(row["status"] != "failed" for row in known) == bool(front)
@@ -76,7 +76,7 @@ def test_any_figure_may_be_missing(folder: Path, rows: list[dict[str, Any]], obj
     assert miss is None or miss is ordered[0]
 
 
-def test_a_slower_row_of_equal_accuracy_comes_after_one_whose_latency_is_known(folder: Path) -> None:
+def test_of_rows_with_equal_accuracy_one_with_a_known_latency_comes_first(folder: Path) -> None:
     job = toy_job(folder, objectives=["accuracy", "size"])
     unknown = {"trial": 0, "status": "complete", "accuracy": 88.0, "size_bytes": 1000, "latency_ratio": None}
     known = {"trial": 1, "status": "complete", "accuracy": 88.0, "size_bytes": 1000.0, "latency_ratio": 0.5}
@@ -85,7 +85,7 @@ def test_a_slower_row_of_equal_accuracy_comes_after_one_whose_latency_is_known(f
 
 
 @pytest.mark.parametrize("missing", ["accuracy", "latency_ratio", "size_bytes", "test_accuracy", "macs"])
-def test_a_report_can_be_made_whatever_is_missing(tmp_path: Path, missing: str) -> None:
+def test_a_report_can_be_written_with_missing_figures(tmp_path: Path, missing: str) -> None:
     run = write_run(tmp_path / "run", trials=12)
     for read_table, write_table, columns in (
         (results.read_trials, results.write_trials, results.COLUMNS),

@@ -69,8 +69,11 @@ def test_gradients_have_the_type_of_the_tensor(name: str, kind: torch.dtype) -> 
     assert x.grad is None or x.grad.dtype == kind
 
 
-def test_a_quantizer_s_own_products_are_not_rounded() -> None:
-    """Autocast is off inside: a plugin's matrix product would have 8 bits of precision there."""
+def test_products_inside_a_quantizer_are_not_rounded() -> None:
+    """Autocast is off inside a quantizer.
+
+    Otherwise a matrix product of a plugin would have 8 bits of precision.
+    """
 
     class Rotated(UniformFakeQuantizer):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +86,7 @@ def test_a_quantizer_s_own_products_are_not_rounded() -> None:
     assert torch.equal(found, fake(x))
 
 
-def test_a_quantizer_that_does_not_act_changes_nothing() -> None:
+def test_a_disabled_quantizer_changes_nothing() -> None:
     fake = UniformFakeQuantizer(SIGNED)
     fake.enabled = False
     x = torch.randn(SIGNED.shape).bfloat16()
@@ -91,7 +94,7 @@ def test_a_quantizer_that_does_not_act_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_operators_of_a_hardened_network_answer_in_float32(kind: torch.dtype) -> None:
+def test_operators_of_a_hardened_network_give_float32(kind: torch.dtype) -> None:
     x = torch.linspace(-4, 4, 999).to(kind)
     scale, zero = torch.tensor(0.0123), torch.tensor(3)
     for found, expected in (
@@ -104,7 +107,7 @@ def test_operators_of_a_hardened_network_answer_in_float32(kind: torch.dtype) ->
 
 
 def network(kind: str) -> QuantizedNetwork:
-    """A small network that trains with its integers simulated, calibrated."""
+    """A small calibrated network that trains with simulated integers."""
     torch.manual_seed(0)
     middle = AdderConv2d(8, 8, 3, padding=(1, 1)) if kind == "adder" else nn.Conv2d(8, 8, 3, padding=1, bias=False)
     layers = [nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), middle, nn.BatchNorm2d(8)]
@@ -123,10 +126,10 @@ def network(kind: str) -> QuantizedNetwork:
 
 @pytest.mark.parametrize("mode", ["train", "eval", "hardened"])
 @pytest.mark.parametrize("kind", ["uniform", "slb", "adder"])
-def test_a_network_of_integers_computes_as_in_float32(kind: str, mode: str) -> None:
-    """Also the layers between the quantizers.
+def test_a_network_with_integers_computes_as_in_float32(kind: str, mode: str) -> None:
+    """Layers between the quantizers do too.
 
-    A convolution that rounds its inputs to 16 bits sees other integers.
+    A convolution that rounds its inputs to 16 bits would read other integers.
     """
     model: nn.Module = network(kind)
     model = harden(model) if mode == "hardened" else model.train(mode == "train")  # type: ignore[arg-type]
@@ -138,8 +141,8 @@ def test_a_network_of_integers_computes_as_in_float32(kind: str, mode: str) -> N
     assert torch.equal(found, expected)
 
 
-def test_before_quantization_starts_mixed_precision_is_on() -> None:
-    """A quantization delay trains the float network, as fast as any other training."""
+def test_before_the_quantization_delay_ends_mixed_precision_is_on() -> None:
+    """During a quantization delay, the float network trains as fast as in any other training."""
     model = network("uniform")
     for fake in [*model.weight_fakes().values(), *model.activation_fakes().values()]:
         fake.enabled = False
@@ -148,7 +151,7 @@ def test_before_quantization_starts_mixed_precision_is_on() -> None:
 
 
 def test_emulated_bfloat16_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch says that T4 and V100 support it, unless emulation is left out."""
+    """torch reports that T4 and V100 support it, unless emulation is excluded."""
 
     def emulates(including_emulation: bool = True) -> bool:
         return including_emulation

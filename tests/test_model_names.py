@@ -1,6 +1,6 @@
 """Wrong names in a job are reported before slow imports.
 
-Those of models are read from timm's source.
+Names of models are read from timm's source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from autocompress.job.modelnames import model_names
 def test_the_names_in_the_source_are_those_that_timm_registers() -> None:
     names = model_names()
     assert names is not None
-    # Plugins register networks of their own in timm where they were imported before.
+    # Plugins that were imported before may have registered networks in timm.
     own = {name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("timm.")}
     assert set(names.architectures) == own
     assert names.deprecated == set(_registry._deprecated_models)
@@ -33,10 +33,7 @@ def test_the_names_in_the_source_are_those_that_timm_registers() -> None:
 
 
 def told(model: str) -> str:
-    """What a fresh process says of ``model`` before timm is imported.
-
-    Empty where it has nothing against it.
-    """
+    """The error of a new process for ``model``, before timm is imported; empty if there is none."""
     code = (
         "import sys\n"
         "from autocompress.errors import UserError\n"
@@ -53,7 +50,7 @@ def told(model: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_wrong_name_or_tag_is_told_without_importing_timm() -> None:
+def test_a_wrong_name_or_tag_is_reported_without_importing_timm() -> None:
     assert told("resnt18") == "'model' names no timm model: 'resnt18' (did you mean 'resnet18' or 'resnet18d'?)"
     assert told("resnet18.a1_in1").startswith(
         "'model' names unknown weights: 'resnet18.a1_in1' (did you mean 'resnet18.a1"
@@ -64,17 +61,17 @@ def test_a_wrong_name_or_tag_is_told_without_importing_timm() -> None:
 @pytest.mark.parametrize(
     "model", ["resnet18", "resnet18.a1_in1k", "tf_efficientnet_b0_ns", "hf-hub:timm/x", "local-dir:here"]
 )
-def test_what_timm_may_know_is_left_to_timm(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_only_timm_can_check_are_left_to_timm(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "timm")
     check_model_name(load_job(model=model, data="digits"))
 
 
-def test_a_model_that_the_user_registered_is_not_refused() -> None:
-    # timm is imported in this process: its registry is asked later on.
+def test_a_model_registered_by_the_user_is_accepted() -> None:
+    # timm is imported in this process, so its registry is used from now on.
     check_model_name(load_job(model="my_own_network", data="digits"))
 
 
-def test_commands_answer_a_wrong_model_before_torch_is_imported() -> None:
+def test_commands_report_a_wrong_model_before_torch_is_imported() -> None:
     for command in (["search", "--data", "digits"], ["plugins"], ["synthesize", "--pretrained", "--out", "x"]):
         arguments = ["-X", "importtime", "-m", "autocompress.cli", *command, "--model", "resnt18"]
         done = subprocess.run(
@@ -86,7 +83,7 @@ def test_commands_answer_a_wrong_model_before_torch_is_imported() -> None:
         assert "| torch\n" not in done.stderr
 
 
-def test_the_function_answers_a_wrong_model_before_ray_is_imported() -> None:
+def test_the_function_reports_a_wrong_model_before_ray_is_imported() -> None:
     code = (
         "import sys, autocompress\n"
         "try:\n"
@@ -101,7 +98,7 @@ def test_the_function_answers_a_wrong_model_before_ray_is_imported() -> None:
     assert "did you mean 'resnet18'" in done.stdout
 
 
-def test_a_wrong_name_in_a_process_that_has_timm_is_refused_by_the_search() -> None:
+def test_in_a_process_that_has_timm_the_search_refuses_a_wrong_name() -> None:
     from autocompress.contract import Manager
     from autocompress.job import validate
 
@@ -121,7 +118,7 @@ def test_a_wrong_name_in_a_process_that_has_timm_is_refused_by_the_search() -> N
         (["--checkpoint", "none.pt"], "--checkpoint names no file: none.pt"),
     ],
 )
-def test_other_wrong_names_are_told_without_importing_torch(flags: list[str], sentence: str) -> None:
+def test_other_wrong_names_are_reported_without_importing_torch(flags: list[str], sentence: str) -> None:
     code = (
         "import sys\n"
         "from autocompress.cli import main\n"
@@ -136,8 +133,8 @@ def test_other_wrong_names_are_told_without_importing_torch(flags: list[str], se
     assert sentence in done.stderr
 
 
-def test_the_names_known_early_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = Manager()  # the process's own manager may hold what other tests registered
+def test_the_names_known_without_imports_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = Manager()  # the manager of the process may have plugins of other tests
     methods, devices = [method.name for method in installed.methods()], installed.devices()
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.delitem(sys.modules, "timm")

@@ -1,4 +1,4 @@
-"""Backbones: made to fit the data, described as JSON, and made again from it."""
+"""Backbones: they fit the data, are described as JSON, and are made again from that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(model: str, **settings: Any) -> Job:
 @pytest.mark.parametrize(
     "name", ["resnet10t", "mobilenetv3_small_050", "test_convnext", "test_vit", "test_efficientnet"]
 )
-def test_a_model_follows_the_data(name: str) -> None:
+def test_a_model_fits_the_data(name: str) -> None:
     model = models.create(job(name), GREY)
     assert not model.training
     assert models.input_size(model) == (1, 32, 32)
@@ -63,7 +63,7 @@ def test_model_args_reach_timm_and_wrong_ones_are_named() -> None:
 @pytest.mark.parametrize(
     ("given", "reason"), [({"act_layer": "foo"}, "KeyError 'foo'"), ({"output_stride": 3}, "AssertionError")]
 )
-def test_an_error_of_timm_without_words_is_told_with_its_type_and_the_arguments(
+def test_an_error_of_timm_without_a_message_shows_its_type_and_the_arguments(
     given: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -79,7 +79,7 @@ def test_unknown_names_suggest_the_closest() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "repvgg_a0"])
-def test_an_architecture_survives_json(name: str) -> None:
+def test_an_architecture_is_restored_from_json(name: str) -> None:
     model = models.reparameterise(models.create(job(name), GREY))
     described = json.loads(json.dumps(models.architecture(model)))
     again = models.from_architecture(described)
@@ -112,7 +112,7 @@ def test_branches_are_merged_without_changing_the_result(name: str) -> None:
     assert all(name in modules for name in (*models.stem(merged), *models.classifier(merged)))
 
 
-def test_other_models_are_left_alone() -> None:
+def test_other_models_are_not_changed() -> None:
     model = models.create(job("resnet10t"), GREY)
     assert not models.architecture(models.reparameterise(model))["reparameterized"]
 
@@ -136,7 +136,7 @@ def test_a_model_that_was_saved_to_a_folder(tmp_path: Path) -> None:
         models.create(job("somebody/resnet18"), GREY)
 
 
-def test_what_pretrained_models_want_goes_to_the_data() -> None:
+def test_preprocessing_of_pretrained_models_is_used_for_the_data() -> None:
     wanted = models.preprocessing(job("resnet18", pretrained=True))
     assert wanted["mean"] == pytest.approx((0.485, 0.456, 0.406))
     assert wanted["default_size"] == (224, 224)
@@ -145,7 +145,7 @@ def test_what_pretrained_models_want_goes_to_the_data() -> None:
 
 
 @pytest.mark.parametrize(("given", "channels"), [(0.3, 3), (0, 1), ([0.3], 3), ([0.1, 0.2, 0.3], 3)])
-def test_one_number_normalises_every_channel(given: Any, channels: int) -> None:
+def test_one_number_is_used_for_every_channel(given: Any, channels: int) -> None:
     args = {"in_chans": channels, "mean": given, "std": 0.5}
     cfg: Any = models.create(job("test_resnet", model_args=args)).pretrained_cfg
     values = given if isinstance(given, list) else [given]
@@ -157,7 +157,7 @@ def test_one_number_normalises_every_channel(given: Any, channels: int) -> None:
 
 @pytest.mark.parametrize("key", ["mean", "std"])
 @pytest.mark.parametrize("given", [["a"], "a", True, [], [0.1, 0.2], [[0.5]], {"a": 1}])
-def test_what_cannot_normalise_is_refused(key: str, given: Any) -> None:
+def test_invalid_normalisations_are_refused(key: str, given: Any) -> None:
     own = job("test_resnet", model_args={key: given})
     for ask in (models.create, models.preprocessing):
         with pytest.raises(UserError, match=rf"'model_args.{key}' must be finite numbers.*for all channels, or 3\)"):
@@ -165,19 +165,19 @@ def test_what_cannot_normalise_is_refused(key: str, given: Any) -> None:
 
 
 @pytest.mark.parametrize("given", [0, [0.0], [0.5, 0.5, -1]])
-def test_a_std_is_above_0(given: Any) -> None:
+def test_a_std_must_be_above_0(given: Any) -> None:
     with pytest.raises(UserError, match=r"'model_args.std' must be finite numbers above 0, not "):
         models.create(job("test_resnet", model_args={"std": given}))
 
 
-def test_who_needs_training() -> None:
+def test_which_models_need_training() -> None:
     many = DataInfo(1000, 3, (64, 64), (0.5,) * 3, (0.5,) * 3, tuple(str(n) for n in range(1000)))
     assert models.needs_training(job("resnet18"), many)
     assert not models.needs_training(job("resnet18", pretrained=True), many)
     assert models.needs_training(job("resnet18", pretrained=True), COLOUR)  # a new classifier
 
 
-def test_stamp_copies_what_the_model_is() -> None:
+def test_stamp_copies_the_description_of_a_model() -> None:
     model = models.create(job("resnet10t"), GREY)
     bare = torch.nn.Sequential()
     assert models.architecture(models.stamp(bare, model)) == models.architecture(model)
@@ -191,7 +191,7 @@ def test_stamp_copies_what_the_model_is() -> None:
         ("regnety_002", {"stem.conv"}),
     ],
 )
-def test_eligible_convolutions_leave_stem_gates_and_groups_out(name: str, excluded: set[str]) -> None:
+def test_stem_gates_and_grouped_convolutions_are_not_eligible(name: str, excluded: set[str]) -> None:
     model = models.create(job(name), COLOUR)
     modules = dict(model.named_modules())
     found = models.eligible_convolutions(model)

@@ -1,4 +1,7 @@
-"""Data sets by timm's names: a job opens only the splits that it needs; errors name the set."""
+"""Data sets with timm's names:
+
+a job only opens the splits that it needs, and errors name the set.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ ON_DISK: dict[str, tuple[Callable[..., Path], str]] = {
 
 
 @pytest.mark.parametrize("role", ["val", "test"])
-def test_a_data_set_with_two_splits_gives_its_held_out_one(tmp_path: Path, role: str) -> None:
+def test_the_second_split_of_a_data_set_is_held_out(tmp_path: Path, role: str) -> None:
     mnist(tmp_path)
     splits = load(**{role: f"torch/mnist@{tmp_path}"})
     assert len(splits.train) == 0
@@ -83,7 +86,7 @@ def test_a_data_set_with_two_splits_gives_its_held_out_one(tmp_path: Path, role:
     assert any("has no validation images" in note for note in splits.notes) == (role == "val")
 
 
-def test_training_images_that_nobody_needs_are_not_opened(tmp_path: Path) -> None:
+def test_unneeded_training_images_are_not_opened(tmp_path: Path) -> None:
     raw = mnist(tmp_path)
     (raw / "train-images-idx3-ubyte").write_bytes(b"broken")
     assert len(load(test=f"torch/mnist@{tmp_path}").test) == 12
@@ -91,7 +94,7 @@ def test_training_images_that_nobody_needs_are_not_opened(tmp_path: Path) -> Non
         load(train=f"torch/mnist@{tmp_path}")
 
 
-def test_a_held_out_split_that_cannot_be_read_is_not_carved_from_training_images(tmp_path: Path) -> None:
+def test_a_held_out_split_that_cannot_be_read_is_not_replaced_by_training_images(tmp_path: Path) -> None:
     raw = mnist(tmp_path)
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"timm cannot load 'torch/mnist@.*', split 'validation'"):
@@ -124,7 +127,9 @@ def test_any_changed_image_changes_the_digest(tmp_path: Path) -> None:
         ("imagenet", "train", "train, val, meta.bin"),
     ],
 )
-def test_a_folder_with_another_layout_is_told_the_layout(tmp_path: Path, name: str, first: str, layout: str) -> None:
+def test_a_folder_with_another_layout_gets_the_expected_layout(
+    tmp_path: Path, name: str, first: str, layout: str
+) -> None:
     with pytest.raises(UserError) as caught:
         load(train=f"torch/{name}@{tmp_path}")
     assert caught.value.message.endswith(f"there is no {tmp_path / first}")
@@ -141,12 +146,12 @@ def test_one_missing_file_is_named(tmp_path: Path) -> None:
         load(train=f"torch/fashion_mnist@{tmp_path}")
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     for name in ("torch/cifar10", "torch/image_folder", "wds/x"):
         with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/gone"):
             load(train=f"{name}@{tmp_path}/gone")
     with pytest.raises(UserError, match=r"'wds/x@https://localhost:9/set', split 'train'|needs the package"):
-        load(train="wds/x@https://localhost:9/set")  # an address, which is no folder
+        load(train="wds/x@https://localhost:9/set")  # a URL is no folder
     with pytest.raises(UserError, match="'torch/image_folder' names no folder"):
         load(train="torch/image_folder")
 
@@ -243,7 +248,7 @@ def test_splits_of_webdataset(tmp_path: Path) -> None:
         load(train=f"wds/x@{shards(tmp_path / 'broken', broken=True)}")
 
 
-def test_shards_give_what_timm_reads_of_them(tmp_path: Path) -> None:
+def test_shards_give_the_images_that_timm_reads(tmp_path: Path) -> None:
     root = shards(tmp_path / "set")
     split = load(test=f"wds/x@{root}").test
     theirs = list(timm.data.create_dataset("wds/x", root=str(root), split="test", input_img_mode=""))

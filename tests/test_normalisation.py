@@ -1,4 +1,4 @@
-"""Weights that were trained with another normalisation are noticed, and no others."""
+"""Weights that were trained with another normalisation give a note, and others do not."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def note(model: nn.Module, split: Split, folder: Path) -> str:
 
 @pytest.mark.parametrize("norm", KINDS)
 @pytest.mark.parametrize("own", [COMMON[0], COMMON[2]])
-def test_the_right_normalisation_is_no_reason_for_a_word(
+def test_the_right_normalisation_gives_no_note(
     tmp_path: Path, norm: type[nn.Module], own: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> None:
     assert note(trained(norm, *own), prepared(*own), tmp_path) == ""
 
 
-# Without batch norm, timm's default costs this network too few points to be sure of it.
+# Without batch norm, timm's default costs this network too few points for a clear decision.
 @pytest.mark.parametrize(
     ("norm", "given"),
     [*((nn.BatchNorm2d, given) for given in COMMON[1:]), (nn.Identity, COMMON[1]), (nn.Identity, COMMON[3])],
 )
-def test_a_wrong_one_is_told_with_the_right_key(
+def test_a_wrong_normalisation_gives_a_note_with_the_right_key(
     tmp_path: Path, norm: type[nn.Module], given: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> None:
     model = trained(norm, *COMMON[0])
@@ -67,11 +67,13 @@ def test_a_wrong_one_is_told_with_the_right_key(
     told = note(model, prepared(*given), tmp_path)
     assert "with the mean and std of these images they classify" in told
     assert "set model_args: {mean: [0.30" in told
-    assert note(nn.Identity(), prepared(*given), tmp_path) == told  # kept: the model is not asked again
+    assert (
+        note(nn.Identity(), prepared(*given), tmp_path) == told
+    )  # the result is stored, so the model is not run again
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_weights_that_know_nothing_fit_nothing(tmp_path: Path) -> None:
+def test_untrained_weights_give_no_note(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for norm in KINDS:
         model = described(TinyNet(norm=norm).eval(), SIZE, 10)
@@ -79,8 +81,8 @@ def test_weights_that_know_nothing_fit_nothing(tmp_path: Path) -> None:
             assert note(model, prepared(*given), tmp_path / f"{norm.__name__}{number}") == ""
 
 
-def test_frozen_statistics_of_other_data_are_no_proof(tmp_path: Path) -> None:
-    """Batch norms with statistics of other images, and weights that were trained behind them."""
+def test_frozen_statistics_of_other_data_give_no_note(tmp_path: Path) -> None:
+    """The batch norms have statistics of other images, and the weights were trained with them."""
     torch.manual_seed(0)
     model = TinyNet()
     with torch.no_grad():
@@ -98,7 +100,7 @@ def said(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
+def test_a_search_and_similarity_show_the_note(tmp_path: Path) -> None:
     job = load_job(model="test_resnet", data="digits", name="test", methods=["quantize"])
     splits = data.load(job.data, **models.preprocessing(job))
     model = models.create(job, splits.info)

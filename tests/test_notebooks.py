@@ -23,7 +23,7 @@ from autocompress import SearchResult, read
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 FIRST = EXAMPLES / "first_search.ipynb"
 NOTEBOOKS = sorted(set(EXAMPLES.glob("*.ipynb")) - {FIRST})
-"""Those that read a run."""
+"""The notebooks that read a run."""
 
 
 def cells(notebook: Path) -> list[str]:
@@ -32,7 +32,7 @@ def cells(notebook: Path) -> list[str]:
 
 
 def run_cell(source: str, names: dict[str, Any]) -> Any:
-    """Runs a cell as a notebook does, and returns the value of its last expression."""
+    """Runs a cell like a notebook, and returns the value of its last expression."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "cell", "exec"), names)
@@ -56,7 +56,7 @@ def test_every_cell_runs(notebook: Path, small_run: Path, tmp_path: Path, monkey
 def test_the_first_search_runs(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its cells run, on a smaller network and with two trials."""
+    """Runs its cells, on a smaller network and with two trials."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))  # as in a notebook
     names: dict[str, Any] = {}
@@ -99,6 +99,6 @@ def test_names_in_notebooks_are_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
-def test_a_run_that_goes_on_is_shown(tmp_path: Path) -> None:
+def test_a_running_search_is_shown(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     assert "No front yet." in read(tmp_path)._repr_html_()

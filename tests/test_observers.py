@@ -1,4 +1,4 @@
-"""Observers: the range of each, for any division into batches."""
+"""Observers: the range of each, however the data are divided into batches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", ALL, ids=IDS)
-def test_a_constant_is_its_own_range(make: type[Observer]) -> None:
+def test_the_range_of_a_constant_is_the_constant(make: type[Observer]) -> None:
     observer = make()
     for _ in range(3):
         observer.observe(torch.full((2, 3), 0.7))
@@ -52,7 +52,7 @@ def test_a_constant_is_its_own_range(make: type[Observer]) -> None:
 
 
 @pytest.mark.parametrize("make", ALL, ids=IDS)
-def test_nothing_seen_has_no_range(make: type[Observer]) -> None:
+def test_without_data_there_is_no_range(make: type[Observer]) -> None:
     observer = make()
     observer.observe(torch.zeros(0, 3))
     with pytest.raises(RuntimeError, match="before it saw"):
@@ -61,7 +61,7 @@ def test_nothing_seen_has_no_range(make: type[Observer]) -> None:
 
 @pytest.mark.parametrize("make", ALL, ids=IDS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_values_that_are_not_finite_show_in_the_range(make: type[Observer], bad: float) -> None:
+def test_nan_and_infinite_values_give_a_range_that_is_not_finite(make: type[Observer], bad: float) -> None:
     observer = make()
     observer.observe(torch.tensor([1.0, bad]))
     observer.observe(torch.tensor([1.0, 2.0]))
@@ -78,8 +78,8 @@ def test_ranges_stay_within_the_values(make: type[Observer]) -> None:
 
 
 @pytest.mark.parametrize("make", ALL, ids=IDS)
-def test_all_zeros_then_values(make: type[Observer]) -> None:
-    """The first batch of a dead ReLU."""
+def test_zeros_followed_by_values(make: type[Observer]) -> None:
+    """The first batch is that of a dead ReLU."""
     observer = make()
     observer.observe(torch.zeros(100))
     assert ends(observer) == (0.0, 0.0)
@@ -105,7 +105,7 @@ def test_min_max_takes_all_batches() -> None:
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=2, max_size=4), st.lists(st.integers(-20, 20), min_size=4, max_size=4))
-def test_a_histogram_knows_no_order_and_loses_nothing(seeds: list[int], powers: list[int]) -> None:
+def test_a_histogram_does_not_depend_on_the_order_and_counts_every_value(seeds: list[int], powers: list[int]) -> None:
     batches = [2.0**power * normal(seed, 500) for seed, power in zip(seeds, powers, strict=False)]
     one, other, whole = (Percentile(90.0) for _ in range(3))
     for batch in batches:
@@ -119,20 +119,20 @@ def test_a_histogram_knows_no_order_and_loses_nothing(seeds: list[int], powers: 
     assert ends(one) == ends(other) == ends(whole)
 
 
-def test_histogram_counts_what_lies_where_it_says() -> None:
+def test_histogram_counts_are_in_the_right_bins() -> None:
     observer, x = Percentile(), normal(0, 5000)
     observer.observe(x)
     assert float((observer.counts * observer.centres).sum()) == pytest.approx(float(x.double().sum()), abs=5000 * 1e-3)
     assert len(observer.counts) == Histogram.BINS
 
 
-def test_percentile_leaves_out_its_share() -> None:
+def test_percentile_excludes_its_share() -> None:
     x = torch.linspace(-1, 1, 100_001)
     observer = Percentile(99.0)
     observer.observe(x)
     assert ends(observer) == pytest.approx((-0.99, 0.99), abs=1e-3)
     observer = Percentile(99.0)
-    observer.observe(x.clamp(min=0))  # one-sided: all of the share lies above
+    observer.observe(x.clamp(min=0))  # one-sided, so all of the share is above
     assert ends(observer) == pytest.approx((0.0, 0.98), abs=1e-3)
 
 
@@ -148,8 +148,8 @@ def test_mse_is_never_worse_than_the_whole_range(bits: int, shape: str) -> None:
     assert error(x, *ends(observer), levels) < whole * (1.01 if bits == 8 else 0.9)
 
 
-def test_mse_finds_the_two_ends_apart() -> None:
-    """One far outlier below; the values above need their whole range."""
+def test_mse_optimises_both_ends_separately() -> None:
+    """One outlier is far below. The values above need their whole range."""
     x = torch.cat([torch.rand(100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([-3.0])])
     observer = MeanSquaredError(unsigned_levels(4))
     observer.observe(x)
@@ -168,14 +168,14 @@ def test_entropy_clips_outliers_and_keeps_a_plain_range() -> None:
     assert ends(plain) == pytest.approx((0.0, 1.0), abs=0.02)
 
 
-def test_entropy_is_not_drawn_to_the_zeros_of_a_relu() -> None:
+def test_entropy_ignores_the_zeros_of_a_relu() -> None:
     x = normal(0, 100_000).relu()
     observer = Entropy(LEVELS)
     observer.observe(x)
     assert error(x, *ends(observer)) < 4 * error(x, 0.0, float(x.max()))
 
 
-def test_divergence_of_a_grid_that_fits_is_zero_and_clipping_costs() -> None:
+def test_divergence_is_zero_for_an_exact_grid_and_positive_with_clipping() -> None:
     counts = torch.ones(64, dtype=torch.float64)
     assert divergence(counts, 64, 16) == pytest.approx(0.0, abs=1e-12)
     costs = [divergence(counts, bins, 16) for bins in (64, 56, 48, 32)]
@@ -184,7 +184,9 @@ def test_divergence_of_a_grid_that_fits_is_zero_and_clipping_costs() -> None:
 
 
 @given(st.integers(2, 8), st.integers(0, 2**31), st.sampled_from([None, 0, 1]), st.booleans())
-def test_least_squares_of_a_weight_beats_its_ends(bits: int, seed: int, axis: int | None, is_symmetric: bool) -> None:
+def test_least_squares_of_a_weight_are_better_than_its_extremes(
+    bits: int, seed: int, axis: int | None, is_symmetric: bool
+) -> None:
     weight = normal(seed, 4, 5, 3, 3) ** 3
     levels = signed_levels(bits, narrow=is_symmetric)
     results = []

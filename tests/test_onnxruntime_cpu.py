@@ -25,7 +25,7 @@ SIZE = (3, 16, 16)
 
 
 def save_network(path: Path, width: int = 16, layers: int = 3, batch: int | str = "batch") -> Deployable:
-    """Convolutions of ``width`` channels, pooled, and ten logits."""
+    """Convolutions with ``width`` channels, pooling, and ten logits."""
     random = np.random.default_rng(0)
     nodes, weights, last, channels = [], [], "image", SIZE[0]
     for i in range(layers):
@@ -87,20 +87,20 @@ def test_a_batch_costs_more_than_an_image(device: Device, small: Deployable) -> 
     assert eight.latency_ms > 2.5 * one.latency_ms
 
 
-def test_the_figure_says_where_it_comes_from(device: Device, small: Deployable) -> None:
+def test_a_measurement_records_how_it_was_made(device: Device, small: Deployable) -> None:
     result = measure(device, small, small, DeviceConfig(), seconds=0.1)
     facts = result.environment
     assert facts["threads"] == 1
     assert facts["batch"] == 1
     assert facts["runtime"].startswith("onnxruntime ")
     assert facts["processor"]
-    assert facts["pairs"] >= 6  # however short the time, an interval has its pairs
+    assert facts["pairs"] >= 6  # an interval has its pairs even if the time is short
     assert facts["session_options"]["provider"] == "CPUExecutionProvider"
     json.dumps(asdict(result))
 
 
 def test_a_measurement_waits_for_its_turn(device: Device, small: Deployable) -> None:
-    """Within one process the lock is held in another thread's name, so this one waits."""
+    """A lock excludes threads of one process too, so the measurement waits for the other thread."""
     import threading
 
     held, free = threading.Event(), threading.Event()
@@ -132,7 +132,7 @@ def test_predictions_do_not_depend_on_the_batches(tmp_path: Path, batch: int | s
     assert Scorer().predict(file, images[:0]).shape == (0, 10)
 
 
-def test_a_file_that_changed_is_loaded_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     images = np.ones((2, *SIZE), np.float32)
     before = Scorer().predict(save_network(path, width=8), images)
@@ -140,7 +140,7 @@ def test_a_file_that_changed_is_loaded_again(tmp_path: Path) -> None:
     assert not np.allclose(before, after)
 
 
-def test_sessions_are_kept_but_not_for_ever(small: Deployable, tmp_path: Path) -> None:
+def test_the_number_of_stored_sessions_is_limited(small: Deployable, tmp_path: Path) -> None:
     first = sessions.session(small.file, 1)
     assert sessions.session(small.file, 1) is first
     for i in range(sessions.KEPT):
@@ -162,12 +162,12 @@ def test_more_threads_than_processors_are_refused(device: Device) -> None:
     assert "processors" in device.check(DeviceConfig(threads=usable_processors() + 1))[0]
 
 
-def test_a_single_slow_block_does_not_move_the_median() -> None:
+def test_one_slow_block_does_not_change_the_median() -> None:
     values = [0.5] * 39 + [7.0]
     assert median_interval(values) == (0.5, 0.5, 0.5)
 
 
-def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+def test_the_interval_of_a_median_has_its_coverage() -> None:
     random = np.random.default_rng(0)
     for count in (6, 7, 20, 41):
         samples = np.exp(random.standard_normal((2000, count)))  # skewed; its median is 1
@@ -189,12 +189,12 @@ def test_blocks_alternate_and_end_in_time() -> None:
     pairs = Pairs()
     began = time.perf_counter()
     time_pairs(lambda: work("a", 0.002), lambda: work("b", 0.004), pairs, 0.5)
-    assert time.perf_counter() - began < 3.0  # 0.5 s was asked
+    assert time.perf_counter() - began < 3.0  # 0.5 s was requested
     assert len(pairs.first) == len(pairs.second) >= 3
     assert np.median(pairs.ratios) < 0.85
     turns = [name for name, before in zip(order, ["", *order], strict=False) if name != before]
     assert set(turns) == {"a", "b"}
-    assert turns[:4] == ["a", "b", "a", "b"]  # a b, b a, a b: the first of a pair changes
+    assert turns[:4] == ["a", "b", "a", "b"]  # a b, b a, a b: the first of each pair alternates
 
 
 def test_options_reach_the_session_and_a_missing_provider_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The device openvino-cpu: conformance, packed weights, and where it is not installed."""
+"""The device openvino-cpu:
+
+conformance, packed weights, and an error if OpenVINO is not installed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def layers_of(model: nn.Module) -> list[str]:
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Writes test_resnet with weights of so many bits (32: float)."""
+    """Writes test_resnet with weights of this number of bits (32: float)."""
     folder = tmp_path_factory.mktemp("openvino")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()
@@ -61,7 +64,7 @@ def outputs(model: Path | bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", [8, 3, 2])
-def test_constants_are_computed_and_change_nothing(bits: int, write: Callable[[int], Path]) -> None:
+def test_computed_constants_do_not_change_outputs(bits: int, write: Callable[[int], Path]) -> None:
     file = write(bits)
     plain = with_constants(file)
     operators = {node.op_type for node in onnx.load_model_from_string(plain).graph.node}
@@ -77,7 +80,7 @@ def test_conformance() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 3])
-def test_it_computes_what_the_file_says(bits: int, write: Callable[[int], Path]) -> None:
+def test_it_computes_the_outputs_of_the_file(bits: int, write: Callable[[int], Path]) -> None:
     openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     images = np.random.default_rng(0).standard_normal((64, *SIZE), dtype=np.float32)
     compiled = openvino.Core().compile_model(openvino.Core().read_model(with_constants(write(bits))), "CPU")
@@ -86,7 +89,7 @@ def test_it_computes_what_the_file_says(bits: int, write: Callable[[int], Path])
     assert (theirs.argmax(1) == ours.argmax(1)).mean() >= 0.9
 
 
-def test_where_the_time_goes(write: Callable[[int], Path]) -> None:
+def test_times_of_layers(write: Callable[[int], Path]) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     layers = layers_of(timm.create_model("test_resnet", num_classes=10))
     files = [Deployable(write(bits), SIZE) for bits in (32, 8)]

@@ -1,4 +1,4 @@
-"""Optimizer groups that ask for their own optimizer, or to be left out of clipping."""
+"""Parameter groups with their own optimizer, or without gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autocompress.training.optimizing import Together, clipped_parameters, make_
 
 
 class OwnOptimizer(Callback):
-    """The first layer's weight is SGD's, three times as fast, and not clipped."""
+    """The first weight is trained by SGD with three times the learning rate, without clipping."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, object]]:
         own = model.get_submodule("0").weight
@@ -39,7 +39,7 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, first:
         optimizer.step()
 
 
-def test_each_group_gets_the_optimizer_that_it_asks_for() -> None:
+def test_each_group_gets_its_own_optimizer() -> None:
     model, both = network(), network()
     optimizer = optimizer_of(both)
     assert isinstance(optimizer, Together)
@@ -66,7 +66,7 @@ def test_without_such_groups_nothing_changes() -> None:
     assert type(optimizer) is torch.optim.AdamW
 
 
-def test_learning_rates_set_outside_are_used() -> None:
+def test_learning_rates_set_on_the_groups_are_used() -> None:
     model = network()
     optimizer = optimizer_of(model)
     optimizer.load_state_dict(optimizer.state_dict())
@@ -77,7 +77,7 @@ def test_learning_rates_set_outside_are_used() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_it_continues_from_its_state() -> None:
     straight, paused = network(), network()
     steps(straight, optimizer_of(straight), 4)
     first = optimizer_of(paused)
@@ -107,7 +107,7 @@ def test_a_scaler_skips_a_step_that_overflowed() -> None:
 
 
 class Large(OwnOptimizer):
-    """Makes every gradient large, and notes what the trainer's step then finds."""
+    """Makes every gradient large, and records the gradients of the next step."""
 
     def after_backward(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         for parameter in model.parameters():
@@ -115,7 +115,7 @@ class Large(OwnOptimizer):
             parameter.grad.fill_(10.0)
 
 
-def test_clipping_leaves_out_who_asks_for_it() -> None:
+def test_groups_can_be_excluded_from_clipping() -> None:
     model = network()
     assert [id(p) for p in clipped_parameters(model, optimizer_of(model))] == [
         id(p) for name, p in model.named_parameters() if name != "0.weight"

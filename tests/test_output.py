@@ -1,6 +1,6 @@
-"""Printing never ends a command.
+"""Printing errors never end a command:
 
-Closed terminals and pipes, full disks, and terminals with few characters.
+closed terminals and pipes, full disks, and terminals with few characters.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ open(sys.argv[1], "w").write("the end")
 
 
 def shell(line: str, folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[bytes], bool]:
-    """Runs the script in a line of the shell, where it is ``$RUN``.
-
-    Gives whether it came to its end.
-    """
+    """Runs the script in a shell command, as ``$RUN``. Returns whether it finished."""
     (folder / "script.py").write_text(PRINTS_MUCH, encoding="utf-8")
     end = folder / "end.txt"
     given = {"RUN": f"{sys.executable} {folder / 'script.py'} {end}", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
@@ -72,7 +69,7 @@ def shell(line: str, folder: Path, **environment: str) -> tuple[subprocess.Compl
         "$RUN > /dev/full 2>&1",
     ],
 )
-def test_a_closed_or_full_output_ends_nothing(tmp_path: Path, line: str) -> None:
+def test_a_closed_or_full_output_ends_no_command(tmp_path: Path, line: str) -> None:
     done, ended = shell(line, tmp_path)
     assert ended, done.stderr
     assert done.returncode == 0, done.stderr
@@ -90,7 +87,9 @@ def test_a_closed_or_full_output_ends_nothing(tmp_path: Path, line: str) -> None
         {"LC_ALL": "C"},
     ],
 )
-def test_a_terminal_with_few_characters_gets_what_it_can_show(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_terminal_with_few_characters_gets_those_that_it_can_show(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     done, ended = shell("$RUN", tmp_path, **environment)
     assert ended, done.stderr
     assert done.returncode == 0
@@ -102,7 +101,7 @@ def test_a_terminal_with_few_characters_gets_what_it_can_show(tmp_path: Path, en
 
 
 class Broken(io.StringIO):
-    """A stream of a user's own that can no longer be written."""
+    """A stream of the user that can no longer be written."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -126,7 +125,7 @@ def test_an_observer_that_cannot_print_ends_no_search(error: Exception, caplog: 
     assert caplog.text.count("the search continues") == 1
 
 
-def test_other_errors_of_an_observer_are_told() -> None:
+def test_other_errors_of_an_observer_are_raised() -> None:
     observer = Unbreakable(Lines(Console(file=Broken(AssertionError("a test's own")))))
     with pytest.raises(AssertionError, match="a test's own"):
         observer.on_note("closing")
@@ -138,7 +137,7 @@ def test_other_errors_of_an_observer_are_told() -> None:
 def changed(folder: Path, **columns: Any) -> SearchResult:
     """The run in ``folder`` with other values in all its trials.
 
-    Its front has the baseline and those that complete.
+    Its front has the baseline and complete trials.
     """
     found = read(folder)
     rows = [{**row, **columns} for row in found.trials.to_dict("records")]
@@ -148,17 +147,17 @@ def changed(folder: Path, **columns: Any) -> SearchResult:
     return read(folder)
 
 
-def test_a_model_that_fits_is_success(tmp_path: Path) -> None:
+def test_a_suitable_model_is_success(tmp_path: Path) -> None:
     assert exit_code(read(write_run(tmp_path / "run", trials=30))) == ExitCode.DONE
 
 
-def test_no_model_that_fits_has_a_code_of_its_own(tmp_path: Path) -> None:
+def test_without_a_suitable_model_the_exit_code_says_so(tmp_path: Path) -> None:
     found = changed(write_run(tmp_path / "run", trials=30), status="infeasible", accuracy_drop=7.0)
     assert exit_code(found) == ExitCode.NO_MODEL_FITS
     assert view.headline(found).startswith("No model of the front meets")
 
 
-def test_a_search_of_which_every_trial_failed_says_so(tmp_path: Path) -> None:
+def test_a_search_in_which_every_trial_failed_says_so(tmp_path: Path) -> None:
     reason = "save: there is no room left to write to results/run"
     found = changed(write_run(tmp_path / "run", trials=30), status="failed", reason=reason)
     assert exit_code(found) == ExitCode.EVERY_TRIAL_FAILED

@@ -1,4 +1,7 @@
-"""docs/data.md, "Your own data": its job and every command, on a small folder and network."""
+"""docs/data.md, "Your own data":
+
+the job and all commands of that section, on a small folder and network.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,12 @@ SMALLER = {
     "constraints": {"accuracy_drop": 60.0, "latency": "0.9x"},
     "workers": 1,
 }
-"""What the test changes in the job."""
+"""Keys of the job that the test changes."""
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Photographs of cats and dogs, one of them broken, and weights that know them."""
+    """Photographs of cats and dogs, one of them broken, and weights that were trained on them."""
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
     for label, name in enumerate(("cat", "dog")):

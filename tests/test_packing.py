@@ -1,6 +1,6 @@
-"""Weights below 8 bits.
+"""Weights with fewer than 8 bits:
 
-Packed to their bits in the file, exact again when it is loaded, and fused as at 8 bits.
+packed in the file, exact again when it is loaded, and fused as at 8 bits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def odd(spec: TensorSpec) -> FakeQuantizer:
 
 
 class Zoo(nn.Module):
-    """Every kind of layer, with odd numbers of weights, and enough weights for 7 bits."""
+    """A network with every kind of layer, odd numbers of weights, and enough weights for 7 bits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def layers_of(model: nn.Module) -> dict[str, HardenedConv2d | HardenedLinear]:
 
 
 def write(model: nn.Module, path: Path, *, packed: bool = True) -> Path:
-    """The file of ``model``, or the one that it has if its layers say that they are 8 bits wide."""
+    """Writes ``model``, optionally as if its layers had 8 bits."""
     before = {name: layer.weight_bits for name, layer in layers_of(model).items()}
     try:
         for layer in layers_of(model).values():
@@ -107,7 +107,7 @@ def write(model: nn.Module, path: Path, *, packed: bool = True) -> Path:
 
 @st.composite
 def weights(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
-    """(integers, bits, low, step): every integer of the grid may occur."""
+    """(integers, bits, low, step). Every integer of the grid may occur."""
     bits = draw(st.integers(1, 7))
     step = draw(st.sampled_from([1, 2] if bits < 7 else [1]))
     span = step * (2**bits - 1)
@@ -121,7 +121,7 @@ def weights(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(weights())
-def test_the_integers_come_back(case: tuple[np.ndarray, int, int, int]) -> None:
+def test_integers_are_packed_and_unpacked(case: tuple[np.ndarray, int, int, int]) -> None:
     integers, bits, low, step = case
     graph = unpacking(integers, bits, low, step)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
@@ -152,8 +152,8 @@ LAYERS = ("stem", "depthwise", "grouped", "single", "wide", "tokens", "classifie
 
 
 @pytest.mark.parametrize("start", [0, 4, 8])
-def test_a_packed_file_runs_as_the_one_with_whole_bytes(start: int, tmp_path: Path) -> None:
-    """Each layer of a network has another case; in three networks every case occurs."""
+def test_a_packed_file_gives_the_outputs_of_an_unpacked_one(start: int, tmp_path: Path) -> None:
+    """Each layer of a network has another case. Three networks have all cases."""
     config = {}
     for number, name in enumerate(LAYERS, start):
         bits, make = CASES[number % len(CASES)]
@@ -175,7 +175,7 @@ def test_a_packed_file_runs_as_the_one_with_whole_bytes(start: int, tmp_path: Pa
     assert np.array_equal(*logits)
 
 
-def test_the_runtime_unpacks_once_and_to_the_layers_integers(tmp_path: Path) -> None:
+def test_the_runtime_unpacks_once_to_the_integers_of_the_layer(tmp_path: Path) -> None:
     model = hardened(Zoo(), 2, uniform)
     open_session(write(model, tmp_path / "file.onnx"), optimized=tmp_path / "optimized.onnx")
     graph = onnx.load(str(tmp_path / "optimized.onnx")).graph
@@ -196,7 +196,7 @@ def test_layers_share_the_constants(tmp_path: Path) -> None:
     assert constants(6) == constants(3) != set()
 
 
-def test_a_weight_too_small_to_gain_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_weight_that_is_too_small_to_gain_is_not_packed(tmp_path: Path) -> None:
     model = hardened(nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Conv2d(1, 64, 7), nn.Flatten()), 4, uniform)
     tensors = {t.name: t.data_type for t in onnx.load(str(write(model, tmp_path / "f.onnx"))).graph.initializer}
     assert tensors["0.weight"] == onnx.TensorProto.INT8
@@ -204,7 +204,7 @@ def test_a_weight_too_small_to_gain_stays_as_it_is(tmp_path: Path) -> None:
     assert "2.weight" not in tensors
 
 
-def test_bits_that_a_layer_does_not_keep_are_a_failed_trial(tmp_path: Path) -> None:
+def test_a_layer_that_exceeds_its_bits_is_a_failed_trial(tmp_path: Path) -> None:
     model = hardened(Zoo(), 4, uniform)
     layers_of(model)["stem"].weight[0, 0, 0, 0] = 100
     with pytest.raises(TrialFailed, match=r"'stem\.weight' do not fit 4 bits"):
@@ -221,7 +221,7 @@ SHARES = {8: 0.27, 4: 0.15, 1: 0.06}
 
 @pytest.mark.slow
 def test_a_resnet18_shrinks_by_its_bits(tmp_path: Path) -> None:
-    """1,000 classes; stem and classifier stay at 8 bits."""
+    """With 1,000 classes. Stem and classifier keep 8 bits."""
     model = timm.create_model("resnet18", num_classes=1000).eval()
     size = (3, 32, 32)
     export(model, tmp_path / "float.onnx", size)

@@ -1,6 +1,6 @@
 """Accessibility of the page: contrast, headings, labels, and use without a script.
 
-axe-core finds nothing else on such pages; it cannot judge the contrast of text in pictures.
+axe-core reports no further rules for such pages. It cannot judge the contrast of text in pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CSS = (Path(results.__file__).parent.parent / "report" / "templates" / "report.c
 TEXT = ("ink", "soft", "front", "baseline", "failed", "met")
 GROUNDS = ("page", "card")
 LEAST_CONTRAST = 4.5
-"""For text, by WCAG 2.2, level AA."""
+"""Minimum contrast of text by WCAG 2.2, level AA."""
 
 
 class Page(HTMLParser):
@@ -73,7 +73,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
-def test_text_stands_out(mode: int) -> None:
+def test_text_has_enough_contrast(mode: int) -> None:
     pairs = dict(re.findall(r"--(\w+): light-dark\(([^)]+)\);", CSS))
     colours = {name: told.split(", ")[mode] for name, told in pairs.items()}
     weak = [
@@ -87,7 +87,7 @@ def test_text_stands_out(mode: int) -> None:
     assert contrast("#777777", "#ffffff") < LEAST_CONTRAST
 
 
-def test_it_can_be_walked_through(tmp_path: Path) -> None:
+def test_headings_and_controls_can_be_navigated(tmp_path: Path) -> None:
     text = render(results.read(write_run(tmp_path)))
     page = Page(text)
     assert page.headings[:2] == [1, 2]
@@ -100,7 +100,7 @@ def test_it_can_be_walked_through(tmp_path: Path) -> None:
     assert '<html lang="en">' in text
 
 
-def test_what_lacks_a_name_is_found() -> None:
+def test_a_missing_label_is_found() -> None:
     page = Page(
         '<h1>a</h1><input id="b"><svg></svg><div class="scroll">c</div><th>d</th><label><select></select></label>'
     )

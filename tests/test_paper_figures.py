@@ -1,6 +1,6 @@
-"""Published figures of whole networks.
+"""Published figures of whole networks:
 
-What SCOP removes, what AdderNet counts, and AdderNet's gradients.
+SCOP's removed shares, AdderNet's operation counts and gradients.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def described(model: nn.Module, size: tuple[int, int, int] = CIFAR) -> nn.Module
 @pytest.mark.parametrize(
     ("name", "rate", "params", "macs"), [("resnet50", 0.35, 42.8, 45.4), ("cifar-resnet56", 0.45, 56.3, 56.1)]
 )
-def test_what_a_rate_removes_by_the_papers_scheme(name: str, rate: float, params: float, macs: float) -> None:
+def test_the_shares_that_scop_removes(name: str, rate: float, params: float, macs: float) -> None:
     """SCOP-A of ResNet-50 (printed: 42.8 / 45.3) and ResNet-56 (56.3 / 56.0), as a job names them.
 
     Counts are of full images; the structure is the same at 64 pixels, where it is found faster."""
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 def resnet(depth: int) -> nn.Module:
-    """CIFAR's ResNet as AdderNet's code has it."""
+    """The ResNet for CIFAR of AdderNet's code."""
     model = CifarResNet(depth)
     widths = [16] + [width for width in (16, 32, 64) for _ in range((depth - 2) // 6)]
     model.blocks = nn.Sequential(*(Block(inputs, width) for inputs, width in pairwise(widths)))
@@ -95,16 +95,17 @@ def of_adders(model: nn.Module, **values: Any) -> nn.Module:
     ("depth", "taps", "printed"),
     [
         (32, 69_124_736, 69.12e6),
-        # The paper prints 41.17M for ResNet-20, 0.9 % more than its own structure has; ResNet-32
-        # agrees to the digit.
+        # The paper prints 41.17M for ResNet-20, which is 0.9 % more than its own structure has.
+        # ResNet-32 agrees exactly.
         (20, 40_813_184, 41.17e6),
     ],
 )
-def test_operations_of_the_papers_networks(depth: int, taps: int, printed: float) -> None:
-    """A convolution has one multiplication and one addition a tap, an adder layer two additions.
+def test_operation_counts_of_addernet(depth: int, taps: int, printed: float) -> None:
+    """A convolution has one multiplication and one addition per tap, an adder layer two additions.
 
-    The paper's table takes all layers for adders; in its code, as here, the first and the last stay
-    as they are."""
+    The table of the paper counts all layers as adder layers. In its code, as here, the first and
+    the last layer are convolutions.
+    """
     assert counted(resnet(depth)) == {"multiply-add": taps}
     assert taps == pytest.approx(printed, rel=0.01)
     if depth == 32:
@@ -160,7 +161,7 @@ class ReferenceLayer(nn.Module):
 
 
 @pytest.mark.parametrize("init", ["normal", "scaled_conv"])
-def test_gradients_of_a_whole_network_are_the_papers(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_a_whole_network_are_those_of_the_paper(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-20 of adder layers in training mode, against plain torch in float64.
 
     Logits, the gradient of every parameter and of the images, and the filters' gradients as the
@@ -206,5 +207,5 @@ def test_gradients_of_a_whole_network_are_the_papers(init: str, monkeypatch: pyt
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Of a whole tensor, relative."""
+    """The error of a tensor relative to its norm."""
     return float((found.double() - exact).norm() / exact.norm())

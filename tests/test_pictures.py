@@ -1,6 +1,6 @@
-"""Picture files.
+"""Picture files:
 
-Every mode, depth and format becomes the grey or colour that it shows, or one sentence.
+each mode, depth and format becomes the grey or colour image that it shows, or gives one sentence.
 """
 
 from __future__ import annotations
@@ -92,14 +92,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, int]] = {
     "12 bits.pgm": (lambda: pnm(b"P5", (RAMP.astype(np.uint32) * 4095 // 255).astype(">u2"), 4095), "L", 1),
     "16 bits.ppm": (lambda: pnm(b"P6", COLOURS.astype(">u2") * 257, 65535), "RGB", 1),
 }
-"""Each kind of file.
-
-How it is made, what it becomes, and by how many levels of 255 that may differ.
-"""
+"""Each kind of file: how it is made, the expected image, and the tolerance in levels of 255."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_picture_shows_what_it_holds(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_picture_gives_its_image(kind: str, tmp_path: Path) -> None:
     make, becomes, tolerance = KINDS[kind]
     file = tmp_path / kind
     file.write_bytes(make())
@@ -111,7 +108,7 @@ def test_every_kind_of_picture_shows_what_it_holds(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "RGBX", "HSV", "YCbCr", "LAB", "I;16", "I;16L", "I;16B", "I;16N"])
-def test_pictures_in_memory_of_any_mode_become_plain(mode: str) -> None:
+def test_pictures_in_memory_of_any_mode_are_converted(mode: str) -> None:
     image = Image.new(mode, (4, 4), 0)
     assert plain(image).mode in ("L", "RGB")
 
@@ -144,7 +141,7 @@ def class_folders(root: Path, depth: int = 8) -> Path:
     return root
 
 
-def test_deep_pictures_are_the_same_images_as_shallow_ones(tmp_path: Path) -> None:
+def test_deep_pictures_give_the_images_of_8_bit_ones(tmp_path: Path) -> None:
     shallow, deeper = (class_folders(tmp_path / str(depth), depth) for depth in (8, 16))
     both = [data.load(DataConfig(train=f"folder:{folder}")) for folder in (shallow, deeper)]
     assert both[0].info == both[1].info
@@ -163,7 +160,7 @@ def test_a_broken_picture_is_named_before_anything_else_happens(broken: str, wor
     chunk = struct.pack(">I", 13) + b"IHDR" + bomb + struct.pack(">I", zlib.crc32(b"IHDR" + bomb))
     contents = {"nonsense": b"no image", "cut off": whole[:-30], "empty": b"", "bomb": whole[:8] + chunk + whole[33:]}
     file.write_bytes(contents[broken])
-    for _ in range(2):  # a failure is not remembered as a success
+    for _ in range(2):  # the failure is not remembered as a success
         with pytest.raises(UserError, match=r"the image .*light/7\.png cannot be read: ") as caught:
             data.load(DataConfig(train=word + str(folder)))
         assert "\n" not in str(caught.value)
@@ -179,7 +176,9 @@ FORMATS["TIFF packed"] = saved(colour, "TIFF", compression="tiff_lzw")
     places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=4),
     length=st.floats(0.1, 1),
 )
-def test_a_damaged_file_is_an_image_or_one_sentence(kind: str, places: list[tuple[float, int]], length: float) -> None:
+def test_a_damaged_file_is_an_image_or_gives_one_sentence(
+    kind: str, places: list[tuple[float, int]], length: float
+) -> None:
     content = bytearray(FORMATS[kind][: max(int(length * len(FORMATS[kind])), 1)])
     for place, value in places:
         content[int(place * len(content))] = value
@@ -189,7 +188,7 @@ def test_a_damaged_file_is_an_image_or_one_sentence(kind: str, places: list[tupl
 
 
 def fault_of(content: bytes) -> str:
-    """The sentence about a file that cannot be read; empty for one that becomes a plain image."""
+    """The error of a file that cannot be read; empty if it becomes a plain image."""
     try:
         check_picture(io.BytesIO(content), "x", exif=True)
         assert open_picture(io.BytesIO(content), "x", exif=True).mode in ("L", "RGB")
@@ -202,7 +201,7 @@ def fault_of(content: bytes) -> str:
 
 
 def turned(orientation: int, kind: str) -> bytes:
-    """The colours with a black left half, as a camera that was held another way stores them."""
+    """The colours with a black left half, as stored by a camera in another orientation."""
     upright = Image.fromarray(np.where(np.arange(16) < 8, 0, 255).astype(np.uint8)[None].repeat(8, 0))
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
     stored = upright if back is None else upright.transpose(Image.Transpose(back))
@@ -213,7 +212,7 @@ def turned(orientation: int, kind: str) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_pictures_are_turned_upright_where_the_job_asks(orientation: int, kind: str, tmp_path: Path) -> None:
+def test_pictures_are_turned_upright_if_the_job_asks(orientation: int, kind: str, tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(turned(orientation, kind))
     check_picture(file, "x", exif=True)
@@ -247,7 +246,7 @@ def test_a_job_keeps_its_orientation(tmp_path: Path) -> None:
         load_job(model="resnet18", data={"train": "folder:x", "exif": "yes"})
 
 
-def test_reading_pictures_leaves_the_generators_of_all_devices_alone(
+def test_reading_pictures_does_not_change_random_generators_of_any_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = data.load(DataConfig(train=f"folder:{class_folders(tmp_path)}")).train

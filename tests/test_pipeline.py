@@ -1,6 +1,6 @@
-"""The pipeline.
+"""The pipeline:
 
-One recipe gives one candidate, its stages are shared, and a dry run has the deployed structure.
+a recipe gives a candidate, recipes share stages, and a dry run has the deployed structure.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_the_uncompressed_recipe_is_the_baseline(opened: OpenedJob) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", [JOINT, {"bits": "default"}], ids=["joint", "8-bit"])
-def test_a_dry_run_deploys_the_same_operators(opened: OpenedJob, rules: dict[str, str], tmp_path: Path) -> None:
+def test_a_dry_run_has_the_deployed_operators(opened: OpenedJob, rules: dict[str, str], tmp_path: Path) -> None:
     recipe = opened.compose(Policy(rules))
     dry = opened.candidate(recipe, dry_run=True)
     real = opened.candidate(recipe)
@@ -53,7 +53,7 @@ def test_a_dry_run_deploys_the_same_operators(opened: OpenedJob, rules: dict[str
 
 
 @pytest.mark.slow
-def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path: Path) -> None:
+def test_recipes_with_other_bits_share_one_recovered_model(opened: OpenedJob, tmp_path: Path) -> None:
     pipeline = replace(opened.pipeline, store=Store(tmp_path))
     float_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default"}))
     int8_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default", "bits": "default"}))
@@ -69,7 +69,7 @@ def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path:
         assert torch.equal(first.model(image), again.model(image))
 
 
-def test_the_key_of_a_stage_holds_all_that_it_depends_on(opened: OpenedJob) -> None:
+def test_the_key_of_a_stage_contains_all_inputs(opened: OpenedJob) -> None:
     recipe = opened.compose(Policy(JOINT))
     keys = opened.pipeline.keys.of_stages(recipe)
     other = replace(opened.pipeline, seed=opened.pipeline.seed + 1)
@@ -126,7 +126,7 @@ class Learns(Transform):
         return model
 
 
-def test_a_dry_run_names_what_it_can_only_estimate(opened: OpenedJob, tmp_path: Path) -> None:
+def test_a_dry_run_names_its_estimates(opened: OpenedJob, tmp_path: Path) -> None:
     class Decides(Learns):
         def structure_needs_state(self, params: Params) -> bool:
             return bool(params["scored"])
@@ -151,7 +151,7 @@ def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Pa
     def first() -> None:
         learned.append("first")
         other.start()
-        waited.wait(10)  # the other is at the same state now
+        waited.wait(10)  # the other worker is at the same state now
 
     worker(first)
     other.join(30)
@@ -160,7 +160,10 @@ def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Pa
 
 
 class Shuffled(Pruner):
-    """A drawn order. ``draw`` is not told to the engine: neither a parameter nor a version."""
+    """Orders channels at random.
+
+    The engine does not know ``draw``: it is neither a parameter nor in the version.
+    """
 
     name = "shuffled"
     version = "1"
@@ -180,10 +183,8 @@ class Shuffled(Pruner):
 
 
 @pytest.mark.parametrize("behind", [(), ("ghost",)], ids=["baseline", "behind a transform"])
-def test_what_is_pruned_is_kept_under_the_order_that_was_told(
-    opened: OpenedJob, behind: tuple[str, ...], tmp_path: Path
-) -> None:
-    """The digest of the order is a part of the key, so that another order never finds it."""
+def test_pruned_results_are_stored_by_their_order(opened: OpenedJob, behind: tuple[str, ...], tmp_path: Path) -> None:
+    """The digest of the order is part of the key, so a result of another order is never used."""
     rules = {**dict.fromkeys(behind, "default"), "prune": "default"}
     keys = {}
     for draw, folder in ((0, "one"), (0, "again"), (1, "other")):

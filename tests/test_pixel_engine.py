@@ -1,6 +1,6 @@
-"""The engine that optimises pixels.
+"""The optimisation of pixels:
 
-It lowers what it is told to, leaves the teacher alone, and is repeatable.
+it decreases its objective, does not change the teacher, and is repeatable.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(teacher: nn.Module, start: torch.Tensor | None = None, objective: Any = 
 
 
 def seen_by(teacher: nn.Module, settings: PixelSettings, start: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
-    """Every view that the teacher is shown."""
+    """Every view that the teacher gets."""
     seen: list[torch.Tensor] = []
 
     def record(view: View) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_images_get_their_classes_and_the_statistics_of_real_ones(teacher: nn.Mo
     assert without.losses["feature"] >= 2 * found.losses["feature"]
 
 
-def test_competition_finds_where_a_student_disagrees(teacher: nn.Module) -> None:
+def test_competition_makes_images_on_which_a_student_disagrees(teacher: nn.Module) -> None:
     torch.manual_seed(1)
     real = digits_teacher()[1]
     student = copy.deepcopy(teacher)
@@ -110,7 +110,7 @@ def test_competition_finds_where_a_student_disagrees(teacher: nn.Module) -> None
 
 
 class Interrupts:
-    """A term that the user interrupts, or that fails, at the third iteration."""
+    """A term that raises an interrupt or an error in the third iteration."""
 
     def __init__(self, error: BaseException) -> None:
         self.error, self.calls = error, 0
@@ -123,7 +123,7 @@ class Interrupts:
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), RuntimeError("out of memory")], ids=repr)
-def test_teacher_and_student_stay_as_they_are(error: BaseException | None) -> None:
+def test_teacher_and_student_are_not_changed(error: BaseException | None) -> None:
     teacher, student = untrained(), untrained(seed=1).train()
     student.bn1.eval()  # type: ignore[union-attr]
     teacher.fc.bias.requires_grad_(False)  # type: ignore[union-attr]
@@ -151,7 +151,7 @@ def test_teacher_and_student_stay_as_they_are(error: BaseException | None) -> No
     assert torch.equal(start, noise())
 
 
-def test_a_teacher_left_in_train_mode_is_looked_at_in_eval_mode() -> None:
+def test_a_teacher_in_training_mode_is_run_in_eval_mode() -> None:
     teacher = untrained()
     expected = run(teacher)
     found = run(teacher.train())
@@ -162,7 +162,7 @@ def test_a_teacher_left_in_train_mode_is_looked_at_in_eval_mode() -> None:
 # --- seeds ----------------------------------------------------------------------------------------
 
 
-def test_one_seed_gives_one_set_of_images() -> None:
+def test_equal_seeds_give_equal_images() -> None:
     teacher = untrained()
     first, second, other = (run(teacher, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.images, second.images)
@@ -212,7 +212,7 @@ def test_shifts_keep_every_value(size: tuple[int, int, int], jitter: int, flip: 
     assert float(seen.norm()) == pytest.approx(float(start.norm()), rel=1e-5)
 
 
-def test_shifts_and_flips_are_drawn_anew() -> None:
+def test_shifts_and_flips_are_drawn_in_every_iteration() -> None:
     start = noise(1)
     still = PixelSettings(phases=(Phase(1, 24),), jitter=2, flip=True, lr=1e-12)
     views = seen_by(untrained(), still, start)
@@ -222,14 +222,14 @@ def test_shifts_and_flips_are_drawn_anew() -> None:
     assert 0 < sum(mirrored) < len(views)
 
 
-def test_a_pooled_phase_sees_half_the_size() -> None:
+def test_a_pooled_phase_uses_half_the_size() -> None:
     start = noise(2, (1, 17, 16))
     seen = seen_by(untrained((1, 17, 16)), PixelSettings(phases=(Phase(2, 2), Phase(1, 1))), start)
     assert [tuple(view.shape[2:]) for view in seen] == [(8, 8), (8, 8), (17, 16)]
     assert torch.allclose(seen[0], F.avg_pool2d(start, 2))
 
 
-def test_shifts_of_a_pooled_phase_are_as_far_in_the_picture() -> None:
+def test_shifts_of_a_pooled_phase_cover_the_same_distance() -> None:
     start = noise(2)
     seen = seen_by(untrained(), PixelSettings(phases=(Phase(2, 24),), jitter=3, lr=1e-12), start)
     pooled = F.avg_pool2d(start, 2)
@@ -261,12 +261,12 @@ def test_raw_pixels_are_normalised_for_the_teacher() -> None:
     assert torch.allclose(seen_by(teacher, settings, raw)[0], (raw - 0.3) / 0.35)
     found = run(teacher, raw, settings=settings).images
     low, high = (bound[0] for bound in pixel_bounds((0.3,), (0.35,)))
-    assert found.min() == pytest.approx(low)  # black, as the teacher reads it
+    assert found.min() == pytest.approx(low)  # black, in the units of the teacher
     assert found.max() <= high + 1e-6
 
 
-def test_each_step_is_adams_and_of_its_own_gradient() -> None:
-    """Where the gradient is 1 everywhere, Adam moves every pixel by the learning rate."""
+def test_each_step_is_a_step_of_adam_with_the_current_gradient() -> None:
+    """If the gradient is 1 everywhere, Adam moves every pixel by the learning rate."""
     seen = []
 
     def linear(view: View) -> torch.Tensor:
@@ -282,7 +282,7 @@ def test_each_step_is_adams_and_of_its_own_gradient() -> None:
 # --- which iterate is kept ------------------------------------------------------------------------
 
 
-def test_images_and_losses_are_of_the_same_iterate() -> None:
+def test_images_and_losses_are_of_the_same_iteration() -> None:
     teacher = untrained()
     still = PixelSettings(phases=(Phase(1, 12),), lr=0.5, schedule="constant", warmup=0)
     found = run(teacher, settings=still, objective={**CLASS, "tv": (0.01, total_variation())})
@@ -293,8 +293,8 @@ def test_images_and_losses_are_of_the_same_iterate() -> None:
     assert found.losses["total"] == pytest.approx(found.losses["class"] + 0.01 * found.losses["tv"], rel=1e-5)
 
 
-def test_the_iterate_of_the_lowest_objective_is_kept() -> None:
-    """The objective is low at the third of six iterations and nowhere else."""
+def test_images_of_the_iteration_with_the_lowest_objective_are_kept() -> None:
+    """The objective is low in the third of six iterations only."""
     values, seen = iter([5.0, 4.0, 1.0, 7.0, 8.0, 9.0]), []
 
     def staged(view: View) -> torch.Tensor:
@@ -307,8 +307,8 @@ def test_the_iterate_of_the_lowest_objective_is_kept() -> None:
     assert found.losses["staged"] == pytest.approx(1.0, abs=1e-2)
 
 
-def test_earlier_phases_are_forgotten() -> None:
-    """The pooled phase is built to have the lower objective, as it has in the published logs."""
+def test_earlier_phases_do_not_count() -> None:
+    """The pooled phase has the lower objective, as in the published logs."""
     sizes = []
 
     def lower_where_pooled(view: View) -> torch.Tensor:
@@ -348,14 +348,14 @@ def test_progress_and_pause_are_called() -> None:
     assert len(paused) == 6
 
 
-def test_a_teacher_without_finite_outputs_is_the_users_to_mend() -> None:
+def test_a_teacher_with_nan_outputs_is_an_error_for_the_user() -> None:
     broken = untrained()
     broken.fc.weight.data[0, 0] = float("nan")  # type: ignore[union-attr, operator]
     with pytest.raises(UserError, match="outputs of the teacher are not finite"):
         run(broken)
 
 
-def test_an_objective_that_breaks_fails_the_trial_by_its_name() -> None:
+def test_an_objective_that_fails_names_its_term() -> None:
     calls = itertools.count()
 
     def breaks(view: View) -> torch.Tensor:
@@ -365,7 +365,7 @@ def test_an_objective_that_breaks_fails_the_trial_by_its_name() -> None:
         run(untrained(), objective={**CLASS, "odd": (1.0, breaks)})
 
 
-def test_what_cannot_be_run_is_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="no term with a weight"):
         run(untrained(), objective={"class": (0.0, class_loss)})
     for phases in ((), (Phase(1, 0),), (Phase(0, 5),)):

@@ -35,8 +35,8 @@ def test_every_tensor_between_operators_of_a_residual_network() -> None:
     network = quantized(model, all_layers(model))
     found = specs(network)
     operators = [spec.operator for spec in found.values() if spec.role == "activation"]
-    # 1 image; 9 convolutions behind their ReLU, 8 in front of an add, 3 shortcuts; 8 adds behind
-    # their ReLU; 1 pooling.
+    # 1 image, 9 convolutions behind their ReLU, 8 before an addition, 3 shortcuts, 8 additions
+    # behind their ReLU, and 1 pooling.
     assert {name: operators.count(name) for name in set(operators)} == {
         "input": 1,
         "conv": 20,
@@ -63,7 +63,7 @@ def test_names_and_shapes_are_unique_and_known() -> None:
     assert specs(network)["blocks.1.0.conv_dw.weight"].operator == "depthwise"
 
 
-def test_float_layers_leave_a_clean_float_region(tmp_path: Path) -> None:
+def test_no_quantizers_are_inside_a_float_region(tmp_path: Path) -> None:
     model = timm.create_model("resnet18", num_classes=10).eval()
     config = all_layers(model)
     for name in config:
@@ -88,7 +88,7 @@ def test_without_any_quantized_layer_nothing_is_inserted() -> None:
     torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_bits_follow_the_layer_that_makes_the_tensor() -> None:
+def test_the_bits_of_a_tensor_are_those_of_the_layer_that_writes_it() -> None:
     model = timm.create_model("resnet18", num_classes=10).eval()
     low = LayerBits("slb", weight_bits=2, activation_bits=4, activation_quantizer="quantize", group="layer2")
     config = all_layers(model)
@@ -110,7 +110,7 @@ def test_bits_follow_the_layer_that_makes_the_tensor() -> None:
     assert asked["layer2_0_act1"] == "quantize"
 
 
-def test_four_bit_activations_still_fuse(tmp_path: Path) -> None:
+def test_four_bit_activations_are_fused_too(tmp_path: Path) -> None:
     model = timm.create_model("resnet10t", num_classes=10).eval()
     config = {name: LayerBits("quantize", weight_bits=4, activation_bits=4) for name in all_layers(model)}
     network = quantized(model, config)
@@ -123,7 +123,7 @@ def test_four_bit_activations_still_fuse(tmp_path: Path) -> None:
     assert not {"Conv", "FusedConv", "Clip", "Relu"} & set(histogram)
 
 
-def test_fake_quantized_activations_take_few_values() -> None:
+def test_fake_quantized_activations_have_few_values() -> None:
     model = timm.create_model("resnet10t", num_classes=10).eval()
     config = {name: LayerBits("quantize", activation_bits=3) for name in all_layers(model)}
     network, x = quantized(model, config), torch.randn(4, *SIZE)

@@ -32,7 +32,7 @@ TYPES = [Conv2dSame, StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dS
     st.booleans(),
     st.tuples(st.integers(6, 13), st.integers(6, 13)),
 )
-def test_the_same_numbers(
+def test_outputs_are_equal(
     layer: type[nn.Conv2d], kernel: int, stride: int, dilation: int, groups: int, bias: bool, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(kernel)
@@ -45,7 +45,7 @@ def test_the_same_numbers(
     plain_convolutions(before)
     assert type(before.get_submodule("0")) is nn.Conv2d
     assert torch.equal(before(images), expected)
-    assert type(model[0]) is layer  # the model is left alone
+    assert type(model[0]) is layer  # the original model is not changed
 
 
 def test_a_shared_layer_is_padded_at_each_call() -> None:
@@ -63,7 +63,7 @@ def test_a_shared_layer_is_padded_at_each_call() -> None:
     assert torch.equal(traced(images), model(images))
 
 
-def test_derived_types_stay() -> None:
+def test_derived_types_are_not_replaced() -> None:
     class Own(StdConv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(x)
@@ -72,7 +72,7 @@ def test_derived_types_stay() -> None:
     assert torch.equal(fold_batch_norm(model)(images), model(images))
 
 
-def test_batch_norm_is_folded_behind_them() -> None:
+def test_batch_norm_behind_them_is_folded() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(StdConv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Conv2dSame(8, 8, 3, stride=2), nn.Flatten())
     model[1].running_mean.normal_()  # type: ignore[union-attr, operator]
@@ -92,7 +92,7 @@ def test_they_count_as_layers() -> None:
     assert found["conv_stem"].macs == 16 * 16 * 16 * 3 * 9
 
 
-def test_uneven_padding_runs_on_integers(tmp_path: Path) -> None:
+def test_uneven_padding_is_computed_on_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     name = "tf_mobilenetv3_small_minimal_100"
     model, images = timm.create_model(name, num_classes=10).eval(), torch.randn(8, 3, 32, 32)
@@ -104,14 +104,14 @@ def test_uneven_padding_runs_on_integers(tmp_path: Path) -> None:
     export(hardened, file, (3, 32, 32))
     histogram = operator_histogram(file)
     assert histogram["QLinearConv"] == sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    assert histogram["QuantizeLinear"] == 1  # of the image, in front of its padding
+    assert histogram["QuantizeLinear"] == 1  # the image quantizer, before the padding
     assert not {"Pad", "Conv", "FusedConv", "DequantizeLinear"} & set(histogram)
     assert check_agreement(file, hardened, images).labels >= 0.75
     assert check_agreement(file, hardened, images).mean_error < 0.01
 
 
 class PadTwice(nn.Module):
-    """A padded tensor that an addition reads as well."""
+    """A padded tensor that an addition reads too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class PadTwice(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_a_padding_read_by_others_keeps_its_grid(tmp_path: Path) -> None:
+def test_a_padding_with_other_readers_keeps_its_grid(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = PadTwice().eval(), torch.randn(8, 3, 16, 16)
     config = {layer: LayerBits("quantize") for layer in ("first", "second", "head")}

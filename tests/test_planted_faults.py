@@ -1,6 +1,6 @@
 """Typical mistakes in devices, data sets, loggers, sources and methods for one family of networks.
 
-Several mistakes are planted in one plugin, and all of them must be told at once.
+One plugin has several mistakes, and the checks must report all of them at once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def model() -> nn.Module:
 
 
 def told(check: Callable[..., Any], *arguments: Any) -> str:
-    """All rules that ``check`` tells."""
+    """All rules that ``check`` reports as broken."""
     with pytest.raises(ContractViolation) as caught:
         check(*arguments)
     return "\n".join(caught.value.rules)
@@ -75,7 +75,7 @@ class Loose(BaseModel):
 
 
 class Careless(Runtime):
-    """Many small mistakes, none of which keeps it from running a model."""
+    """Many small mistakes, none of which prevents it from running a model."""
 
     name = "careless"
     Options = Loose
@@ -92,7 +92,7 @@ class Careless(Runtime):
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         os.environ["CARELESS"] = "1"
-        if not self.opened:  # the first model for ever
+        if not self.opened:  # it returns the first model every time
             session = onnxruntime.InferenceSession(str(deployable.file), providers=["CPUExecutionProvider"])
             self.opened.append(session)
         session, images[:] = self.opened[0], 0
@@ -100,8 +100,8 @@ class Careless(Runtime):
 
 
 @pytest.mark.slow
-def test_mistakes_of_a_device_are_told_at_once(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CARELESS", "0")  # and taken back by the end
+def test_all_mistakes_of_a_device_are_reported_at_once(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARELESS", "0")  # restored at the end
     text = told(check_device, Careless(), model)
     for rule in (
         "named must give None for names of other devices",
@@ -117,7 +117,7 @@ def test_mistakes_of_a_device_are_told_at_once(model: nn.Module, monkeypatch: py
 
 
 class Upside(Device):
-    """A cost model whose ratio is upside down and whose costs are not the same twice."""
+    """A cost model with an inverted ratio, and with costs that differ between calls."""
 
     name, deterministic = "upside", True
 
@@ -155,7 +155,7 @@ def test_a_mistake_of_a_device_is_found(device: Device, rules: list[str]) -> Non
     assert all(rule in text for rule in rules), text
 
 
-def test_a_device_that_runs_nothing_is_refused_at_registration() -> None:
+def test_a_device_without_a_way_to_run_models_is_refused_at_registration() -> None:
     class Nothing(Device):
         name = "nothing"
 
@@ -183,7 +183,7 @@ def test_a_device_that_runs_nothing_is_refused_at_registration() -> None:
     ]
 
 
-def test_claims_may_answer_with_any_object_that_is_true_or_false() -> None:
+def test_claims_may_return_any_object_that_is_true_or_false() -> None:
     class Matches(Noise):
         name = "matches"
 
@@ -196,7 +196,7 @@ def test_claims_may_answer_with_any_object_that_is_true_or_false() -> None:
     assert not found.broken
 
 
-def test_a_data_set_whose_claims_raise_takes_no_other_away() -> None:
+def test_a_data_set_whose_claims_raise_does_not_disable_others() -> None:
     class Raises(Noise):
         name = "raises"
 
@@ -227,7 +227,7 @@ def test_a_data_set_that_cannot_be_loaded_is_named(fault: str, words: str) -> No
 
 
 class Leaky(Noise):
-    """Validation images are training images, in units of 255, of one class, of another size."""
+    """Validation images are training images, have values up to 255, one class, and another size."""
 
     def load(self, spec: str) -> Source:
         good = super().load(spec)
@@ -266,7 +266,7 @@ class OtherClasses(Noise):
     ],
     ids=["leaky", "classes"],
 )
-def test_mistakes_of_a_data_set_are_told_at_once(provider: Noise, rules: list[str]) -> None:
+def test_all_mistakes_of_a_data_set_are_reported_at_once(provider: Noise, rules: list[str]) -> None:
     text = told(check_dataset, provider)
     assert all(rule in text for rule in rules), text
 
@@ -275,7 +275,7 @@ def test_mistakes_of_a_data_set_are_told_at_once(provider: Noise, rules: list[st
 
 
 class Hopeful:
-    """Expects an accuracy of every trial and a model of every search; changes what it is told."""
+    """Expects an accuracy of every trial and a model of every search, and changes its arguments."""
 
     @hookimpl
     def autocompress_trial_finished(self, trial: dict[str, Any]) -> None:
@@ -288,8 +288,8 @@ class Hopeful:
         result.models.iloc[0]["accuracy"]
 
 
-def test_mistakes_of_a_logger_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOPEFUL", "0")  # and taken back by the end
+def test_all_mistakes_of_a_logger_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPEFUL", "0")  # restored at the end
     text = told(check_observer, Hopeful())
     for rule in (
         "raises for a trial that is failed: KeyError: 'accuracy'",
@@ -302,7 +302,7 @@ def test_mistakes_of_a_logger_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Keeps:
-    """Keeps a list for each search, from its begin to its end."""
+    """Has a list for each running search."""
 
     def __init__(self) -> None:
         self.lines: list[int] | None = None
@@ -331,7 +331,7 @@ class Keeps:
         self.ends.append("stopped")
 
 
-def test_a_logger_hears_each_search_begin_and_end() -> None:
+def test_a_logger_gets_begin_and_end_of_each_search() -> None:
     logger = Keeps()
     assert "autocompress_search_stopped" in check_observer(logger)
     assert logger.ends == ["finished", "finished", "stopped"]
@@ -351,7 +351,7 @@ class Forgetful(NoiseSource):
         return super().apply(teacher, {"images": images}, Context(context.input_size, seed=5))
 
 
-def test_mistakes_of_a_source_are_told_at_once(model: nn.Module) -> None:
+def test_all_mistakes_of_a_source_are_reported_at_once(model: nn.Module) -> None:
     text = told(check_source, Forgetful(), model)
     for rule in (
         "another context.seed must give other images",
@@ -362,7 +362,7 @@ def test_mistakes_of_a_source_are_told_at_once(model: nn.Module) -> None:
 
 
 class Sloppy(Pruner):
-    """Draws at random, changes the network, and forgets a coupling."""
+    """Orders at random, changes the network, and leaves out a coupling."""
 
     name, version, reference = "sloppy", "1", "none"
 
@@ -377,7 +377,7 @@ class Sloppy(Pruner):
         return dict(list(found.items())[1:])
 
 
-def test_mistakes_of_a_pruner_are_told_at_once(model: nn.Module) -> None:
+def test_all_mistakes_of_a_pruner_are_reported_at_once(model: nn.Module) -> None:
     text = told(check_pruner, Sloppy(), model)
     for rule in (
         "orders must have an order for each coupling",
@@ -391,7 +391,7 @@ def test_mistakes_of_a_pruner_are_told_at_once(model: nn.Module) -> None:
 
 
 class ForResNets(Transform):
-    """Names a stage that only some networks have."""
+    """Uses a stage that only some networks have."""
 
     name, version, stage, reference = "resnets", "1", Stage.SUBSTITUTE, "none"
 
@@ -407,13 +407,13 @@ class ForResNets(Transform):
 
 
 class Considerate(ForResNets):
-    """Says for which networks it is."""
+    """Checks for which networks it works."""
 
     def check(self, model: nn.Module, job: Any) -> list[str]:
         return [] if hasattr(model, "layer1") else ["the network has no layer1"]
 
 
-def test_a_method_for_one_family_must_say_so() -> None:
+def test_a_method_for_one_family_must_check_the_network() -> None:
     text = told(check_families, ForResNets())
     assert "on test_vit, a plugin must not raise AttributeError here" in text
     assert "let check give a reason" in text

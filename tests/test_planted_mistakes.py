@@ -1,4 +1,4 @@
-"""Typical mistakes of plugin authors, one in each class: the conformance suite finds them all.
+"""Typical mistakes of plugin authors, one in each class. The conformance suite finds all of them.
 
 The docstring of each class is the rule that must be named, as a regular expression.
 """
@@ -26,12 +26,12 @@ def model() -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def _without_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No mistake here concerns the export, which takes half of the time."""
+    """Skips the export, which takes half of the time. No mistake here concerns it."""
     monkeypatch.setattr(transforms, "_check_export", lambda *_: None)
 
 
 class Base(LowRank):  # type: ignore[valid-type,misc]
-    """A sound transform, on which mistakes are planted."""
+    """A correct transform, from which the faulty ones are derived."""
 
     def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
         return model
@@ -42,7 +42,7 @@ class Base(LowRank):  # type: ignore[valid-type,misc]
 
 
 def energy_share(model: nn.Module) -> float:
-    """The share of singular values that hold 90 % of a layer's energy."""
+    """The share of singular values that have 90 % of the energy of a layer."""
     values = torch.linalg.svdvals(model.get_submodule("layer2.0.conv2").weight.detach().flatten(1)).square()
     return float((values.cumsum(0) < 0.9 * values.sum()).float().mean())
 
@@ -362,7 +362,7 @@ IN_THE_SPACE = [
 
 
 @pytest.mark.parametrize("broken", AT_ONE_POINT, ids=lambda broken: broken.__name__)
-def test_a_mistake_at_one_point_is_found(broken: type[Transform], model: nn.Module) -> None:
+def test_a_mistake_in_a_transform_is_found(broken: type[Transform], model: nn.Module) -> None:
     params = Base().search_space(Space(_Defaults()).scope("lowrank"), model)
     assert broken.__doc__
     with pytest.raises(ContractViolation, match=broken.__doc__):
@@ -378,7 +378,7 @@ def test_a_mistake_in_the_space_is_found(broken: type[Transform], model: nn.Modu
 
 
 @pytest.mark.slow
-def test_a_sound_transform_conforms_within_a_minute(model: nn.Module) -> None:
+def test_a_correct_transform_conforms_within_a_minute(model: nn.Module) -> None:
     began = time.process_time()
     check_method(Base(), model)
     assert time.process_time() - began < 60
@@ -390,7 +390,7 @@ class ManyMistakes(Rescales, HooksTheTeacher):
         return Rescales.after(self, model, plan, context).train()
 
 
-def test_all_mistakes_are_told_at_once(model: nn.Module) -> None:
+def test_all_mistakes_are_reported_at_once(model: nn.Module) -> None:
     params = Base().search_space(Space(_Defaults()).scope("lowrank"), model)
     with pytest.raises(ContractViolation) as caught:
         check_transform(ManyMistakes(), model, params)
@@ -425,7 +425,7 @@ class OrdersAtRandom(FirstFirst):
         return list(coupling.ranked(np.random.rand(coupling.channels).tolist()))
 
 
-def test_a_sound_pruner_conforms(model: nn.Module) -> None:
+def test_a_correct_pruner_conforms(model: nn.Module) -> None:
     check_method(FirstFirst(), model)
 
 

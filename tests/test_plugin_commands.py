@@ -1,4 +1,4 @@
-"""Sub-commands of plugins, and plugin files that any command takes."""
+"""Commands of plugins, and plugin files as arguments of any command."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_command_of_a_plugin_file_is_run(plugin: str) -> None:
     assert "Greets somebody." in run("--plugin", plugin, "greet", "--help").output
 
 
-def test_help_lists_commands_of_plugins_only_where_there_are_some(plugin: str) -> None:
+def test_help_lists_commands_of_plugins_only_if_there_are_some(plugin: str) -> None:
     assert "greet" not in run("--help").output
     shown = run("--plugin", plugin, "--help").output
     assert "Commands of plugins" in shown
@@ -89,7 +89,7 @@ def test_help_lists_commands_of_plugins_only_where_there_are_some(plugin: str) -
     assert "Commands of a group." in shown
 
 
-def test_a_command_that_typer_cannot_make_is_named_and_the_others_go_on(
+def test_a_command_that_typer_cannot_make_is_named_and_the_others_work(
     plugin: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     shown = run("--plugin", plugin, "--help")
@@ -101,7 +101,7 @@ def test_a_command_that_typer_cannot_make_is_named_and_the_others_go_on(
     assert "No such command 'unclear'" in run("--plugin", plugin, "unclear").output
 
 
-def test_an_own_command_is_never_replaced(plugin: str) -> None:
+def test_a_built_in_command_is_never_replaced(plugin: str) -> None:
     assert "List the installed methods" in run("--plugin", plugin, "plugins", "--help").output
 
 
@@ -116,7 +116,7 @@ def test_a_command_that_fails_names_its_plugin(plugin: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["plugins", "measure", "check", "synthesize", "similarity", "search"])
-def test_commands_that_use_plugins_take_files(command: str) -> None:
+def test_commands_that_use_plugins_accept_files(command: str) -> None:
     assert "--plugin" in run(command, "--help").output
 
 
@@ -124,7 +124,7 @@ def test_commands_that_use_plugins_take_files(command: str) -> None:
     ("text", "words"),
     [(None, "--plugin names no file"), ("import nothing_there", "cannot be imported"), ("x = 1", "implements no hook")],
 )
-def test_a_file_that_cannot_be_used_is_one_sentence(text: str | None, words: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_gives_one_sentence(text: str | None, words: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     if text is not None:
         file.write_text(text)
@@ -135,13 +135,13 @@ def test_a_file_that_cannot_be_used_is_one_sentence(text: str | None, words: str
 
 
 @pytest.mark.parametrize("command", ["submit", "resume"])
-def test_a_file_that_a_command_would_not_take_along_is_refused(command: str, plugin: str) -> None:
+def test_a_file_for_a_command_that_ignores_it_is_refused(command: str, plugin: str) -> None:
     done = run("--plugin", plugin, command, "anything")
     assert isinstance(done.exception, UserError)
     assert f"{command} takes no --plugin: " in str(done.exception)
 
 
-def test_a_file_before_the_command_is_one_of_the_job_too(plugin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_before_the_command_is_also_in_the_job(plugin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def load(file: Any, settings: Any, **_: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_file_before_the_command_is_one_of_the_job_too(plugin: str, monkeypatc
 
     monkeypatch.setattr(
         sys.modules["autocompress.cli.app"], "load_job", load
-    )  # the package has the Typer under this name
+    )  # the package has the Typer object under this name
     search = ("search", "--model", "test_resnet", "--data", "digits")
     run("--plugin", plugin, *search)
     run("--plugin", plugin, *search, "--plugin", "other.py", "--plugin", plugin)
@@ -177,7 +177,7 @@ def hello() -> None:
         (Command, "autocompress_commands gives the class Command, not an instance of it"),
     ],
 )
-def test_what_is_no_command_is_named(command: Any, reason: str) -> None:
+def test_an_invalid_command_is_named(command: Any, reason: str) -> None:
     sound = Command("sound", hello)
     plugin = SimpleNamespace(autocompress_commands=hookimpl(lambda: [command, sound]))
     found = Manager([plugin], entry_points=False)
@@ -189,7 +189,7 @@ def silent() -> None: ...
 
 
 def unclear(what: list[list[int]]) -> None:
-    """Takes what typer does not know."""
+    """Has a parameter of a type that typer does not support."""
 
 
 @pytest.mark.parametrize(
@@ -204,5 +204,5 @@ def test_a_mistake_of_a_command_is_found(function: Callable[..., Any], rule: str
         check_command(Command("say", function))
 
 
-def test_the_names_that_plugins_cannot_have_are_those_of_the_command_line() -> None:
+def test_reserved_names_are_those_of_the_command_line() -> None:
     assert set(typer.main.get_command(app).commands) == OWN_COMMANDS  # type: ignore[attr-defined]

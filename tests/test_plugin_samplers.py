@@ -1,4 +1,4 @@
-"""Samplers of plugins: they draw recipes by name, and their faults are named and end no search."""
+"""Samplers of plugins: a job names them, and their faults are named and do not end a search."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_unknown_sampler_is_refused_with_its_line_before_torch_is_imported(tm
     assert told.splitlines()[-1] == "False", "torch takes seconds to import"
 
 
-def test_the_names_that_are_known_before_torch_is_imported_are_those_of_the_built_in_samplers() -> None:
+def test_names_known_before_torch_is_imported_are_those_of_the_built_in_samplers() -> None:
     own = [one.name for one in manager().samplers() if manager().maker(one) == BUILT_IN]
     assert sorted(SAMPLERS) == sorted(own)
 
@@ -105,7 +105,7 @@ def test_the_names_that_are_known_before_torch_is_imported_are_those_of_the_buil
         ("make", r"'sampler' cannot be 'faulty' here: it raised ImportError: no such library"),
     ],
 )
-def test_a_sampler_that_cannot_be_used_is_one_sentence_before_the_search(
+def test_a_sampler_that_cannot_be_used_gives_one_sentence_before_the_search(
     registered: Any, fault: str, words: str
 ) -> None:
     class Faulty(Counting):
@@ -128,7 +128,7 @@ def test_a_sampler_that_cannot_be_used_is_one_sentence_before_the_search(
 
 
 class Failing(Sampler):
-    """Fails in one of its functions, or gives what is not asked."""
+    """Fails in one of its functions, or returns a wrong value."""
 
     name = "failing"
 
@@ -171,7 +171,7 @@ class Failing(Sampler):
         ("after_trial", "after_trial: SystemExit: 3"),
     ],
 )
-def test_a_sampler_that_fails_is_named_once_and_draws_go_on_at_random(
+def test_a_sampler_that_fails_is_named_once_and_draws_become_random(
     where: str, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = load_job(model="test_resnet", data="digits")
@@ -184,7 +184,7 @@ def test_a_sampler_that_fails_is_named_once_and_draws_go_on_at_random(
     assert told == [f"the sampler 'failing' failed in {words}; values are drawn at random"]
 
 
-def test_a_study_that_is_lost_is_no_fault_of_the_sampler() -> None:
+def test_a_lost_study_is_no_fault_of_the_sampler() -> None:
     class Lost(Base):
         def make(self, job: Job, seed: int) -> BaseSampler:
             raise lost
@@ -195,7 +195,7 @@ def test_a_study_that_is_lost_is_no_fault_of_the_sampler() -> None:
             make_sampler(Lost(), job)
 
 
-def test_the_verdicts_follow_what_a_sampler_learns_from(tmp_path: Path, registered: Any) -> None:
+def test_verdicts_depend_on_whether_a_sampler_learns_from_pruned_trials(tmp_path: Path, registered: Any) -> None:
     class Learner(Counting):
         name = "learner"
         learns_from_pruned = True
@@ -341,7 +341,7 @@ def test_a_mistake_of_a_sampler_is_found(broken: type[Sampler]) -> None:
         check_sampler(broken())
 
 
-def test_a_sampler_for_one_objective_that_says_so_conforms() -> None:
+def test_a_sampler_that_refuses_several_objectives_conforms() -> None:
     class Single(Base):
         def check(self, job: Job) -> list[str]:
             return ["it takes one objective"] if len(job.objectives) > 1 else []
@@ -361,7 +361,7 @@ def test_the_example_draws_evenly() -> None:
     assert counts.min() >= 3, "a Sobol sequence leaves no part of the space out"
 
 
-def test_a_sampler_with_a_taken_name_is_named_and_the_built_in_one_used() -> None:
+def test_a_sampler_with_the_name_of_a_built_in_one_is_named_and_not_used() -> None:
     class Twin(Base):
         name = "tpe"
 

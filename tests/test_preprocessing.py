@@ -1,6 +1,6 @@
-"""How images are prepared.
+"""Preparation of images:
 
-As timm does for weights that come with a configuration, and told to whoever deploys.
+as in timm for weights with a configuration, and written for users of the model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONFIGS: list[dict[str, Any]] = [
 
 
 def paint(folder: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> str:
-    """Noise pictures of these sizes (width, height), in two classes."""
+    """Pictures of noise with these sizes (width, height), in two classes."""
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
@@ -55,7 +55,7 @@ def paint(folder: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> str:
 
 
 def saved_model(folder: Path, classes: int = 2, in_chans: int = 3, **config: Any) -> str:
-    """A model in timm's form of a folder, with a configuration of its own."""
+    """A model in timm's folder format, with its own configuration."""
     folder.mkdir()
     args = {"in_chans": in_chans} if in_chans != 3 else {}
     save_file(timm.create_model("test_resnet", num_classes=classes, **args).state_dict(), folder / "model.safetensors")
@@ -74,12 +74,12 @@ def loaded(own: Job, word: str) -> data.Splits:
 
 
 def ours(splits: data.Splits) -> list[torch.Tensor]:
-    """Every picture of val and test as the loader gives it."""
+    """All pictures of val and test, as the loader gives them."""
     return [image for part in (splits.val, splits.test) for batch, _ in part.loader(4) for image in batch]
 
 
 def theirs(splits: data.Splits, config: dict[str, Any]) -> list[torch.Tensor]:
-    """The same pictures through timm's own transform."""
+    """The same pictures, by timm's own transform."""
     transform = create_transform(**config, is_training=False)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
     parts: list[Any] = [splits.val, splits.test]
@@ -91,14 +91,14 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_pretrained_weights_see_what_timm_shows_them(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_pretrained_weights_get_the_images_of_timm(tmp_path: Path, config: dict[str, Any]) -> None:
     word, name = paint(tmp_path / "pictures", SIZES), saved_model(tmp_path / "model", **config)
     splits = loaded(job(name, pretrained=True), word)
     own = timm.create_model(name, pretrained=True)
     assert equal(ours(splits), theirs(splits, resolve_data_config(model=own)))
 
 
-def test_pictures_of_one_size_too(tmp_path: Path) -> None:
+def test_pictures_of_one_size_are_prepared_in_the_same_way(tmp_path: Path) -> None:
     word, name = paint(tmp_path / "pictures", [(60, 60)] * 4), saved_model(tmp_path / "model", crop_pct=0.9)
     splits = loaded(job(name, pretrained=True), word)
     config = resolve_data_config(model=timm.create_model(name, pretrained=True))
@@ -106,7 +106,7 @@ def test_pictures_of_one_size_too(tmp_path: Path) -> None:
     assert equal(ours(splits), theirs(splits, config))
 
 
-def test_grey_pictures_are_shown_in_colour_to_weights_of_colour(tmp_path: Path) -> None:
+def test_grey_pictures_become_colour_images_for_weights_with_three_channels(tmp_path: Path) -> None:
     word = paint(tmp_path / "pictures", SIZES, mode="L")
     name = saved_model(tmp_path / "model", crop_pct=0.9, crop_mode="border", mean=[0.1, 0.5, 0.9])
     splits = loaded(job(name, pretrained=True), word)
@@ -117,7 +117,7 @@ def test_grey_pictures_are_shown_in_colour_to_weights_of_colour(tmp_path: Path) 
     assert equal(ours(splits), theirs(splits, resolve_data_config(model=timm.create_model(grey, pretrained=True))))
 
 
-def test_at_the_test_size_of_the_weights_timm_has_another_crop(tmp_path: Path) -> None:
+def test_at_the_test_size_of_the_weights_timm_uses_another_crop(tmp_path: Path) -> None:
     word = paint(tmp_path / "pictures", SIZES)
     name = saved_model(tmp_path / "model", crop_pct=0.875, test_input_size=[3, 64, 64], test_crop_pct=1.0)
     splits = loaded(job(name, pretrained=True, device={"input_size": 64}), word)
@@ -127,7 +127,7 @@ def test_at_the_test_size_of_the_weights_timm_has_another_crop(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_job_may_say_otherwise(tmp_path: Path, pretrained: bool) -> None:
+def test_a_job_may_set_other_values(tmp_path: Path, pretrained: bool) -> None:
     word = paint(tmp_path / "pictures", SIZES)
     name = saved_model(tmp_path / "model") if pretrained else "test_resnet"
     said = {
@@ -153,7 +153,7 @@ def test_a_new_classifier_is_trained_on_whole_pictures_of_one_size(tmp_path: Pat
     assert (varied.crop_pct, varied.crop_mode, varied.interpolation) == (0.875, "center", "bilinear")
 
 
-def test_a_checkpoint_of_timm_brings_its_preprocessing(tmp_path: Path) -> None:
+def test_a_checkpoint_of_timm_has_its_preprocessing(tmp_path: Path) -> None:
     word = paint(tmp_path / "pictures", [(60, 60)] * 4)
     state = timm.create_model("test_resnet", num_classes=2).state_dict()
     args = {"crop_pct": 0.7, "img_size": 32, "interpolation": "bicubic", "mean": [0.2, 0.3, 0.4], "std": None}
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_timm_brings_its_preprocessing(tmp_path: Path) -> None:
     assert loaded(job(checkpoint=tmp_path / "plain.safetensors"), word).info.crop_pct == 1.0
 
 
-def test_fields_of_a_strangers_file_are_not_trusted(tmp_path: Path) -> None:
+def test_invalid_fields_of_a_checkpoint_are_ignored(tmp_path: Path) -> None:
     args = {"crop_pct": "all", "img_size": [1], "interpolation": 3, "mean": 0.25, "std": "wide", "crop_mode": ["a"]}
     torch.save(
         {"state_dict": timm.create_model("test_resnet", num_classes=2).state_dict(), "args": args}, tmp_path / "m.pth"
@@ -188,7 +188,7 @@ def test_fields_of_a_strangers_file_are_not_trusted(tmp_path: Path) -> None:
         *[("num_classes", value) for value in (0, 1, -1, "a", True)],
     ],
 )
-def test_what_cannot_prepare_an_image_is_named(key: str, given: Any) -> None:
+def test_invalid_preprocessing_is_named(key: str, given: Any) -> None:
     own = job(model_args={key: given})
     with pytest.raises(UserError, match=rf"'model_args\.{key}' must be .*, not "):
         models.create(own)
@@ -211,7 +211,7 @@ def test_pictures_have_one_or_three_channels(tmp_path: Path, word: str, channels
 
 @pytest.mark.parametrize("word", ["digits", "folder"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_both_of_them_work(tmp_path: Path, word: str, channels: int) -> None:
+def test_grey_and_colour_pictures_work(tmp_path: Path, word: str, channels: int) -> None:
     word = paint(tmp_path / "pictures", SIZES) if word == "folder" else word
     splits = loaded(job(model_args={"in_chans": channels}, device={"input_size": 40}), word)
     images, _ = next(iter(splits.val.loader(4)))
@@ -219,7 +219,7 @@ def test_both_of_them_work(tmp_path: Path, word: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("word", ["digits", "folder"])
-def test_content_keys_hold_all_of_it(tmp_path: Path, word: str) -> None:
+def test_content_keys_contain_all_settings(tmp_path: Path, word: str) -> None:
     word = paint(tmp_path / "pictures", SIZES) if word == "folder" else word
     changes: list[dict[str, Any]] = [
         {},
@@ -238,7 +238,7 @@ def test_content_keys_hold_all_of_it(tmp_path: Path, word: str) -> None:
 
 @pytest.fixture(scope="module")
 def infer() -> Any:
-    """The script that an exported model comes with."""
+    """The script that is exported with a model."""
     spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[1] / "autocompress/delivery/infer.py")
     assert spec
     assert spec.loader
@@ -248,7 +248,7 @@ def infer() -> Any:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_the_example_prepares_pictures_as_the_engine_does(
+def test_the_script_prepares_pictures_like_the_engine(
     tmp_path: Path, infer: Any, config: dict[str, Any], mode: str
 ) -> None:
     word, name = paint(tmp_path / "pictures", SIZES, mode), saved_model(tmp_path / "model", **config)
@@ -261,7 +261,7 @@ def test_the_example_prepares_pictures_as_the_engine_does(
     assert any(splits.info.interpolation in step for step in told["preprocessing"])
 
 
-def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, infer: Any) -> None:
+def test_a_file_records_how_its_pictures_are_prepared(tmp_path: Path, infer: Any) -> None:
     word = paint(tmp_path / "pictures", SIZES)
     name = saved_model(tmp_path / "model", crop_pct=0.9, crop_mode="border", interpolation="bicubic")
     splits = loaded(own := job(name, pretrained=True), word)
@@ -283,8 +283,8 @@ def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, infer: Any) -
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("deep", [False, True])
-def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, infer: Any, upright: bool, deep: bool) -> None:
-    """Pictures on their side, and pictures of 16 bits."""
+def test_the_script_reads_files_like_the_engine(tmp_path: Path, infer: Any, upright: bool, deep: bool) -> None:
+    """Rotated pictures, and pictures with 16 bits."""
     random = np.random.default_rng(0)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -306,18 +306,18 @@ def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, infer: Any, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_example_reads_every_kind_of_file_as_the_engine_does(tmp_path: Path, infer: Any, kind: str) -> None:
+def test_the_script_reads_every_kind_of_file_like_the_engine(tmp_path: Path, infer: Any, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(KINDS[kind][0]())
     told = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear", "exif": False}
     for channels in (1, 3):
         told |= {"input_size": [channels, 8, 8], "mean": [0.0] * channels, "std": [1.0] * channels}
-        engine = infer.prepare(open_picture(file, kind), told)  # it gives an 8-bit picture
+        engine = infer.prepare(open_picture(file, kind), told)  # it gives a picture with 8 bits
         assert np.array_equal(infer.prepare(Image.open(file), told), engine)
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, infer: Any, kind: str) -> None:
+def test_the_script_refuses_a_picture_without_a_known_range(tmp_path: Path, infer: Any, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(UNKNOWN[kind]())
     told = {"input_size": [1, 8, 8], "exif": False}
@@ -326,7 +326,7 @@ def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, inf
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_steps_say_what_becomes_of_deep_pictures(channels: int) -> None:
+def test_the_steps_describe_deep_pictures(channels: int) -> None:
     info = DataInfo(2, channels, (8, 8), (0.5,) * channels, (0.2,) * channels, ("a", "b"))
     assert "grey levels of more than 8 bits are first scaled so that the highest possible value becomes 255" in str(
         steps_of(info)[0]

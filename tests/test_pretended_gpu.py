@@ -1,4 +1,7 @@
-"""Every method computes on its device: with a pretended GPU, tensors of two devices never meet."""
+"""Every method computes on its device.
+
+With a pretended GPU, tensors of two devices in one operation are an error.
+"""
 
 from __future__ import annotations
 
@@ -132,12 +135,12 @@ def _caught(x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_found(mistake: str) -> None:
+def test_mixed_devices_are_found(mistake: str) -> None:
     with pytest.raises(DeviceMismatch), pretended_gpu():
         MISTAKES[mistake](torch.arange(3.0).to("cuda"))
 
 
-def test_a_mistake_in_a_backward_function_is_found() -> None:
+def test_mixed_devices_in_a_backward_function_are_found() -> None:
     class Wrong(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,7 @@ def test_a_mistake_in_a_backward_function_is_found() -> None:
         gpu.mismatches.clear()
 
 
-def test_what_a_gpu_allows_is_no_mistake() -> None:
+def test_operations_that_a_gpu_allows_are_accepted() -> None:
     with pretended_gpu():
         x = torch.arange(3.0).to("cuda").requires_grad_()
         y = x * torch.tensor(2.0) + 1.5  # numbers

@@ -25,7 +25,7 @@ def _sixty_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def system(root: Path, groups: str, mounts: str, files: dict[str, str]) -> Path:
-    """A machine's ``/proc`` and ``/sys``, as far as they are read."""
+    """The files of a machine's ``/proc`` and ``/sys`` that are read."""
     for name, text in {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts, **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -48,7 +48,7 @@ def test_a_quota_of_a_container(tmp_path: Path) -> None:
         ("", "rubbish", "1 0", 64),
     ],
 )
-def test_the_tightest_of_nested_groups_counts(
+def test_the_smallest_quota_of_nested_groups_counts(
     tmp_path: Path, outer: str, middle: str, inner: str, expected: int
 ) -> None:
     group = "system.slice/job 1.scope"
@@ -94,7 +94,7 @@ def test_a_system_without_control_groups(tmp_path: Path, monkeypatch: pytest.Mon
     assert usable_processors(tmp_path) == 1
 
 
-def test_torch_takes_no_more_threads_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_uses_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr(threads, "usable_processors", lambda: 2)
     monkeypatch.setattr(threads, "useful_threads", lambda most: most)

@@ -1,4 +1,4 @@
-"""Tables, interpolation, costs and the latency model, on tiny networks and known functions."""
+"""Tables, interpolation, costs and the latency model, on small networks and known functions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_power_law_is_interpolated_exactly() -> None:
     assert found[0] == 0
 
 
-def test_interpolation_never_falls_and_keeps_what_was_measured() -> None:
+def test_interpolation_never_decreases_and_keeps_measured_values() -> None:
     errors = np.array([0, 0.1, 0.1, 0.3, 0.5, 0.9])
     found = interpolate({1: 0.02, 3: 0.01, 5: 1.0}, errors)
     assert (np.diff(found) >= 0).all()
@@ -75,7 +75,7 @@ def test_beyond_the_measured_choices_divergence_grows_with_the_error() -> None:
     np.testing.assert_allclose(found, [0, 0.05, 0.1, 0.2])
 
 
-def test_nothing_known_is_nan() -> None:
+def test_without_values_interpolation_gives_nan() -> None:
     assert np.isnan(interpolate({}, [0, 1, 2])[1:]).all()
     assert np.isnan(interpolate({1: math.nan}, [0, 1, 2])[1:]).all()
 
@@ -99,7 +99,7 @@ class Clock:
 
 
 class Network:
-    """Loses weight * error^2 a part, and more where a and b are cut together.
+    """Loses weight * error^2 for each part, and more if a and b are cut together.
 
     A cell takes a second.
     """
@@ -128,16 +128,16 @@ def test_a_table_has_every_part_and_interpolates_the_rest() -> None:
     assert not table.unmeasured
 
 
-def test_time_that_runs_out_leaves_the_first_cells_of_every_part() -> None:
+def test_without_time_only_the_first_cells_of_each_part_are_measured() -> None:
     clock = Clock()
     table = measure(PARTS, Network(clock), errors=ERRORS, deadline=7.5, clock=clock)
-    assert clock.now == 7  # half and nine tenths of three parts, and the other kind
+    assert clock.now == 7  # half and nine tenths of three parts, and the part of another kind
     assert [len(table.known(part)) for part in PARTS] == [2, 2, 2, 1]
     assert not table.pairs
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_what_is_planned_is_what_is_measured(thorough: bool) -> None:
+def test_planned_cells_are_the_measured_ones(thorough: bool) -> None:
     clock = Clock()
     network = Network(clock)
     table = measure(PARTS, network, errors=ERRORS, clock=clock, thorough=thorough)
@@ -156,7 +156,7 @@ def test_a_known_table_is_not_measured_again() -> None:
     assert whole.state() == measure(PARTS, Network(Clock()), errors=ERRORS).state()
 
 
-def test_a_pair_that_does_not_add_scales_both_parts() -> None:
+def test_a_pair_that_is_not_additive_scales_both_parts() -> None:
     clock = Clock()
     table = measure(PARTS, Network(clock, extra=2.0), errors=ERRORS, clock=clock)
     assert table.scale(PARTS[0]) == pytest.approx(2.0)
@@ -182,7 +182,7 @@ def test_a_cell_that_fails_is_left_out_and_named() -> None:
     assert np.isfinite(table.divergences(PARTS[2])).all()
 
 
-def test_rows_tell_measured_choices_from_interpolated_ones() -> None:
+def test_rows_say_which_choices_were_measured() -> None:
     clock = Clock()
     rows = list(measure(PARTS, Network(clock), errors=ERRORS, clock=clock).rows(PARTS))
     assert len(rows) == 3 * 16 + 2
@@ -210,7 +210,7 @@ def test_a_correction_without_trials_changes_nothing() -> None:
     for correction in (Correction.fit([], []), Correction.fit([0.1, 0.0], [math.nan, 0.2])):
         assert correction(0.3) == pytest.approx(0.3)
         assert correction(0.0) == 0.0
-    assert 0.1 < Correction.fit([0.1], [0.2])(0.1) < 0.2  # one trial is not believed wholly
+    assert 0.1 < Correction.fit([0.1], [0.2])(0.1) < 0.2  # a single trial changes it only in part
 
 
 # --- a real network -------------------------------------------------------------------------------
@@ -301,13 +301,13 @@ def test_a_layer_behind_a_concatenation_costs_what_its_sum_of_inputs_does() -> N
         assert sum(table.table[tuple(at[key] for key in table.parts)] for table in tables) == pytest.approx(float(true))
 
 
-def test_a_layer_that_no_coupling_passes_has_a_fixed_cost() -> None:
+def test_a_layer_outside_all_couplings_has_a_fixed_cost() -> None:
     table = factors([Layer("l", "dense", 8, 4, 1, 9, 10, {}, {})], [], {}, macs)[0]
     assert table.parts == ()
     assert float(table.table[()]) == 2880
 
 
-def test_bits_are_a_further_axis_of_costs() -> None:
+def test_costs_depend_on_bits_too() -> None:
     layer = Layer("l", "dense", 8, 4, 1, 9, 10, {"c": 8}, {})
     parts = [Part("c", "structure", (1.0, 0.5)), Part("g", "weight_bits", (8, 4))]
     bits = factors([layer], parts, {"c": [1.0, 0.5]}, size_bytes(), {"l": "g"})[0]
@@ -345,7 +345,7 @@ LAYERS = [Layer(f"l{at}", "dense", 64 * 2**at, 128 * 2**at, 1, 9, 256 // 4**at, 
 ]
 
 
-def test_a_latency_model_predicts_widths_that_it_has_not_seen() -> None:
+def test_a_latency_model_predicts_new_widths() -> None:
     model = LatencyModel.fit(LAYERS, _profiles(LAYERS, 6, 0, noise=0.02))
     errors = [abs(model.predict(LAYERS, held.widths) / held.total - 1) for held in _profiles(LAYERS, 8, 1)]
     assert np.median(errors) <= 0.05
@@ -353,7 +353,7 @@ def test_a_latency_model_predicts_widths_that_it_has_not_seen() -> None:
     assert 0.001 < model.error < 0.15
 
 
-def test_later_measurements_correct_the_whole() -> None:
+def test_later_measurements_scale_the_predictions() -> None:
     model = LatencyModel.fit(LAYERS, _profiles(LAYERS, 6, 0))
     later = _profiles(LAYERS, 12, 2)
     slower = [1.3 * profile.total for profile in later]
@@ -386,7 +386,7 @@ def test_factors_of_a_latency_model_add_up_to_its_predictions() -> None:
         assert added == pytest.approx(width * 3e-6, rel=0.05)
 
 
-def test_one_probe_is_too_few() -> None:
+def test_one_probe_is_not_enough() -> None:
     with pytest.raises(ValueError, match="two probes"):
         LatencyModel.fit(LAYERS, _profiles(LAYERS, 1, 0))
 
@@ -406,7 +406,7 @@ class Tiny(nn.Module):
         return self.fc(self.second(self.pool(torch.relu(self.first(x)))).relu().mean((2, 3)))
 
 
-def test_a_profile_tells_the_time_of_each_layer(tmp_path: Path) -> None:
+def test_a_profile_has_the_time_of_each_layer(tmp_path: Path) -> None:
     model = Tiny().eval()
     float_file, file = tmp_path / "float.onnx", tmp_path / "int8.onnx"
     export(model, float_file, SIZE)
@@ -424,8 +424,8 @@ def test_a_profile_tells_the_time_of_each_layer(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_arguments_of_a_forward_with_a_default_are_not_images() -> None:
-    """timm's transformers take a mask and ``is_causal`` beside the images."""
+def test_optional_arguments_of_a_forward_are_not_images() -> None:
+    """timm's transformers take a mask and ``is_causal`` besides the images."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=1).eval()
     images = torch.randn(2, *SIZE)
     runner = PartialRunner(trace(model))

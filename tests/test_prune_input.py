@@ -1,4 +1,4 @@
-"""Channels that cannot be removed give a reason or an error; tied weights stay whole."""
+"""Channels that cannot be removed give a reason or an error, and tied weights are kept whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DRY = Context(input_size=SIZE, dry_run=True)
 
 
 class Small(nn.Module):
-    """Two convolutions and a classifier; ``pretrained_cfg`` as timm's models have it."""
+    """Two convolutions and a classifier, with a ``pretrained_cfg`` as in timm's models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class TiedToOutput(Small):
 
 
 class TiedToImage(Small):
-    """Also a residual connection from the image."""
+    """Also has a residual connection from the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,12 +76,12 @@ class LinearAlone(nn.Sequential):
     ("made", "told"),
     [
         (Deciding, "Deciding"),
-        (TiedToOutput, "none of .* can be removed, for example those of 'conv': .*network's output"),  # not of the stem
+        (TiedToOutput, "none of .* can be removed, for example those of 'conv': .*network's output"),  # except the stem
         (TiedToImage, "none of its channels can be removed, .*input image"),
         (LinearAlone, "none of its channels can be removed"),
     ],
 )
-def test_a_network_that_can_lose_nothing_has_no_pruner(made: type[nn.Module], told: str) -> None:
+def test_a_network_without_removable_channels_has_no_pruner(made: type[nn.Module], told: str) -> None:
     fit, refused = applicable([Magnitude()], made(), example_job(), None, has_images=True, devices=[])
     assert not fit
     (reason,) = refused["magnitude"]
@@ -91,18 +91,18 @@ def test_a_network_that_can_lose_nothing_has_no_pruner(made: type[nn.Module], to
 
 
 @pytest.mark.parametrize(("made", "reason"), [(TiedToOutput, "network's output"), (TiedToImage, "input image")])
-def test_what_is_tied_has_a_reason(made: type[nn.Module], reason: str) -> None:
+def test_couplings_of_image_and_output_have_a_reason(made: type[nn.Module], reason: str) -> None:
     assert reason in kept_whole(made())["conv"]
 
 
-def test_a_transform_that_leaves_a_network_untraceable() -> None:
+def test_a_transform_that_makes_a_network_untraceable() -> None:
     model = Small()
     assert refusal_to_prune(model) is None
     with pytest.raises(InvalidRecipe, match="Deciding"):
         pruned(model, Magnitude(), DRY, entering=Deciding())
 
 
-def test_tied_layers_stay_whole_where_others_go() -> None:
+def test_tied_layers_are_kept_whole_and_others_pruned() -> None:
     model = Small()
     assert "network's output" in kept_whole(model)["fc"]
     small, _ = pruned(model, Magnitude(), DRY)
@@ -111,7 +111,7 @@ def test_tied_layers_stay_whole_where_others_go() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inner", "group"])
-def test_the_stem_keeps_its_width_unless_a_stream_is_tied_to_it(mode: str) -> None:
+def test_stem_and_output_keep_their_width(mode: str) -> None:
     model = example_model()
     _, steps = pruned(model, Magnitude(), example_context(model, teacher=model), mode=mode)
     reasons, keep = kept_whole(model, mode), kept(steps)
@@ -121,22 +121,25 @@ def test_the_stem_keeps_its_width_unless_a_stream_is_tied_to_it(mode: str) -> No
     assert not set(reasons) & set(keep)
 
 
-def test_a_removal_that_the_network_does_not_have_is_no_plan() -> None:
+def test_a_plan_with_unknown_removals_is_refused() -> None:
     plan = {"mode": "inner", "input_size": list(SIZE), "keep": {"fc": [0, 1]}}
     with pytest.raises(InvalidRecipe, match="network's output"):
         prune.rebuild(Small(), plan, [])
 
 
 @pytest.mark.parametrize("multiple", [1, 16])
-def test_what_would_remove_nothing_is_an_invalid_recipe(multiple: int) -> None:
-    """A share of 0.99 removes none of 16 to 96 channels; nor does 15/16 of 16, rounded to 16."""
+def test_a_recipe_that_would_remove_nothing_is_invalid(multiple: int) -> None:
+    """A share of 0.99 removes none of 16 to 96 channels.
+
+    Neither does 15/16 with multiples of 16.
+    """
     model = example_model()
     keep = {"layer1.0.conv1": 15 / 16} if multiple == 16 else 0.995
     with pytest.raises(InvalidRecipe, match=f"no layer loses a channel at these widths.*multiples of {multiple}"):
         asked(model, Magnitude(), keep, multiple=multiple)
 
 
-def test_substitution_that_leaves_nothing_to_remove_is_an_invalid_recipe() -> None:
+def test_a_recipe_whose_substitution_leaves_nothing_to_remove_is_invalid() -> None:
     """The recipe would remove channels of the baseline.
 
     The network that enters the stage has none to give.
@@ -147,9 +150,9 @@ def test_substitution_that_leaves_nothing_to_remove_is_an_invalid_recipe() -> No
         pruned(model, Magnitude(), DRY, entering=other)
 
 
-def test_weights_that_are_not_finite() -> None:
+def test_nan_weights() -> None:
     model = example_model()
-    assert refusal_to_prune(model) is None  # keeps the couplings, which NaN would hide
+    assert refusal_to_prune(model) is None  # leaves the couplings, which NaN would hide
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.get_submodule("layer1.0.conv1").weight[0] = torch.nan

@@ -1,6 +1,6 @@
-"""The engine's PRUNE.
+"""The PRUNE stage:
 
-Orders of channels, widths that follow from the recipe alone, and what the store keeps.
+orders of channels, widths that only depend on the recipe, and stored results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ IMAGE = (3, 32, 32)
 
 @st.composite
 def couplings(draw: st.DrawFn) -> Coupling:
-    """With blocks of up to three sizes, their channels scattered over the coupling."""
+    """Couplings with blocks of up to three sizes, whose channels are scattered."""
     sizes = [
         size for size, number in draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=3))
         for _ in range(number)
@@ -65,7 +65,7 @@ def couplings(draw: st.DrawFn) -> Coupling:
 
 
 def scores_of(coupling: Coupling, draw: Any) -> list[float]:
-    """Few values, so that there are ties."""
+    """Scores with few different values, so that there are ties."""
     return draw(
         st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 1e-30]), min_size=coupling.channels, max_size=coupling.channels)
     )
@@ -73,8 +73,8 @@ def scores_of(coupling: Coupling, draw: Any) -> list[float]:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_ranked_order_takes_the_lowest_of_each_block_in_turns(data: st.DataObject) -> None:
-    """Of equal ones the last goes first."""
+def test_a_ranked_order_takes_the_lowest_of_each_block_in_turn(data: st.DataObject) -> None:
+    """Of equal scores, the last one comes first."""
     coupling = data.draw(couplings())
     scores = scores_of(coupling, data.draw)
     order = coupling.ranked(scores)
@@ -104,7 +104,7 @@ def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: floa
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_prefixes_take_equal_shares(data: st.DataObject) -> None:
+def test_prefixes_take_equal_shares_of_blocks(data: st.DataObject) -> None:
     """In every prefix, blocks of equal size have lost the same number of channels, up to one."""
     coupling = data.draw(couplings())
     order = coupling.interleaved(coupling.blocks)
@@ -133,7 +133,7 @@ def coupling_of(*blocks: tuple[int, ...]) -> Coupling:
         ([2, 0, 1, 3], None),
     ],
 )
-def test_an_order_is_checked(order: list[int], told: str | None) -> None:
+def test_orders_are_checked(order: list[int], told: str | None) -> None:
     coupling = coupling_of((0, 1), (2, 3))
     if told is None:
         coupling.check_order(order)
@@ -142,7 +142,7 @@ def test_an_order_is_checked(order: list[int], told: str | None) -> None:
             coupling.check_order(order)
 
 
-def test_scores_that_are_none_rank_nothing() -> None:
+def test_invalid_scores_are_refused() -> None:
     coupling = coupling_of((0, 1, 2))
     for scores in ([1.0, 2.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]):
         with pytest.raises(ValueError, match="3 finite scores"):
@@ -150,8 +150,8 @@ def test_scores_that_are_none_rank_nothing() -> None:
 
 
 @pytest.mark.parametrize(("width", "rate", "dropped"), [(64, 0.45, 28), (16, 0.45, 7), (100, 0.29, 29), (8, 0.99, 7)])
-def test_a_rate_drops_the_floor(width: int, rate: float, dropped: int) -> None:
-    """SCOP: floor(rate * M), never all."""
+def test_a_rate_removes_the_floor(width: int, rate: float, dropped: int) -> None:
+    """SCOP removes floor(rate * M) channels, but never all."""
     assert counts(width, rate) == width - dropped
     assert coupling_of(tuple(range(width))).kept(rate) == [width - dropped]
 
@@ -182,7 +182,7 @@ def test_the_pruner_in_the_docs_conforms() -> None:
 
 
 class Wrong(Pruner):
-    """Gives whatever it was made with."""
+    """Returns the order that it was made with."""
 
     name, version, reference = "wrong", "1", "none"
 
@@ -234,10 +234,10 @@ def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params 
 @pytest.mark.parametrize("architecture", ["test_resnet", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["inner", "group"])
 def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tmp_path: Path) -> None:
-    """Whichever pruner orders, dry or with data, refitted or not.
+    """Any pruner, dry or with data, refitted or not:
 
-    The same shapes, and counts as the recipe says. The second network has gates, so it is repaired
-    front to back.
+    shapes are equal, and counts are those of the recipe. The second network has gates, so its
+    repair is sequential.
     """
     model = example_model(architecture)
     pipeline = pipeline_of(model, tmp_path)
@@ -264,7 +264,7 @@ def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tm
     assert all(own == repaired[0] for own in repaired)
 
 
-def test_shares_are_of_the_couplings_that_the_recipe_names(tmp_path: Path) -> None:
+def test_shares_apply_to_the_couplings_that_the_recipe_names(tmp_path: Path) -> None:
     model = example_model()
     names = [coupling.name for coupling in prunable(model, "inner")]
     recipe = recipe_of(model, Magnitude(), {names[0]: 0.25, names[-1]: 0.75})
@@ -274,17 +274,17 @@ def test_shares_are_of_the_couplings_that_the_recipe_names(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("multiple", [4, 8, 16])
-def test_widths_are_multiples_of_what_the_runtime_likes(multiple: int) -> None:
+def test_widths_are_multiples_of_the_device_multiple(multiple: int) -> None:
     model = example_model()
     _, steps = pruned(model, Magnitude(), example_context(model, teacher=model), 0.4375, multiple=multiple)
     assert kept(steps)
     assert all(len(keep) % multiple == 0 for keep in kept(steps).values())
 
 
-def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
-    """The stage removes exactly what its plan says.
+def test_masked_equals_sliced_without_a_refit() -> None:
+    """The stage removes exactly the channels of its plan.
 
-    A network with these channels at zero computes the same.
+    With these channels set to zero, the network gives the same outputs.
     """
     from autocompress.channels.removal import masked
 
@@ -303,7 +303,7 @@ def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
 
 
 class Counting(Obs):
-    """Says how often it was asked."""
+    """Counts its calls."""
 
     calls: ClassVar[list[int]] = []
 
@@ -312,8 +312,8 @@ class Counting(Obs):
         return super().orders(couplings, params, context)
 
 
-def test_orders_and_moments_of_the_baseline_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One set for all widths, and for another pipeline with the same store."""
+def test_orders_and_moments_of_the_baseline_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are used for all widths, and by another pipeline with the same store."""
     from autocompress.compression import repair
 
     gathered: list[int] = []
@@ -339,7 +339,7 @@ def test_orders_and_moments_of_the_baseline_are_made_once(tmp_path: Path, monkey
     assert all(set(narrow[name]) <= set(wide[name]) for name in narrow)
 
 
-def test_other_images_or_another_seed_make_other_orders(tmp_path: Path) -> None:
+def test_other_images_or_another_seed_give_other_orders(tmp_path: Path) -> None:
     model = example_model()
     first = pipeline_of(model, tmp_path, [Random()])
     other = replace(first, seed=1)
@@ -384,7 +384,7 @@ def test_a_job_fixes_and_narrows_widths(model: nn.Module) -> None:
     }  # fmt: skip
 
 
-def test_one_share_holds_for_all(model: nn.Module) -> None:
+def test_one_share_applies_to_all_couplings(model: nn.Module) -> None:
     recipe = space_of(job_with(prune={"keep": 0.5, "mode": "group"}), model).compose(Policy({"prune": "default"}))
     assert recipe.prune is not None
     assert set(recipe.prune.keep.values()) == {0.5}
@@ -392,7 +392,7 @@ def test_one_share_holds_for_all(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.5, -0.5, "half", True, {"low": 0.5, "high": 1.2}])
-def test_a_share_outside_of_its_range_is_told(keep: Any, model: nn.Module) -> None:
+def test_a_share_out_of_range_is_refused(keep: Any, model: nn.Module) -> None:
     with pytest.raises(UserError, match=r"prune\.keep.*cannot be .*: it takes 0.0625 .. 1.0"):
         space_of(job_with(prune={"method": "scop", "keep": keep}), model)
 
@@ -415,7 +415,7 @@ def test_a_replayed_share_outside_of_its_range(model: nn.Module) -> None:
         ({"criterion": "magnitude"}, "scop.criterion", "prune: {method: magnitude}"),
     ],
 )
-def test_a_key_of_before_names_what_says_the_same_now(
+def test_a_key_of_an_earlier_version_names_its_successor(
     old: dict[str, Any], told: str, instead: str, model: nn.Module
 ) -> None:
     with pytest.raises(UserError, match=f"{told}.* is not a parameter any more") as caught:
@@ -423,7 +423,7 @@ def test_a_key_of_before_names_what_says_the_same_now(
     assert instead in caught.value.hint
 
 
-def test_pruners_that_are_not_searched_act_where_a_job_names_them(model: nn.Module) -> None:
+def test_pruners_that_are_not_searched_are_used_if_a_job_names_them(model: nn.Module) -> None:
     plain = space_of(job_with(), model)
     assert plain.parameters()["prune.method"].choices == ("none", "scop")
     assert not any("magnitude" in label for label, _ in plain.starting_points())
@@ -434,7 +434,7 @@ def test_pruners_that_are_not_searched_act_where_a_job_names_them(model: nn.Modu
     assert points["scop alone"]["prune.method"] == "scop"
 
 
-def test_the_uncompressed_model_lies_in_every_space(model: nn.Module) -> None:
+def test_the_uncompressed_model_is_in_every_space(model: nn.Module) -> None:
     for limits in ({}, {"prune": {"method": "scop"}}):
         space = space_of(job_with(**limits), model)
         label, values = space.starting_points()[0]
@@ -457,7 +457,7 @@ def test_widths_are_structural_and_orders_are_not(model: nn.Module) -> None:
 
 
 def test_a_plan_needs_no_pruner(model: nn.Module, tmp_path: Path) -> None:
-    """Saved networks come back where the plugin is not installed."""
+    """A saved network can be rebuilt without the plugin."""
     real = pipeline_of(model, tmp_path).run(recipe_of(model, Obs(), 0.5, {"fit": "one-shot", "images": 32}))
     again = rebuild(model, copy.deepcopy(real.plan["transforms"]), {"quantize": Quantize()})
     again.load_state_dict(real.model.state_dict())

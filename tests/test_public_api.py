@@ -1,4 +1,4 @@
-"""The names that ``import autocompress`` gives, and that importing it is cheap."""
+"""The names of ``import autocompress``, and the time that importing it takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLIC = (
 
 
 def fresh(code: str) -> str:
-    """What ``code`` prints in a new process."""
+    """The output of ``code`` in a new process."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=patient(120)
     )
@@ -78,11 +78,11 @@ def test_listing_plugins_imports_no_exporter_and_no_plotting() -> None:
 @pytest.mark.timing
 def test_start_up_is_quick(arguments: list[str], seconds: float) -> None:
     bare, spent = (min(cpu_seconds(code) for _ in range(3)) for code in (["-c", ""], arguments))
-    assert spent - bare < 2 * seconds  # twice, since a busy machine counts more for the same work
+    assert spent - bare < 2 * seconds  # the better of two, because a busy machine counts more time for the same work
 
 
 def cpu_seconds(arguments: list[str]) -> float:
-    """Processor time of a new Python."""
+    """Processor time of a new Python process."""
     before = os.times()
     subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=patient(120))
     after = os.times()

@@ -1,7 +1,4 @@
-"""Quantization-aware training.
-
-What starts and freezes when, what is kept, and what it is asked of the space.
-"""
+"""Quantization-aware training: its delays and freezes, what it keeps, and its parameters."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def network(seed: int = 0) -> QuantizedNetwork:
 
 
 def training(model: QuantizedNetwork, params: dict[str, object], images: int = 64) -> Training:
-    """Eight steps of eight images."""
+    """A training of eight steps with eight images each."""
     generator = torch.Generator().manual_seed(0)
     split = TensorSplit(
         torch.randn(images, *SIZE, generator=generator), torch.randint(0, 4, (images,), generator=generator), INFO
@@ -57,7 +54,7 @@ def training(model: QuantizedNetwork, params: dict[str, object], images: int = 6
 
 
 class Watch(QuantizationSchedule):
-    """Notes the states that a step runs with."""
+    """Records the states in each step."""
 
     def __init__(self, params: dict[str, object]) -> None:
         super().__init__(params)
@@ -72,7 +69,7 @@ class Watch(QuantizationSchedule):
         self.seen.append((fake.enabled, fake.tracking, layer.norm.training))
 
 
-def test_quantization_starts_and_things_freeze_at_their_fractions() -> None:
+def test_delay_and_freezes_are_at_their_fractions_of_the_training() -> None:
     model = network()
     run = training(model, PARAMS)
     watch = Watch(PARAMS)
@@ -86,8 +83,11 @@ def test_quantization_starts_and_things_freeze_at_their_fractions() -> None:
     assert all(fake.enabled and not fake.tracking for fake in fakes), "at the end all quantize and nothing moves"
 
 
-def test_before_the_delay_is_over_outputs_are_float_and_ranges_move() -> None:
-    """Check 15: a disabled quantizer gives the float network exactly; its observer goes on."""
+def test_during_the_delay_outputs_are_float_and_ranges_are_updated() -> None:
+    """Check 15:
+
+    a disabled quantizer gives exactly the float outputs, while its observer continues.
+    """
     model = network()
     schedule = QuantizationSchedule(PARAMS | {"norm": "frozen"})
     model.train()
@@ -103,7 +103,7 @@ def test_before_the_delay_is_over_outputs_are_float_and_ranges_move() -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)  # type: ignore[arg-type]
 
 
-def test_frozen_ranges_do_not_move() -> None:
+def test_frozen_ranges_do_not_change() -> None:
     model = network()
     model.train()
     for fake in [*model.weight_fakes().values(), *model.activation_fakes().values()]:
@@ -113,14 +113,14 @@ def test_frozen_ranges_do_not_move() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers() if name.endswith("scale"))
 
 
-def test_master_weights_move_even_where_their_integers_do_not() -> None:
-    """Check 16: the float weights collect what is too small for one step of the grid."""
+def test_master_weights_change_even_if_their_integers_do_not() -> None:
+    """Check 16: the float weights sum up changes that are smaller than one step of the grid."""
     model = network()
     layer = model.layers()["0"]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     model.train()
     assert layer.norm is not None
-    layer.norm.eval()  # moving statistics would move the grid
+    layer.norm.eval()  # changing statistics would change the grid
     floats, codes = layer.weight.detach().clone(), layer.weight_quantizer.harden(layer.quantized_weight()).integers
     model(torch.randn(8, *SIZE)).square().sum().backward()
     optimizer.step()
@@ -131,7 +131,7 @@ def test_master_weights_move_even_where_their_integers_do_not() -> None:
     assert torch.equal(codes, again)
 
 
-def test_training_is_repeated_by_its_seed() -> None:
+def test_a_training_is_repeated_with_its_seed() -> None:
     results = []
     for _ in range(2):
         model = network()
@@ -152,7 +152,7 @@ def low_bits(opened: OpenedJob, weights: int, epochs: int) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(opened: OpenedJob, tmp_path: Path) -> None:
+def test_a_trained_candidate_is_stored_and_its_dry_run_has_its_structure(opened: OpenedJob, tmp_path: Path) -> None:
     pipeline = dataclasses.replace(opened.pipeline, store=Store(tmp_path))
     recipe = low_bits(opened, 4, 1)
     first = pipeline.run(recipe)
@@ -172,7 +172,7 @@ def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(opened: O
         assert not torch.equal(other.model(image), first.model(image)), "training changed nothing"
 
 
-def test_the_space_asks_for_training_only_where_something_is_quantized(opened: OpenedJob) -> None:
+def test_the_space_has_training_only_if_something_is_quantized(opened: OpenedJob) -> None:
     assert not any(name.startswith("qat.") for name in opened.compose(Policy({})).values)
     asked = opened.compose(Policy({"bits": "default", "qat": "default"})).values
     assert asked["qat.epochs"] == 0, "8 bits are not trained by default"

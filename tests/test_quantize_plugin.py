@@ -1,6 +1,6 @@
-"""The plugin ``quantize``.
+"""The plugin ``quantize``:
 
-Found like any other, its space, its choices, and what its papers' options cost.
+entry point, space, choices, and the accuracy of the options of its papers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def spec_of(weight: torch.Tensor, operator: str = "conv", bits: int = 8) -> Tens
 
 @pytest.fixture
 def weight() -> torch.Tensor:
-    """Channels of different size, all leaning to one side."""
+    """Channels of different size, whose values are not centred at zero."""
     return (torch.randn(8, 4, 3, 3) + 0.8) * torch.logspace(-2, 1, 8).reshape(-1, 1, 1, 1)
 
 
@@ -56,7 +56,7 @@ def test_it_is_found_through_its_entry_point() -> None:
     assert "1806.08342" in method.reference
 
 
-def test_its_space_has_the_papers_defaults() -> None:
+def test_its_space_has_the_defaults_of_the_papers() -> None:
     space = Space(Policy({"quantize": "default"}))
     assert Quantize().search_space(space.scope("quantize"), nn.Identity()) == DEFAULTS
     structural = {name for name, parameter in space.asked.items() if parameter.structural}
@@ -84,14 +84,14 @@ def test_every_choice_gives_a_quantizer(weight: torch.Tensor) -> None:
                 assert (hardened.integers is None) == (spec.role == "activation")
 
 
-def test_weights_by_default_are_what_int8_kernels_want(weight: torch.Tensor) -> None:
+def test_default_weights_suit_int8_kernels(weight: torch.Tensor) -> None:
     hardened = Quantize().apply(spec_of(weight), DEFAULTS, CONTEXT).harden(weight)
     assert (hardened.low, hardened.high) == (-127, 127)
     assert hardened.scale.shape == (8,)
     assert not hardened.zero_point.any()
 
 
-def test_a_scale_a_channel_is_closer_than_one_for_all(weight: torch.Tensor) -> None:
+def test_a_scale_per_channel_is_more_accurate_than_one_for_all(weight: torch.Tensor) -> None:
     errors = {}
     for granularity in Quantize.granularities:
         fake = Quantize().apply(spec_of(weight), {**DEFAULTS, "weight_granularity": granularity}, CONTEXT)
@@ -113,8 +113,8 @@ def test_depthwise_weights_stay_symmetric_per_channel(weight: torch.Tensor) -> N
 @pytest.mark.parametrize("grid", Quantize.grids)
 @pytest.mark.parametrize("granularity", Quantize.granularities)
 @pytest.mark.parametrize("estimator", WEIGHT_ESTIMATORS)
-def test_every_width_of_weights(weight: torch.Tensor, estimator: str, granularity: str, grid: str) -> None:
-    """What the file holds is what is simulated, in no more integers than the width has.
+def test_every_number_of_bits_of_weights(weight: torch.Tensor, estimator: str, granularity: str, grid: str) -> None:
+    """The file has the simulated values, with no more integers than the bits allow.
 
     A bit less costs accuracy.
     """
@@ -135,7 +135,7 @@ def test_every_width_of_weights(weight: torch.Tensor, estimator: str, granularit
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("estimator", ACTIVATION_ESTIMATORS)
-def test_every_width_of_activations(estimator: str, nonnegative: bool) -> None:
+def test_every_number_of_bits_of_activations(estimator: str, nonnegative: bool) -> None:
     x = torch.randn(16, 4, 8, 8)
     x = x.relu() if nonnegative else x + 0.3
     errors = []
@@ -155,7 +155,7 @@ def test_every_width_of_activations(estimator: str, nonnegative: bool) -> None:
     assert errors == sorted(errors)
 
 
-def test_depthwise_weights_keep_8_bits_unless_asked(weight: torch.Tensor) -> None:
+def test_depthwise_weights_keep_8_bits_by_default(weight: torch.Tensor) -> None:
     def held(operator: str, choice: str) -> int:
         fake = Quantize().apply(spec_of(weight, operator, bits=4), {**DEFAULTS, "depthwise_bits": choice}, CONTEXT)
         assert fake.spec.bits == fake.harden(weight).bits
@@ -167,13 +167,13 @@ def test_depthwise_weights_keep_8_bits_unless_asked(weight: torch.Tensor) -> Non
 
 
 @pytest.mark.parametrize(("role", "bits"), [("weight", 1), ("weight", 9), ("activation", 1), ("activation", 16)])
-def test_bits_that_it_does_not_have(weight: torch.Tensor, role: Any, bits: int) -> None:
+def test_unsupported_bits_are_refused(weight: torch.Tensor, role: Any, bits: int) -> None:
     spec = replace(spec_of(weight, bits=bits), role=role)
     with pytest.raises(InvalidRecipe, match=rf"quantize gives {role}s 2 to 8 bits, not {bits} \('w'\)"):
         Quantize().apply(spec, DEFAULTS, CONTEXT)
 
 
-def test_it_says_what_the_engine_is_to_do() -> None:
+def test_its_settings_for_the_engine() -> None:
     method = Quantize()
     assert not method.equalises(DEFAULTS)
     assert method.equalises({**DEFAULTS, "equalise": True})
@@ -244,11 +244,11 @@ def test_the_runtime_computes_what_torch_simulates(operator: str, granularity: s
     )
     (result,) = session.run(None, {"x": x.numpy()})
     steps = np.abs(result - expected.numpy()) / float(arrays["ys"])
-    assert steps.max() < 1.01  # a value on the edge between two integers may fall to either side
+    assert steps.max() < 1.01  # a value between two integers may be rounded either way
     assert (steps > 0.5).mean() < 0.01
 
 
-def test_it_says_why_it_cannot_apply() -> None:
+def test_it_has_a_reason_if_it_cannot_apply() -> None:
     assert Quantize().check(nn.Sequential(nn.Conv2d(3, 4, 1)), JOB) == []
     assert "no convolution" in Quantize().check(nn.Sequential(nn.ReLU()), JOB)[0]
     broken = nn.Linear(2, 2)

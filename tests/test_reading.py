@@ -1,4 +1,4 @@
-"""Batches do not depend on the number of reading processes or on kept pictures."""
+"""Batches do not depend on the number of reading processes or on stored pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """48 pictures of noise in two classes, and a cache of their own."""
+    """48 pictures of noise in two classes, and a cache for the test."""
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     draw = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -44,7 +44,7 @@ def _no_processes_stay() -> Iterator[None]:
 
 
 def training(folder: Path, workers: int = 0) -> DatasetSplit:
-    """The 38 training images, of the model's size."""
+    """The 38 training images, at the size of the model."""
     config = DataConfig(train=f"folder:{folder}", workers=workers)
     split = data.load(config, default_size=16, input_size=16).train
     assert isinstance(split, DatasetSplit)
@@ -71,7 +71,7 @@ def test_any_number_of_processes_gives_the_same_batches(folder: Path, workers: i
     assert len(processes._pools) == 1
 
 
-def test_the_order_is_the_one_that_torch_draws(folder: Path) -> None:
+def test_the_order_is_that_of_torch(folder: Path) -> None:
     split = training(folder)
     numbered = split.relabelled(torch.arange(len(split)))
     found = [labels.tolist() for _, labels in read(numbered, shuffle=True, seed=5)]
@@ -80,11 +80,11 @@ def test_the_order_is_the_one_that_torch_draws(folder: Path) -> None:
     assert found == [batch.tolist() for batch in loader]
 
 
-def test_pictures_that_were_read_are_not_opened_again(folder: Path) -> None:
+def test_pictures_are_opened_once(folder: Path) -> None:
     split = training(folder)
     before, changed = read(split), read(split, augment=True, seed=3)
     other = training(folder)  # as another process opens the same folder
-    for index in split.indices[1:-1].tolist():  # the others tell the size
+    for index in split.indices[1:-1].tolist():  # the other pictures have the size
         split.pictures.files[index].unlink()  # type: ignore[attr-defined]
     assert equal(before, read(other))
     assert equal(changed, read(other, augment=True, seed=3))
@@ -92,14 +92,16 @@ def test_pictures_that_were_read_are_not_opened_again(folder: Path) -> None:
     assert torch.equal(torch.cat([images for images, _ in read(part)]), torch.cat([i for i, _ in before])[:34:2])
 
 
-def test_images_of_other_libraries_are_not_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_images_of_other_library_versions_are_not_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, changed in enumerate(("torch", "Pillow", "timm", "torchvision")):
         monkeypatch.setattr(batches, "version", lambda name, changed=changed: "9" if name == changed else "1")
         read(training(folder))
         assert len(list((tmp_path / "cache" / "pictures").iterdir())) == 1 + number
 
 
-def test_what_is_kept_and_damaged_is_decoded_again(folder: Path, tmp_path: Path) -> None:
+def test_damaged_stored_images_are_decoded_again(folder: Path, tmp_path: Path) -> None:
     before = read(training(folder))
     (kept,) = (tmp_path / "cache" / "pictures").iterdir()
     with kept.open("r+b") as file:
@@ -109,7 +111,7 @@ def test_what_is_kept_and_damaged_is_decoded_again(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("room", ["0", "0.00001"])
-def test_without_room_nothing_is_kept_and_nothing_changes(
+def test_on_a_full_disk_nothing_is_stored_and_batches_are_equal(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
     before = read(training(folder))
@@ -120,7 +122,7 @@ def test_without_room_nothing_is_kept_and_nothing_changes(
     assert not pictures.exists() or not list(pictures.iterdir())
 
 
-def test_a_disk_that_refuses_is_survived(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_does_not_change_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
@@ -134,11 +136,11 @@ def test_without_shared_memory_batches_go_through_pipes(folder: Path, monkeypatc
     assert equal(before, read(training(folder, 1), augment=True))
 
 
-def test_a_process_that_is_killed_is_replaced_by_this_one(
+def test_the_work_of_a_killed_process_is_done_by_this_one(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
-    monkeypatch.setattr(waits, "__defaults__", (0.2,))  # seconds until torch looks for the process
+    monkeypatch.setattr(waits, "__defaults__", (0.2,))  # seconds until torch checks the process
     before_all = signal.getsignal(signal.SIGCHLD)
     split = training(folder, 1)
     before = read(training(folder), augment=True)
@@ -154,13 +156,13 @@ def test_a_process_that_is_killed_is_replaced_by_this_one(
     assert "reads on" in caplog.text
 
 
-def test_random_numbers_of_a_training_do_not_depend_on_who_reads(folder: Path) -> None:
+def test_random_numbers_of_a_training_do_not_depend_on_the_readers(folder: Path) -> None:
     split, before = training(folder, 1), torch.get_rng_state()
     read(split, augment=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_and_validation_images_of_one_folder_keep_their_processes(folder: Path) -> None:
+def test_training_and_validation_images_of_one_folder_share_their_processes(folder: Path) -> None:
     splits = data.load(DataConfig(train=f"folder:{folder}", workers=1), default_size=16, input_size=16)
     pids = []
     for _ in range(2):
@@ -171,7 +173,7 @@ def test_training_and_validation_images_of_one_folder_keep_their_processes(folde
     assert len(set(pids[3])) == 2
 
 
-def test_two_passes_at_once_are_kept_apart(folder: Path) -> None:
+def test_two_passes_at_the_same_time_are_independent(folder: Path) -> None:
     alone, split = training(folder), training(folder, 1)
     pairs = list(zip(split.loader(8, augment=True), split.loader(8, augment=True, seed=1), strict=True))
     assert equal(read(alone, augment=True), [one for one, _ in pairs])
@@ -196,7 +198,7 @@ def test_after_cudas_first_use_processes_are_not_forked(folder: Path, monkeypatc
     assert pool.loader.multiprocessing_context.get_start_method() == "forkserver"  # type: ignore[union-attr]
 
 
-def test_the_machine_decides_how_many_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_readers_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "usable_processors", lambda: 16)
     assert Readers.of("auto", 2) == Readers(7, waits=True)
     assert Readers.of("auto", 1).count == 8
@@ -204,7 +206,7 @@ def test_the_machine_decides_how_many_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert Readers.of(3, 16) == Readers(3)
 
 
-def test_a_pass_may_begin_later(folder: Path) -> None:
+def test_a_pass_may_skip_its_first_batches(folder: Path) -> None:
     for split in (training(folder), data.load(DataConfig(train="digits")).train.take(torch.arange(38))):
         whole = list(split.loader(8, shuffle=True, seed=1, augment=True))
         rest = list(split.loader(8, shuffle=True, seed=1, augment=True).on(torch.device("cpu"), first=2))

@@ -1,4 +1,4 @@
-"""README and docs: the job file and the plugin are valid, commands and links exist."""
+"""README and docs: the job file and the plugin are valid, and commands and links exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_is_short() -> None:
     assert len(TEXT.splitlines()) <= MOST_LINES, "details belong to docs/"
 
 
-def test_its_commands_are_there() -> None:
+def test_its_commands_exist() -> None:
     from typer.main import get_command
 
     from autocompress.cli.app import app
@@ -51,7 +51,7 @@ def test_the_job_file_is_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(yaml.safe_load(Path("job.yaml").read_text())) <= set(type(job).model_fields)
 
 
-def test_the_plugin_keeps_the_contract() -> None:
+def test_the_plugin_conforms() -> None:
     code = block("docs/plugins.md", "python", "# lowrank.py")
     assert len([line for line in code.splitlines() if line.strip()]) <= 42
     plugin = ModuleType("lowrank")
@@ -62,9 +62,9 @@ def test_the_plugin_keeps_the_contract() -> None:
 
 
 def targets(text: str) -> set[str]:
-    """The relative paths that links and images lead to, in Markdown or HTML, without anchors.
+    """The relative targets of links and images in Markdown or HTML, without anchors.
 
-    Code is left out.
+    Code is skipped.
     """
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     found = re.findall(r"\]\(\s*<?([^\s)>]+)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)
@@ -74,12 +74,12 @@ def targets(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_it_points_to_is_there(page: str) -> None:
+def test_link_targets_exist(page: str) -> None:
     file = ROOT / page
     text = file.read_text(encoding="utf-8")
     missing = [path for path in sorted(targets(text)) if not (file.parent / path).exists()]
     missing += [script for script in re.findall(r"`python (\S+\.py)", text) if not (ROOT / script).is_file()]
-    # The table of the results page names each file in its first column.
+    # The table of the results page has the file in the first column.
     rows = re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE) if page == "results/README.md" else []
     missing += [row for row in rows if not (file.parent / row).exists()]
     assert missing == []

@@ -1,4 +1,4 @@
-"""Recipes: composed define by run, replayed, explored, and invalid for some methods."""
+"""Recipes: composed define-by-run, replayed, explored, and invalid for some methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from autocompress.recipes.recipe import Recipe, compose
 
 
 class Widen(Transform):
-    """A transform with a conditional parameter: ``kernel`` is asked only where ``ratio`` acts."""
+    """A transform with a conditional parameter:
+
+    there is a ``kernel`` only if ``ratio`` has an effect.
+    """
 
     name, version, reference, stage = "widen", "1", "none", Stage.SUBSTITUTE
 
@@ -35,7 +38,7 @@ class Widen(Transform):
 
 
 class Trained(Widen):
-    """Cannot do without training, and does not go with what provides "wide"."""
+    """Needs training, and excludes methods that provide "wide"."""
 
     name, needs_training, min_epochs = "trained", True, 2
     excludes: ClassVar[frozenset[str]] = frozenset({"wide"})
@@ -64,7 +67,7 @@ def compose_with(chooser: Chooser, model: nn.Module, methods: list[Method] | Non
     return compose(Space(chooser, "model"), model, METHODS if methods is None else methods, epochs)
 
 
-def test_neutral_values_leave_the_model_as_it_is(model: nn.Module) -> None:
+def test_neutral_values_do_not_change_the_model(model: nn.Module) -> None:
     recipe = compose_with(Policy({}), model)
     assert not recipe.transforms
     assert not recipe.bits
@@ -99,14 +102,14 @@ def test_conditional_parameters_are_found(model: nn.Module) -> None:
     assert space_size(found) >= 3 * 2 * 3
 
 
-def test_training_is_not_optional_where_a_method_needs_it(model: nn.Module) -> None:
+def test_training_is_not_optional_if_a_method_needs_it(model: nn.Module) -> None:
     recipe = compose_with(Policy({"trained": "default", "recover": "cheapest"}), model, [Trained()], epochs=3)
     assert recipe.recover["epochs"] >= 2
     with pytest.raises(InvalidRecipe, match="trained needs 2 epochs"):
         compose_with(Policy({"trained": "default"}), model, [Trained()], epochs=1)
 
 
-def test_methods_that_exclude_each_other_make_no_recipe(model: nn.Module) -> None:
+def test_methods_that_exclude_each_other_are_an_invalid_recipe(model: nn.Module) -> None:
     class Wide(Widen):
         name = "wide"
         provides: ClassVar[frozenset[str]] = frozenset({"wide"})
@@ -115,7 +118,7 @@ def test_methods_that_exclude_each_other_make_no_recipe(model: nn.Module) -> Non
         compose_with(Policy({"wide": "default", "trained": "default"}), model, [Wide(), Trained()], epochs=3)
 
 
-def test_only_one_method_prunes(model: nn.Module) -> None:
+def test_two_pruning_methods_are_an_invalid_recipe(model: nn.Module) -> None:
     class First(Widen):
         name, stage = "first", Stage.PRUNE
 

@@ -30,7 +30,7 @@ def _refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cluster")
 def test_a_search_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes are refused too, by what they import first."""
+    """In worker processes it is refused too, by a module that they import first."""
     (tmp_path / "sitecustomize.py").write_text("import refusing; refusing.install()\n")
     paths = [str(tmp_path), str(TESTS), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
