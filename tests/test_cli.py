@@ -126,7 +126,7 @@ def test_a_run_is_never_overwritten(tmp_path: Path, here: Here, monkeypatch: pyt
     assert (folder / "trials.csv").read_text() == before
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, here: Here) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, here: Here) -> None:
     for command in ("show", "report", "resume"):
         assert "is not a run" in here(command, tmp_path, code=2)
 

@@ -55,7 +55,7 @@ def test_every_spelling_of_no_data(given: object) -> None:
     assert load_job(settings={"model": "test_resnet", "data": {"train": "none", "test": "digits"}, "pretrained": True})
 
 
-def test_without_weights_a_job_without_data_is_refused(tmp_path: Path) -> None:
+def test_without_weights_the_job_is_refused(tmp_path: Path) -> None:
     for given in ("none", {"train": "none", "test": "digits"}):
         with pytest.raises(
             UserError, match=r"has no labelled images to train the baseline on.*set 'pretrained' or 'checkpoint'"

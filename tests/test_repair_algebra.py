@@ -1,4 +1,4 @@
-"""Moments, refits, error curves and elimination against brute force on explicit samples."""
+"""Moments, refits, error curves and elimination, compared with brute force on explicit samples."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _outputs(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", LAYERS)
 @torch.no_grad()
-def test_weight_times_columns_is_the_layers_output(kind: str) -> None:
+def test_weights_times_columns_are_the_outputs_of_the_layer(kind: str) -> None:
     layer, x = LAYERS[kind]().double(), _input(kind).double()
     columns = Columns.of(layer, x.shape[1:])
     samples, places = columns.sample(layer, x, torch.Generator().manual_seed(0), positions=5)
@@ -61,7 +61,7 @@ def test_weight_times_columns_is_the_layers_output(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_taps_that_only_meet_padding_have_no_column_and_keep_their_weight() -> None:
+def test_taps_that_only_read_padding_have_no_column_and_keep_their_weight() -> None:
     layer = nn.Conv2d(3, 2, 3, padding=1).double()
     columns = Columns.of(layer, (3, 1, 1))
     assert columns.taps == ((1, 1),)
@@ -73,7 +73,7 @@ def test_taps_that_only_meet_padding_have_no_column_and_keep_their_weight() -> N
     torch.testing.assert_close(layer.weight, before)
 
 
-def test_a_layer_that_standardises_its_weight_has_no_columns() -> None:
+def test_a_layer_that_standardises_its_weights_has_no_columns() -> None:
     from timm.layers import StdConv2d
 
     assert not has_columns(StdConv2d(4, 6, 3))
@@ -81,7 +81,7 @@ def test_a_layer_that_standardises_its_weight_has_no_columns() -> None:
         Columns.of(StdConv2d(4, 6, 3), (4, 8, 8))
 
 
-def test_class_tokens_are_always_drawn() -> None:
+def test_class_tokens_are_always_sampled() -> None:
     layer, x = nn.Linear(4, 6), torch.randn(5, 50, 4)
     columns = Columns.of(layer, x.shape[1:])
     _, places = columns.sample(layer, x, torch.Generator().manual_seed(0), positions=8, first=2)
@@ -123,7 +123,7 @@ def test_moments_are_mean_and_covariance_of_the_columns(kind: str) -> None:
 
 
 def _ridge_fit(samples: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Least squares towards the old outputs and, by the ridge, towards the old weights."""
+    """Least squares to the old outputs and, with the ridge as weight, to the old weights."""
     centred = samples - samples.mean(0)
     scale = ridge * centred.square().mean()
     inside = centred[:, kept]
@@ -160,19 +160,19 @@ def test_a_refit_is_the_ridge_solution(kind: str, dual: bool, monkeypatch: pytes
 def test_copies_of_an_input_are_removed_without_error(seed: int, copies: int) -> None:
     torch.manual_seed(seed)
     layer, x = nn.Linear(6, 5), torch.randn(30, 20, 6)
-    x[..., 6 - copies :] = x[..., :1] * torch.arange(1, copies + 1) + 0.5  # scaled and shifted
+    x[..., 6 - copies :] = x[..., :1] * torch.arange(1, copies + 1) + 0.5  # scaled and shifted copies
     moments = gather(_Net(layer), ["layer"], lambda: [x])["layer"]
     matrix = moments.columns.weight(layer)
     kept = torch.ones((1, 6), dtype=torch.bool)
     kept[0, 6 - copies :] = False
     new, shift = refit(matrix, moments, kept, 1e-9)
-    # The outputs themselves, in float64: G comes from float32 products, so an error computed from
-    #     it ends near 1e-7.
+    # The outputs are computed in float64. G comes from products in float32, so an error computed
+    # from it would be about 1e-7.
     lost = (matrix - new) @ _all_columns(layer, x).transpose(1, 2) - shift[:, :, None]
     assert float(lost.square().mean(2).sum()) < 1e-6 * float(moments.energy(matrix).sum())
 
 
-def test_constant_inputs_keep_their_weights_and_move_into_the_shift() -> None:
+def test_constant_inputs_keep_their_weights_and_become_a_shift() -> None:
     layer = nn.Linear(4, 3)
     moments = gather(_Net(layer), ["layer"], lambda: [torch.ones(10, 5, 4)])["layer"]
     matrix = moments.columns.weight(layer)
@@ -210,7 +210,7 @@ def test_several_passes_give_the_same_moments(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(moments.covariance, apart[name].covariance)
 
 
-def test_more_noise_asks_for_a_stronger_ridge() -> None:
+def test_more_noise_gives_a_stronger_ridge() -> None:
     layer = nn.Linear(40, 8)
     common = torch.randn(4000, 1, 10) @ torch.randn(10, 40)
     noise = torch.randn(4000, 1, 40)
@@ -222,7 +222,7 @@ def test_more_noise_asks_for_a_stronger_ridge() -> None:
     assert chosen(4000, 1e-3) < chosen(50, 1.0)
 
 
-def test_moments_survive_the_store() -> None:
+def test_moments_can_be_stored() -> None:
     _, _, moments = _moments("grouped")
     tensors, record = moments.state()
     again = Moments.from_state(tensors, record)
@@ -232,7 +232,7 @@ def test_moments_survive_the_store() -> None:
 
 
 def _error_without(matrix: torch.Tensor, moments: Moments, index: list[tuple[int, ...]], gone: list[int]) -> float:
-    """By definition: W_R (Schur complement of the regularised G) W_R^T."""
+    """The definition: W_R (Schur complement of the regularised G) W_R^T."""
     total = 0.0
     removed = moments.columns.of_inputs([position for channel in gone for position in index[channel]])
     for group in range(len(matrix)):
@@ -251,19 +251,19 @@ INDICES = {"one": [(0,), (1,), (2,), (3,)], "pairs": [(0, 1), (2, 3)], "some": [
 
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
 @pytest.mark.parametrize("index", INDICES)
-def test_a_curve_holds_the_error_of_every_prefix(kind: str, index: str) -> None:
+def test_a_curve_has_the_error_of_every_prefix(kind: str, index: str) -> None:
     layer, _, moments = _moments(kind)
     matrix, channels = moments.columns.weight(layer), INDICES[index]
     order = torch.randperm(len(channels)).tolist()
     errors = curve(matrix, moments, channels, order)
     expected = [_error_without(matrix, moments, channels, order[:count]) for count in range(len(order) + 1)]
-    if index == "one":  # nothing stays at all: the whole output energy, and the ridge
+    if index == "one":  # if nothing is kept, it is the whole energy of the outputs, and the ridge
         expected[-1] = float(errors[-1])
     torch.testing.assert_close(errors, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
-def test_elimination_takes_the_channel_whose_loss_costs_least(kind: str) -> None:
+def test_elimination_removes_the_channel_with_the_smallest_loss(kind: str) -> None:
     layer, _, moments = _moments(kind)
     matrix, index = moments.columns.weight(layer), INDICES["one"]
     own = {"layer": readers(matrix, moments, index)}
@@ -279,7 +279,7 @@ def test_elimination_takes_the_channel_whose_loss_costs_least(kind: str) -> None
         assert costs[order[count]] == pytest.approx(min(costs.values()), rel=1e-3)
 
 
-def test_elimination_takes_equally_from_every_block() -> None:
+def test_elimination_removes_equally_from_every_block() -> None:
     layer, _, moments = _moments("grouped")
     own = {"layer": readers(moments.columns.weight(layer), moments, INDICES["one"])}
     blocks = [(0, 1), (2, 3)]
@@ -305,8 +305,8 @@ def test_weights_of_outputs_change_the_order() -> None:
     assert first([100.0, 1.0]) == 1
 
 
-def test_fewer_samples_than_columns_are_kept_themselves() -> None:
-    """The dual form; its lambda is chosen, too."""
+def test_with_fewer_samples_than_columns_samples_are_stored() -> None:
+    """This is the dual form. Its lambda is chosen too."""
     layer = nn.Linear(60, 4)
     x = torch.randn(40, 1, 5) @ torch.randn(5, 60) + 0.3 * torch.randn(40, 1, 60)
     few = gather(_Net(layer), ["layer"], lambda: x.split(8), choose_ridge=choose_ridge)["layer"]
@@ -323,7 +323,7 @@ def test_fewer_samples_than_columns_are_kept_themselves() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_sequential_fit_in_the_dual_form_is_the_same(groups: int) -> None:
+def test_a_sequential_fit_in_the_dual_form_is_equal(groups: int) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(groups, 20, 30), torch.randn(groups, 20, 6)
     columns = Columns(groups, 30)

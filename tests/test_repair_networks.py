@@ -1,7 +1,6 @@
 """Repair of whole networks.
 
-Channels that another channel duplicates go without a trace, others leave less error than without
-repair.
+Duplicated channels are removed without an error, and others with less error than without repair.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ SMALLER: dict[str, dict[str, Any]] = {
     "densenet121": {"block_config": (2, 2, 2, 2)},
     "vit_tiny_patch16_224": {"img_size": 32, "patch_size": 8, "depth": 3},
 }
-"""Every kind of coupling is in fewer layers too."""
+"""Every kind of coupling, with fewer layers."""
 
 
 def _network(name: str) -> nn.Module:
-    """With norms and layer scales as after a training: random, none of them one or zero."""
+    """A network with random norms and layer scales, as after a training."""
     model = timm.create_model(name, num_classes=10, **SMALLER.get(name, {})).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -55,13 +54,13 @@ def _network(name: str) -> nn.Module:
 
 
 def _images(count: int) -> torch.Tensor:
-    """Smooth images: neighbouring pixels are alike, so channels are correlated."""
+    """Smooth images: neighbouring pixels are similar, so channels are correlated."""
     coarse = nn.functional.interpolate(torch.randn(count, 3, 4, 4), SIZE[1:], mode="bilinear")
     return coarse + 0.2 * torch.randn(count, *SIZE)
 
 
 def _duplicate(model: nn.Module, coupling: Coupling, original: int, copied: int) -> None:
-    """Makes two channels of a coupling equal, in all layers that write or pass them."""
+    """Makes two channels of a coupling equal in all layers that write or pass them."""
     for part in coupling.parts:
         source, target = list(part.index[original]), list(part.index[copied])
         if part.side == "in":
@@ -100,7 +99,7 @@ def _norms(network: NetworkFacts) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_duplicated_channels_of_every_coupling_go_without_a_trace(name: str) -> None:
+def test_duplicated_channels_of_every_coupling_are_removed_without_an_error(name: str) -> None:
     model = _network(name)
     every = [coupling for coupling in couplings(model, SIZE, "group") if coupling.prunable]
     keep: dict[str, list[int]] = {}
@@ -125,7 +124,7 @@ def test_duplicated_channels_of_every_coupling_go_without_a_trace(name: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
 @torch.no_grad()
-def test_repair_leaves_less_error_and_sequential_repair_less_still(name: str) -> None:
+def test_repair_reduces_the_error_and_sequential_repair_reduces_it_further(name: str) -> None:
     torch.manual_seed(0)
     model = _network(name)
     network = facts(model, SIZE)
@@ -162,7 +161,7 @@ def test_repair_leaves_less_error_and_sequential_repair_less_still(name: str) ->
 
 
 @torch.no_grad()
-def test_sequential_repair_leaves_an_unchanged_network_alone() -> None:
+def test_sequential_repair_does_not_change_an_unpruned_network() -> None:
     model = _network("resnet10t")
     same, network = copy.deepcopy(model), facts(model, SIZE)
     with evaluating(model), evaluating(same):
@@ -175,8 +174,8 @@ def test_sequential_repair_leaves_an_unchanged_network_alone() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_last_layer_of_a_block_makes_up_for_its_shortcut() -> None:
-    """A shortcut that lost a constant: the convolution beside it gives it back."""
+def test_the_last_layer_of_a_block_compensates_for_its_shortcut() -> None:
+    """The shortcut is damaged. The convolution beside it is refitted and halves the error."""
     torch.manual_seed(0)
     model = _network("resnet10t")
     damaged, network = copy.deepcopy(model), facts(model, SIZE)
@@ -192,7 +191,7 @@ def test_the_last_layer_of_a_block_makes_up_for_its_shortcut() -> None:
 
 
 @torch.no_grad()
-def test_a_gate_is_refitted_behind_what_it_reads_and_before_what_reads_the_product() -> None:
+def test_a_gate_is_refitted_after_its_inputs_and_before_readers_of_the_product() -> None:
     torch.manual_seed(0)
     model = _network("mobilenetv3_small_050")
     network = facts(model, SIZE)

@@ -1,7 +1,4 @@
-"""The engine's REPAIR behind PRUNE.
-
-What it refits, when it undoes that, and input that it cannot work with.
-"""
+"""The REPAIR stage after PRUNE: what it refits, when it undoes that, and unsuitable input."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ INFO = DataInfo(10, 3, (32, 32), (0.0,) * 3, (1.0,) * 3, tuple("0123456789"))
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """With gammas that are not zero: timm starts the last norm of each block at 0."""
+    """A model whose gammas are not zero. timm starts the last norm of each block at 0."""
     found = example_model()
     generator = torch.Generator().manual_seed(0)
     for module in found.modules():
@@ -62,7 +59,7 @@ def context_of(model: nn.Module, images: torch.Tensor) -> Context:
 def repaired(
     model: nn.Module, images: torch.Tensor, fit: str, keep: float = 0.5, pruner: Pruner | None = None
 ) -> tuple[nn.Module, Plan]:
-    """The network, and the plan of REPAIR."""
+    """The repaired network, and the plan of REPAIR."""
     settings = {"fit": fit, "images": 64}
     network, steps = pruned(model, pruner or Magnitude(), context_of(model, images), keep, repair=settings)
     assert [step["stage"] for step in steps] == ["prune", "repair"]
@@ -70,9 +67,9 @@ def repaired(
 
 
 def held_out_of(count: int, seed: int = 0) -> torch.Tensor:
-    """Where the images lie that judge, as the stage draws them.
+    """Positions of the held-out images, as the stage draws them:
 
-    The first third of a permutation by the seed.
+    the first third of a seeded permutation.
     """
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 3]
 
@@ -81,7 +78,7 @@ def held_out_of(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_a_refit_comes_closer_to_the_baseline(fit: str, model: nn.Module, images: torch.Tensor) -> None:
+def test_a_refit_reduces_the_divergence_from_the_baseline(fit: str, model: nn.Module, images: torch.Tensor) -> None:
     _, plan = repaired(model, images, fit)
     assert plan["fit"] == fit
     assert plan["refitted"] > 0
@@ -90,10 +87,10 @@ def test_a_refit_comes_closer_to_the_baseline(fit: str, model: nn.Module, images
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_a_repair_that_makes_things_worse_is_undone_and_counted(
+def test_a_repair_that_increases_the_divergence_is_undone_and_counted(
     fit: str, model: nn.Module, images: torch.Tensor
 ) -> None:
-    """Moments are taken on images of one colour, and judged on images that have content."""
+    """Moments are computed on images of one colour, and judged on images with content."""
     flat = images.clone()
     fitted_on = torch.ones(len(images), dtype=torch.bool)
     fitted_on[held_out_of(len(images))] = False
@@ -110,8 +107,10 @@ def test_a_repair_that_makes_things_worse_is_undone_and_counted(
 
 @pytest.mark.parametrize("pruner", [Magnitude(), Obs()], ids=lambda pruner: pruner.name)
 @pytest.mark.parametrize("count", [1, 2, 40])
-def test_too_few_images_are_no_repair(pruner: Pruner, count: int, model: nn.Module, images: torch.Tensor) -> None:
-    """A third of 40 judges, which leaves 27: at least 32 are needed."""
+def test_with_too_few_images_there_is_no_repair(
+    pruner: Pruner, count: int, model: nn.Module, images: torch.Tensor
+) -> None:
+    """A third of 40 images judges. The other 27 are fewer than the minimum of 32."""
     network, plan = repaired(model, images[:count], "one-shot", pruner=pruner)
     left = count - count // 3
     assert plan == {"biases": [], "refitted": 0, "reason": f"{left} images are too few"}
@@ -130,10 +129,8 @@ def test_the_fewest_images_are_enough(model: nn.Module, images: torch.Tensor) ->
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
 @pytest.mark.parametrize("fit", [*FITS, "none"])
-def test_images_that_are_no_numbers_fail_the_trial(
-    value: float, fit: str, model: nn.Module, images: torch.Tensor
-) -> None:
-    """Whichever image it is; where nothing is refitted, the running statistics tell."""
+def test_nan_images_fail_the_trial(value: float, fit: str, model: nn.Module, images: torch.Tensor) -> None:
+    """It does not matter which image has NaN. Without a refit, the running statistics show it."""
     bad = images.clone()
     bad[[0, 10, 20, 30, 40, 50, 60, 70, 80, 90]] = value
     with pytest.raises(TrialFailed, match=r"holds (NaN|infinite values)"):
@@ -147,7 +144,10 @@ def test_moments_without_an_image_fail_the_trial(model: nn.Module, images: torch
 
 @pytest.mark.parametrize("fit", FITS)
 def test_constant_images(fit: str, model: nn.Module, images: torch.Tensor) -> None:
-    """Moments of one direction: a refit must give finite weights, and the answer to that image."""
+    """Moments have one direction.
+
+    A refit must give finite weights, and right outputs for that image.
+    """
     network, plan = repaired(model, torch.full_like(images, 0.2), fit)
     assert plan["refitted"] > 0
     with torch.no_grad():
@@ -156,9 +156,9 @@ def test_constant_images(fit: str, model: nn.Module, images: torch.Tensor) -> No
 
 
 def dead(model: nn.Module) -> nn.Module:
-    """The first channels of every inner layer give nothing.
+    """The first channels of every inner layer are dead:
 
-    No weights, and running statistics of nothing.
+    zero weights, and zero running statistics.
     """
     found = copy.deepcopy(model)
     with torch.no_grad():
@@ -174,18 +174,18 @@ def dead(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("made", [Magnitude, Obs, Scop], ids=lambda made: made.name)
 @pytest.mark.parametrize("fit", FITS)
-def test_dead_channels_go_first_and_cost_nothing(
+def test_dead_channels_are_removed_first_without_a_loss(
     made: Callable[[], Pruner], fit: str, model: nn.Module, images: torch.Tensor
 ) -> None:
-    """Running variances of 0 among them."""
+    """Running variances of 0 are among them."""
     network, plan = repaired(dead(model), images, fit, keep=0.75, pruner=made())
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
-    if made is not Scop:  # scores of one epoch are near 0 for many channels
+    if made is not Scop:  # after one epoch, scores of many channels are near 0
         assert plan["divergence"][1] < 0.05
 
 
 class Joined(nn.Module):
-    """One layer that reads two others, side by side."""
+    """One layer reads the concatenation of two others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,8 +200,8 @@ class Joined(nn.Module):
         return self.fc((x + self.reader(both)).mean((2, 3)))
 
 
-def test_what_reads_a_concatenation_is_refitted_once_over_all_that_it_loses(images: torch.Tensor) -> None:
-    """And it gets a bias, as no norm stands behind it."""
+def test_a_reader_of_a_concatenation_is_refitted_once_for_all_its_lost_inputs(images: torch.Tensor) -> None:
+    """It gets a bias, because no norm follows it."""
     net = Joined().eval()
     widths = {"left": 0.5, "right": 0.5}
     settings = {"fit": "one-shot", "images": 64}
@@ -227,7 +227,7 @@ def test_what_reads_a_concatenation_is_refitted_once_over_all_that_it_loses(imag
 
 
 class Tied(nn.Module):
-    """Three blocks: the last two read different channels with one weight."""
+    """Three blocks. The last two read different channels with one shared weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,8 +248,8 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_weights_that_layers_share_stay_shared_and_are_not_refitted(fit: str, images: torch.Tensor) -> None:
-    """What fits one layer's inputs need not fit the other's."""
+def test_shared_weights_stay_shared_and_are_not_refitted(fit: str, images: torch.Tensor) -> None:
+    """A fit for the inputs of one layer may be wrong for those of the other."""
     net = Tied().eval()
     network, steps = pruned(net, Magnitude(), context_of(net, images), 0.5, repair={"fit": fit, "images": 64})
     assert list(steps[0]["plan"]["keep"]) == ["own"]
@@ -259,7 +259,7 @@ def test_weights_that_layers_share_stay_shared_and_are_not_refitted(fit: str, im
 
 
 @pytest.mark.parametrize("mode", ["inner", "group"])
-def test_channels_that_a_shared_weight_reads_stay(mode: str) -> None:
+def test_channels_that_a_shared_weight_reads_are_kept(mode: str) -> None:
     net = Tied().eval()
     told = kept_whole(net, mode)
     for name in ("one", "two"):
@@ -268,8 +268,8 @@ def test_channels_that_a_shared_weight_reads_stay(mode: str) -> None:
     assert "own" not in told
 
 
-def test_what_is_known_of_a_network_is_not_taken_for_one_with_a_shared_weight() -> None:
-    """Both print alike."""
+def test_facts_about_a_network_are_not_used_for_one_with_a_shared_weight() -> None:
+    """Both have the same repr."""
     apart, shared = Tied().eval(), Tied().eval()
     apart.read_two.weight = nn.Parameter(apart.read_two.weight.detach().clone())
     assert "one" not in kept_whole(apart, "inner")

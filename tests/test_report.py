@@ -1,4 +1,4 @@
-"""The report: what the page says, that it is safe to open, and that a browser draws its charts."""
+"""The report: the content of the page, its safety, and charts drawn by a browser."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page_data(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
-    assert "<" not in found[1]  # or a user's text might end the element
+    assert "<" not in found[1]  # otherwise a text of the user could end the element
     return json.loads(found[1])
 
 
 def visible(page: str) -> str:
-    """The page's text without markup, styles and scripts."""
+    """The text of the page without markup, styles and scripts."""
     return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", page)))
 
 
 def rendered(page: Path, profile: Path, script: str = "") -> str:
-    """The DOM that a browser makes of ``page``, after ``script`` ran in it.
+    """The DOM of ``page`` in a browser, after ``script`` ran in it.
 
     Fails if a script of the page fails.
     """
@@ -66,7 +66,7 @@ def rendered(page: Path, profile: Path, script: str = "") -> str:
     return done.stdout
 
 
-def test_the_page_tells_the_run(run: Path) -> None:
+def test_the_page_describes_the_run(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     text = " ".join(visible(page).split())
     result = results.read(run)
@@ -93,14 +93,16 @@ def test_the_page_is_one_file(run: Path) -> None:
     assert "default-src 'none'" in page
 
 
-def test_the_chart_holds_every_trial(run: Path) -> None:
+def test_the_chart_has_every_trial(run: Path) -> None:
     data = page_data((run / "report.html").read_text(encoding="utf-8"))
     result = results.read(run)
     assert sorted(point["trial"] for point in data["points"] if point["trial"] is not None) == list(range(60))
     front = {point["trial"]: point for point in data["points"] if point["kind"] == "front"}
     assert set(front) == set(result.models["trial"])
     for row in result.models.to_dict("records"):
-        assert front[row["trial"]]["latency_ratio"] == pytest.approx(row["latency_ratio"])  # as measured again
+        assert front[row["trial"]]["latency_ratio"] == pytest.approx(
+            row["latency_ratio"]
+        )  # figures of the second measurement
     assert [point["latency_ratio"] for point in data["points"] if point["kind"] == "baseline"] == [1.0]
     assert data["limits"] == pytest.approx({"latency_ratio": 0.5, "accuracy": 91.6})
     assert (data["x"], data["y"]) == ("latency_ratio", "accuracy")
@@ -117,12 +119,12 @@ def test_the_picture_is_written(run: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["long " * 2000, "costs $\\frac$ \u202e\n"])
-def test_the_picture_bears_any_name(tmp_path: Path, name: str) -> None:
+def test_the_picture_accepts_any_name(tmp_path: Path, name: str) -> None:
     write_plot(results.read(write_run(tmp_path, trials=20, name=name)), tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
-def test_what_users_wrote_is_escaped(tmp_path: Path) -> None:
+def test_texts_of_users_are_escaped(tmp_path: Path) -> None:
     write_run(tmp_path, name=EVIL, model=EVIL)
     rows, front = example_rows()
     rows[0] |= {"reason": EVIL, "status": "failed", "recipe": {EVIL: EVIL}}
@@ -151,7 +153,7 @@ def test_links_stay_inside_the_run(tmp_path: Path) -> None:
     assert "secret" not in re.sub(r"(?s)<script.*?</script>", "", write_report(tmp_path / "run").read_text())
 
 
-def test_a_run_that_goes_on_has_a_page(tmp_path: Path) -> None:
+def test_a_running_search_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     assert "No front yet" in write_report(tmp_path).read_text()
     results.write_trials(tmp_path, example_rows(8)[0])
@@ -171,7 +173,7 @@ def test_the_nearest_miss_is_named(tmp_path: Path) -> None:
     assert "misses latency" in text
 
 
-def test_without_a_bound_on_accuracy_the_most_accurate_is_better_than_none(tmp_path: Path) -> None:
+def test_without_a_bound_on_accuracy_the_most_accurate_model_is_recommended(tmp_path: Path) -> None:
     write_run(tmp_path, constraints={"latency": "0.5x"})
     _, front = example_rows()
     front[1:] = [row | {"accuracy_drop": row["accuracy_drop"] + 5} for row in front[1:]]
@@ -198,7 +200,7 @@ def test_an_energy_job_shows_energy(tmp_path: Path) -> None:
     assert "210 µJ" in visible((tmp_path / "report.html").read_text())
 
 
-def test_a_sensitivity_table_is_shown_where_there_is_one(run: Path, tmp_path: Path) -> None:
+def test_a_sensitivity_table_is_shown(run: Path, tmp_path: Path) -> None:
     assert 'id="sensitivity"' not in (run / "report.html").read_text()
     write_run(tmp_path)
     losses = {("layer1", 8): 0.00001, ("layer1", 2): 0.0312, (EVIL, 8): 0.2, (EVIL, 2): 40.0}
@@ -260,7 +262,7 @@ def test_a_folder_that_is_no_run_gets_no_page(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_terminal_table_fits_and_names_the_front(run: Path) -> None:
+def test_the_terminal_table_is_not_truncated_and_names_the_front(run: Path) -> None:
     console = Console(width=80, record=True)
     console.print(front_table(results.read(run)))
     text = console.export_text()
@@ -270,7 +272,7 @@ def test_the_terminal_table_fits_and_names_the_front(run: Path) -> None:
     assert "recommended" in text
 
 
-def test_names_with_brackets_survive_the_terminal(tmp_path: Path) -> None:
+def test_names_with_brackets_are_printed_unchanged(tmp_path: Path) -> None:
     write_run(tmp_path, name="[red]x[/blue]")
     console = Console(width=180, record=True)
     console.print(front_table(results.read(tmp_path)))
@@ -333,7 +335,7 @@ NEUTRAL = {"low.keep": 1.0, "low.rank.a": 9, "low.rank.b": 9}
         ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed", ["ghost"]),
     ],
 )
-def test_values_that_leave_the_network_alone_are_left_out(recipe: dict[str, Any], text: str, idle: list[str]) -> None:
+def test_neutral_values_are_left_out(recipe: dict[str, Any], text: str, idle: list[str]) -> None:
     assert words.recipe(recipe, NEUTRAL) == text
     assert words.idle(recipe, NEUTRAL) == idle
 
@@ -352,7 +354,7 @@ def test_importance_is_the_share_that_is_explained() -> None:
     assert explained(bits, (bits == "8") * 2.0) == 1.0
     assert explained(bits, (bits == "8") * 2.0 + noise) == pytest.approx(0.5, abs=0.1)  # variances 1 and 1
     assert explained(bits, noise) < 0.05
-    assert explained(draw.uniform(size=300), noise) < 0.05  # many values, and yet no explanation
+    assert explained(draw.uniform(size=300), noise) < 0.05  # many values that explain nothing
     assert explained(["a"] * 300, noise) == 0.0
     assert explained(bits, np.full(300, 91.3)) == 0.0
 
@@ -362,11 +364,11 @@ def test_importance_ranks_parameters() -> None:
     recipes = [{"a": int(draw.integers(3)), "b": int(draw.integers(3))} for _ in range(60)]
     target = [float(recipe["b"]) if index else np.nan for index, recipe in enumerate(recipes)]
     shares = importance(recipes, target)
-    assert shares == {"b": 1.0}  # what "a" seems to explain is chance
+    assert shares == {"b": 1.0}  # the apparent importance of "a" is chance
     assert importance(recipes[:19], target[:19]) == {}
 
 
-def test_a_fixed_parameter_explains_nothing_even_where_it_is_not_always_asked() -> None:
+def test_a_fixed_parameter_explains_nothing_even_if_it_is_conditional() -> None:
     draw = np.random.default_rng(2)
     acting = draw.random(40) < 0.5
     recipes: list[dict[str, Any]] = [{"act": bool(acts)} | ({"kernel": 1} if acts else {}) for acts in acting]
@@ -377,7 +379,7 @@ def test_a_fixed_parameter_explains_nothing_even_where_it_is_not_always_asked() 
     assert explained([recipe.get("kernel") for recipe in recipes], target) == 0.0
 
 
-def test_a_parameter_that_is_asked_in_a_part_of_the_trials_explains_a_part_of_the_variance() -> None:
+def test_a_conditional_parameter_explains_a_part_of_the_variance() -> None:
     acting = [index % 2 == 0 for index in range(80)]
     inner = [index // 2 % 2 if acts else None for index, acts in enumerate(acting)]
     target = [float(acts) * 4 + (value or 0) for acts, value in zip(acting, inner, strict=True)]
@@ -385,7 +387,7 @@ def test_a_parameter_that_is_asked_in_a_part_of_the_trials_explains_a_part_of_th
     assert explained(inner, target) == pytest.approx(40 * 0.25 / total)
 
 
-def test_random_recipes_seldom_seem_to_explain_anything() -> None:
+def test_random_recipes_seldom_have_important_parameters() -> None:
     draw = np.random.default_rng(3)
     told = 0
     for _ in range(60):
@@ -394,7 +396,7 @@ def test_random_recipes_seldom_seem_to_explain_anything() -> None:
     assert told <= 8  # 3 are expected
 
 
-def test_reasons_that_differ_in_figures_count_as_one(run: Path) -> None:
+def test_reasons_that_differ_only_in_numbers_count_as_one(run: Path) -> None:
     found = view.reasons(results.read(run), "infeasible")
     assert len(found) == 1
     assert len(found[0][1]) == (results.read(run).trials["status"] == "infeasible").sum() > 1
@@ -413,7 +415,7 @@ def test_the_browser_draws_the_front(run: Path, tmp_path: Path) -> None:
     assert {int(trial) for trial, _, _ in marks} == set(result.models["trial"])
     assert chart.count('class="mark baseline"') == 1
     assert 'class="allowed"' in chart
-    # Where the marks are: further right is slower, further down is less accurate.
+    # Positions of the marks: slower models are further right, less accurate ones are lower.
     spots = {int(trial): (float(x), float(y)) for trial, x, y in marks}
     trials = list(result.models["trial"])
     by_latency = sorted(trials, key=lambda t: result.models.set_index("trial").loc[t, "latency_ratio"])
@@ -425,7 +427,7 @@ def test_the_browser_draws_the_front(run: Path, tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_the_browser_obeys(run: Path, tmp_path: Path) -> None:
+def test_controls_of_the_page_work_in_a_browser(run: Path, tmp_path: Path) -> None:
     dom = rendered(
         run / "report.html",
         tmp_path / "profile",
@@ -444,7 +446,7 @@ def test_the_browser_obeys(run: Path, tmp_path: Path) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("trials", [0, 3])
-def test_the_browser_takes_an_empty_run(tmp_path: Path, trials: int) -> None:
+def test_the_page_of_an_empty_run_works_in_a_browser(tmp_path: Path, trials: int) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     results.write_trials(tmp_path, [{"trial": n, "status": "failed", "reason": EVIL} for n in range(trials)])
     dom = rendered(write_report(tmp_path), tmp_path / "profile")

@@ -27,8 +27,8 @@ def test_every_block_starts_as_its_shortcut() -> None:
     torch.testing.assert_close(block(x), x)
 
 
-def test_what_starts_so_already_is_left_alone() -> None:
-    """timm's ResNets, with projected shortcuts, so that their kept baselines stay valid."""
+def test_networks_that_start_so_already_are_not_changed() -> None:
+    """timm's ResNets with projected shortcuts are examples. Their stored baselines stay valid."""
     for name in ("resnet18", "resnet10t", "resnet50"):
         model = timm.create_model(name)
         assert silence_residual_branches(model) == []
@@ -36,7 +36,7 @@ def test_what_starts_so_already_is_left_alone() -> None:
         assert all(bool(norm.get_parameter("weight").any()) for norm in projected)
 
 
-def test_a_norm_with_an_activation_or_another_reader_is_no_end_of_a_branch() -> None:
+def test_a_norm_followed_by_an_activation_or_another_reader_is_not_the_end_of_a_branch() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -58,7 +58,7 @@ def test_columns_are_an_interface() -> None:
     )
 
 
-def test_a_sensitivity_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_sensitivity_table_is_read_as_written(tmp_path: Path) -> None:
     write_run(tmp_path)
     assert ",".join(SENSITIVITY_COLUMNS) == "group,role,quantizer,bits,loss,agreement"
     assert tuple(read(tmp_path).sensitivity.columns) == SENSITIVITY_COLUMNS
@@ -77,7 +77,7 @@ def test_a_sensitivity_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @calm
 @given(st.lists(trials, max_size=5))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+def test_a_written_run_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("run")
     write_trials(folder, rows)
     found = read_trials(folder)
@@ -96,7 +96,7 @@ def test_any_reason_can_be_written(tmp_path: Path) -> None:
     assert list(read_trials(tmp_path)["reason"]) == ['step 1\nstep 2\nEOF ? "quoted", nan', "nan"]
 
 
-def test_others_can_read_the_files(run: Path) -> None:
+def test_other_users_can_read_the_files(run: Path) -> None:
     table = pd.read_csv(run / "trials.csv")
     assert tuple(table.columns) == COLUMNS
     assert json.loads(table["recipe"][0])["recover.epochs"] in (1, 2)
@@ -138,7 +138,7 @@ def test_read_gives_the_whole_run(run: Path) -> None:
     assert "60 trials" in repr(result)
 
 
-def test_a_run_that_goes_on_is_read_too(run: Path, tmp_path: Path) -> None:
+def test_a_running_search_is_read_too(run: Path, tmp_path: Path) -> None:
     for name in ("job.yaml", "trials.csv"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     result = read(tmp_path)
@@ -159,7 +159,7 @@ def test_the_artifact_of_a_trial(run: Path) -> None:
         result.artifact(999)
 
 
-def test_best_is_the_cheapest_that_fits(run: Path) -> None:
+def test_best_is_the_cheapest_model_within_the_limits(run: Path) -> None:
     result = read(run)
     for limit in (0.0, 0.5, 1.0):
         fitting = result.models[result.models["accuracy_drop"] <= limit]
@@ -170,7 +170,7 @@ def test_best_is_the_cheapest_that_fits(run: Path) -> None:
     assert result.best()["trial"] == result.best(accuracy_drop=1.0, latency_ratio=0.5)["trial"]
 
 
-def test_best_takes_bounds_as_a_job_writes_them(run: Path) -> None:
+def test_best_accepts_bounds_spelled_as_in_a_job(run: Path) -> None:
     result = read(run)
     asked = result.best(latency="0.2x", accuracy_drop=1.0)
     assert asked["trial"] == result.best(latency_ratio=0.2, accuracy_drop=1.0)["trial"]
@@ -182,7 +182,7 @@ def test_best_takes_bounds_as_a_job_writes_them(run: Path) -> None:
         result.best(latensy="0.5x")
 
 
-def test_best_says_what_cannot_be(run: Path) -> None:
+def test_best_names_wrong_limits(run: Path) -> None:
     result = read(run)
     with pytest.raises(UserError, match=r"no model of the front has latency_ratio <= 0\.001 \(the closest value"):
         result.best(latency_ratio=0.001)
@@ -208,7 +208,7 @@ def test_constraints_become_bounds_on_columns(
     assert read(write_run(tmp_path, constraints=constraints)).limits == pytest.approx(wanted)
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, run: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(UserError, match="is not a run: there is no such folder"):
         read(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"is not a run: it has no job.yaml \(give the folder"):

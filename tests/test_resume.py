@@ -1,6 +1,6 @@
-"""Resume after SIGKILL.
+"""Resume after SIGKILL:
 
-Finished stays finished, nothing runs twice but what was cut short, and the budget is kept.
+finished trials are kept, only interrupted ones run again, and the budget is kept.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ TRIALS = 10
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
     offer_toy_device()
-    process = start_toy_search(tmp_path, TRIALS, seconds=1.0, workers=2)  # the table lags by two seconds
+    process = start_toy_search(tmp_path, TRIALS, seconds=1.0, workers=2)  # trials.csv may be two seconds old
     trials, runs_file = tmp_path / "toy" / "trials.csv", tmp_path / "toy" / "toy" / "runs.txt"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 5, trials)
     process.send_signal(signal.SIGKILL)
@@ -62,7 +62,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert found.summary["ended"] == "all trials are spent"
     same = found.trials[found.trials["trial"].isin(before["trial"])].reset_index(drop=True)
     columns = ["trial", "status", "accuracy", "latency_ratio", "recipe"]
-    assert same[columns].equals(before[columns]), "what was finished stays as it was"
+    assert same[columns].equals(before[columns]), "finished rows must not change"
 
     runs = [json.loads(line) for line in runs_file.read_text().splitlines()]
     ran_again = {json.dumps(one["values"], sort_keys=True) for one in runs[ran_before:]}
@@ -70,7 +70,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert not ran_again & {json.dumps(recipe, sort_keys=True) for recipe in before["recipe"]}
     noted = [one["key"] for one in runs]
     twice = [key for key, count in Counter(noted).items() if count > 1]
-    assert len(twice) <= 2, "only what the two workers had under way may run again"
+    assert len(twice) <= 2, "only the recipes of the two workers may run again"
     rows = [json.dumps(recipe, sort_keys=True) for recipe in found.trials["recipe"]]
     assert len(set(rows)) == TRIALS
 
@@ -79,13 +79,13 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     assert len(runs_file.read_text().splitlines()) == len(noted), "nothing was left to run"
 
 
-def test_resume_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_resume_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         run.resume(tmp_path)
 
 
 @pytest.mark.parametrize("budget", [{"trials": 0}, {"trials": -3}, {"minutes": -1.0}, {"minutes": 0.0}])
-def test_resume_refuses_a_budget_that_is_none(tmp_path: Path, budget: dict[str, Any]) -> None:
+def test_resume_refuses_an_invalid_budget(tmp_path: Path, budget: dict[str, Any]) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
     with pytest.raises(UserError, match=next(iter(budget))) as error:
@@ -93,7 +93,7 @@ def test_resume_refuses_a_budget_that_is_none(tmp_path: Path, budget: dict[str, 
     assert "\n" not in str(error.value)
 
 
-def test_resume_refuses_a_job_that_names_what_is_gone(tmp_path: Path) -> None:
+def test_resume_refuses_a_job_with_missing_names(tmp_path: Path) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
     file = folder / "job.yaml"
@@ -117,7 +117,7 @@ def test_resume_refuses_another_baseline(tmp_path: Path) -> None:
 
 
 def coloured_folder(root: Path, roles: tuple[str, ...] = ("train", "val", "test")) -> Path:
-    """Pictures of two classes, for each of ``roles``."""
+    """Pictures of two classes for each of ``roles``."""
     for role in roles:
         for number, name in enumerate(("dark", "light")):
             (root / role / name).mkdir(parents=True)
@@ -151,7 +151,7 @@ def test_resume_refuses_other_images(tmp_path: Path, role: str, word: str) -> No
 
 @pytest.mark.parametrize("recorded", ["nothing", "other digests"])
 def test_resume_of_a_run_that_an_earlier_version_began(tmp_path: Path, recorded: str) -> None:
-    """It recorded no images, or other digests of them: the first resume records them."""
+    """It recorded no images, or other digests of them. The first resume records them."""
 
     def with_images(job: Job, progress: Any = None) -> OpenedToy:
         opened = open_toy(job, progress)
@@ -169,7 +169,7 @@ def test_resume_of_a_run_that_an_earlier_version_began(tmp_path: Path, recorded:
     assert (Study(folder, toy_job(tmp_path), {}).images or {})["validation"] not in ("", "b")
 
 
-def test_the_digest_of_sealed_images_is_not_asked_for(tmp_path: Path) -> None:
+def test_the_digest_of_sealed_images_is_not_computed(tmp_path: Path) -> None:
     splits = data.load(DataConfig(train=f"folder:{coloured_folder(tmp_path)}"))
     assert set(images_of(splits)) == {"version", "training", "validation", "test"}
     sealed = Sealed(splits.test)
@@ -179,7 +179,7 @@ def test_the_digest_of_sealed_images_is_not_asked_for(tmp_path: Path) -> None:
 
 
 def begun(tmp_path: Path, **settings: Any) -> Path:
-    """The folder of a run that has its study, and no trial yet."""
+    """The folder of a run with its study, before the first trial."""
     offer_toy_device()
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6}, **settings)
     run.search(job, opener=open_toy)
@@ -187,7 +187,7 @@ def begun(tmp_path: Path, **settings: Any) -> Path:
 
 
 def edit(folder: Path, key: str, value: Any) -> None:
-    """Changes one key of job.yaml, as a user does."""
+    """Changes one key of job.yaml, as a user might."""
     file = folder / "job.yaml"
     values = yaml.safe_load(file.read_text())
     *sections, last = key.split(".")
@@ -221,7 +221,7 @@ def never(job: Job, progress: Any = None) -> OpenedToy:
         ("cost_model", "45nm"),
     ],
 )
-def test_resume_refuses_another_question(tmp_path: Path, key: str, value: Any) -> None:
+def test_resume_refuses_a_changed_job(tmp_path: Path, key: str, value: Any) -> None:
     """Rows of different jobs must not be in one table, with ratios in different units."""
     folder = begun(tmp_path)
     edit(folder, key, value)
@@ -244,14 +244,14 @@ def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
     ("key", "value"),
     [("budget.trials", 6), ("budget.epochs", 1), ("budget.trial_minutes", 7.0), ("workers", 2), ("sampler", "random")],
 )
-def test_what_changes_no_row_may_be_edited(tmp_path: Path, key: str, value: Any) -> None:
+def test_keys_that_change_no_row_may_be_edited(tmp_path: Path, key: str, value: Any) -> None:
     folder = begun(tmp_path)
     edit(folder, key, value)
     assert run.resume(folder, opener=open_toy).summary["ended"] == "the time is up"
 
 
 @pytest.mark.parametrize("renamed", ["job", "folder"])
-def test_another_name_is_the_same_study(tmp_path: Path, renamed: str) -> None:
+def test_a_renamed_run_has_the_same_study(tmp_path: Path, renamed: str) -> None:
     folder = begun(tmp_path)
     Study(folder, toy_job(tmp_path), {}).spend(17.0)
     if renamed == "job":
@@ -264,7 +264,7 @@ def test_another_name_is_the_same_study(tmp_path: Path, renamed: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {folder.name}, "nothing was written elsewhere"
 
 
-def test_a_study_of_an_earlier_version_is_found_under_its_own_name(tmp_path: Path) -> None:
+def test_a_study_of_an_earlier_version_is_found_under_its_old_name(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     job.folder.mkdir()
     optuna.create_study(storage=journal(job.folder), study_name="toy", directions=["maximize", "minimize"])
@@ -293,10 +293,7 @@ def test_resume_refuses_other_versions(tmp_path: Path, changed: str, monkeypatch
 
 
 def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency of another processor stands beside nothing that was measured here.
-
-    A cost model's does.
-    """
+    """Latencies of two processors are not comparable. Those of a cost model are."""
     job, modelled = toy_job(tmp_path), manager().device("cost-model:bitops")
     measured_here, modelled_here = begun_with(job, OnnxRuntimeCpu()), begun_with(job, modelled)
     check_resumable(job.folder, measured_here, begun_with(job, OnnxRuntimeCpu()))
@@ -317,7 +314,7 @@ def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.Mo
         ({"methods": ["a", "b"]}, {"methods": []}, "'methods' was a, b when it began and is empty now"),
     ],
 )
-def test_what_changed_is_told_in_plain_words(
+def test_differences_are_told_in_plain_words(
     tmp_path: Path, before: dict[str, Any], after: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
@@ -330,7 +327,7 @@ def test_a_key_that_a_later_version_adds_is_no_difference(tmp_path: Path) -> Non
     check_resumable(tmp_path, now, later)
 
 
-def test_a_run_of_a_version_that_explained_nothing_is_resumed(tmp_path: Path) -> None:
+def test_a_run_of_a_version_without_explanations_is_resumed(tmp_path: Path) -> None:
     now = begun_with(toy_job(tmp_path), OnnxRuntimeCpu())
     search = {key: value for key, value in now["job"]["search"].items() if key != "explain"}
     assert "explain" in now["job"]["search"]
@@ -347,7 +344,7 @@ def test_files_that_a_killed_search_left_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_only_one_process_drives_a_run(tmp_path: Path) -> None:
+def test_a_run_has_one_driver_only(tmp_path: Path) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
     script = (

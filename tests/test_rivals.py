@@ -1,4 +1,7 @@
-"""A benchmark beside a run: hypervolume over time of its searches and of a rival, on the page."""
+"""A benchmark beside a run:
+
+the page shows the hypervolume over time of its searches and of a rival.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ def benchmark(folder: Path, **changed: Any) -> Path:
 
 
 def section(page: Path) -> str:
-    """The text of the part of the page that shows a benchmark; empty where it has none."""
+    """The text of the page about a benchmark; empty if there is none."""
     found = re.search(r'(?s)<section id="race">.*?</section>', page.read_text(encoding="utf-8"))
     return "" if found is None else " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found[0])).split())
 
 
-def test_the_page_shows_a_benchmark_only_where_one_is_given(tmp_path: Path, commands: Commands) -> None:
+def test_the_page_shows_a_benchmark_only_if_one_is_given(tmp_path: Path, commands: Commands) -> None:
     run = write_run(tmp_path / "run", trials=8)
     commands("report", run)
     assert section(run / "report.html") == ""
@@ -62,7 +65,7 @@ def test_figures_of_another_network_are_not_compared(tmp_path: Path) -> None:
     assert told[-1] == "This run is of resnet50 on glyphs, so its figures cannot be compared with these."
 
 
-def test_without_a_rival_there_are_the_searches_alone(tmp_path: Path) -> None:
+def test_without_a_rival_only_searches_are_shown(tmp_path: Path) -> None:
     run = read(write_run(tmp_path / "run", trials=8))
     slow = {"0": {"curve": [[0.5, 0.1]]}}
     found = race(run, read_benchmark(benchmark(tmp_path, rival=None)), "b.json")
@@ -101,7 +104,7 @@ def words_of(seconds: float) -> str:
         ('{"T": -1, "searches": {"0": {"curve": [[1, 0.5]]}}}', "is no benchmark of searches: T "),
     ],
 )
-def test_other_files_are_refused_in_a_sentence(tmp_path: Path, commands: Commands, text: str, said: str) -> None:
+def test_other_files_are_refused_in_one_sentence(tmp_path: Path, commands: Commands, text: str, said: str) -> None:
     run = write_run(tmp_path / "run", trials=4)
     (tmp_path / "b.json").write_text(text)
     assert said in commands("report", run, "--benchmark", tmp_path / "b.json", code=2)

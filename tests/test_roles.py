@@ -1,4 +1,4 @@
-"""The images of each role, for every way to name data sets."""
+"""The images of each role (training, validation, test), for every way to name data sets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from autocompress.job import DataConfig, load_job
 from autocompress.opened.job import OpenedJob
 
 PARTS = {"train": 40, "val": 20, "test": 20}
-"""Images that each split of the data sets here has."""
+"""Number of images in each split of these data sets."""
 
 
 class Known(DatasetProvider):
-    """``known:NAME:SPLITS``.
+    """``known:NAME:SPLITS``:
 
-    A data set whose images carry their number, so that a split's origin can be read off.
+    a data set whose images have numbers, which show the split of each image.
     """
 
     name = "known:NAME:SPLITS"
@@ -60,7 +60,7 @@ def origin(split: Split) -> set[tuple[str, str, int]]:
 
 
 def places(split: Split) -> set[str]:
-    """The data sets and splits that a split's images come from, such as ``x.val``."""
+    """The data sets and splits of the images of a split, such as ``x.val``."""
     return {f"{name}.{part}" for name, part, _ in origin(split)}
 
 
@@ -72,19 +72,19 @@ LAYOUTS = ["plain", "train", "train+val", "train+test", "val+test", "train+val+t
 
 
 def wanted(role: str, layout: str) -> str:
-    """The split that a role takes from a data set that is named for it alone."""
+    """The split that a role gets from a data set that is named for this role only."""
     parts = layout.split("+")
     other = "test" if role == "val" else "val"
     return role if role in parts else other if other in parts else "train"
 
 
 @pytest.mark.parametrize(("role", "layout", "train"), list(product(("val", "test"), LAYOUTS, (None, "known:t:plain"))))
-def test_a_data_set_named_for_one_role_gives_held_out_images(role: str, layout: str, train: str | None) -> None:
+def test_a_data_set_named_for_one_role_gives_its_held_out_images(role: str, layout: str, train: str | None) -> None:
     splits = load(train=train, **{role: f"known:x:{layout}"})
     assert places(getattr(splits, role)) == {f"x.{wanted(role, layout)}"}
     if train is None and role == "test":
         assert len(splits.val) == 0
-    if train is None and role == "val":  # half of it is for the test
+    if train is None and role == "val":  # the other half is for the test
         assert len(splits.val) == len(splits.test) == PARTS[wanted(role, layout)] // 2
         assert not origin(splits.val) & origin(splits.test)
     if train is not None:
@@ -94,7 +94,7 @@ def test_a_data_set_named_for_one_role_gives_held_out_images(role: str, layout: 
 
 
 @pytest.mark.parametrize(("layout", "train"), list(product(LAYOUTS, (None, "known:t:plain"))))
-def test_a_data_set_named_for_both_roles_is_shared_out(layout: str, train: str | None) -> None:
+def test_a_data_set_named_for_two_roles_is_divided(layout: str, train: str | None) -> None:
     splits = load(train=train, val=f"known:x:{layout}", test=f"known:x:{layout}")
     assert not origin(splits.val) & origin(splits.test)
     parts = layout.split("+")
@@ -120,7 +120,7 @@ def test_a_data_set_named_for_both_roles_is_shared_out(layout: str, train: str |
         ("train+val+test", True, "val", "test", (40, 20, 20)),
     ],
 )
-def test_what_a_data_set_lacks_is_carved_from_images_that_the_weights_have_not_seen(
+def test_missing_splits_are_taken_from_images_that_the_weights_have_not_seen(
     layout: str, weights: bool, val: str, test: str, sizes: Sequence[int]
 ) -> None:
     splits = load(weights, train=f"known:x:{layout}")
@@ -136,7 +136,7 @@ def test_what_a_data_set_lacks_is_carved_from_images_that_the_weights_have_not_s
     test=st.sampled_from([None, "train", "val", *(f"known:w:{layout}" for layout in LAYOUTS)]),
     weights=st.booleans(),
 )
-def test_no_image_has_two_roles_and_training_images_judge_only_where_nothing_is_held_out(
+def test_no_image_has_two_roles_and_training_images_judge_only_if_nothing_is_held_out(
     train: str | None, val: str | None, test: str | None, weights: bool
 ) -> None:
     val = train if val == "train" else val
@@ -172,9 +172,9 @@ def paint(folder: Path, count: int, level: int, seed: int) -> None:
 
 
 def make(root: Path, *parts: str) -> str:
-    """A folder with these split folders, or with classes right inside.
+    """A folder with these split folders, or with class folders.
 
-    10 images a class in the first, else 4.
+    The first has 10 images per class, others 4.
     """
     for number, part in enumerate(parts or ("",)):
         for name, level in (("dark", 60), ("light", 190)):
@@ -210,7 +210,7 @@ def test_a_folder_named_for_one_role_gives_its_held_out_folder(
     assert any("training images by its name" in note for note in splits.notes) == (parts == ("train",))
 
 
-def test_training_images_that_nobody_needs_are_not_read(tmp_path: Path) -> None:
+def test_unneeded_training_images_are_not_read(tmp_path: Path) -> None:
     word = make(tmp_path / "x", "train", "val")
     next((tmp_path / "x" / "train").rglob("*.png")).write_bytes(b"broken")
     assert len(data.load(DataConfig(test=word)).test) == 8
@@ -223,7 +223,7 @@ def test_a_folder_without_training_images_is_refused_for_training(tmp_path: Path
         data.load(DataConfig(train=make(tmp_path / "x", "val", "test")))
 
 
-def test_another_spelling_of_a_folder_is_that_folder(tmp_path: Path) -> None:
+def test_other_spellings_of_a_folder_are_the_same_folder(tmp_path: Path) -> None:
     word = make(tmp_path / "x")
     splits = data.load(DataConfig(train=word, val=word + "/", test=f"folder:{tmp_path}/./x"))
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [16, 2, 2]
@@ -275,7 +275,7 @@ def test_links_do_not_give_an_image_two_roles(tmp_path: Path, kind: str, roles: 
     with pytest.raises(UserError, match=rf"'{first}' and '{second}' share \d+ images: .*\.png are one file"):
         data.load(DataConfig(train=word))
     apart = {"train": f"{word}/train", first: f"{word}/{first}", second: f"{word}/{second}"}
-    if kind in ("folder", "classes"):  # both words are one data set, which is shared out
+    if kind in ("folder", "classes"):  # both words are one data set, which is divided
         splits = data.load(DataConfig(**apart))
         used = [
             {s.pictures.files[i].resolve() for i in s.indices.tolist()}  # type: ignore[attr-defined]
@@ -314,7 +314,7 @@ def test_links_to_some_training_images_of_another_folder_are_refused(tmp_path: P
 # --- a job ----------------------------------------------------------------------------------------
 
 
-def test_a_job_with_a_checkpoint_tests_on_images_that_the_weights_have_not_seen(tmp_path: Path) -> None:
+def test_a_job_with_a_checkpoint_is_tested_on_images_that_the_weights_have_not_seen(tmp_path: Path) -> None:
     word = make(tmp_path / "x", "train", "val")
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), file)
@@ -323,7 +323,7 @@ def test_a_job_with_a_checkpoint_tests_on_images_that_the_weights_have_not_seen(
     )
     assert folders(opened.splits.train) == {"train"}
     assert folders(opened.splits.val) == folders(opened.splits.test) == {"val"}
-    note = opened.splits.notes[0]  # others are about the baseline, whose weights are random here
+    note = opened.splits.notes[0]  # other notes are about the baseline, whose weights are random here
     assert note.startswith("'test' is half of the 8 validation images: the model's weights were trained elsewhere")
 
 
@@ -337,7 +337,7 @@ def test_a_trained_baseline_keeps_all_validation_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["val", "test"])
 def test_copies_of_training_images_are_named(tmp_path: Path, role: str) -> None:
-    """A copy has another inode, so only its content tells."""
+    """A copy has another inode, so it is recognised by its content."""
     for part, seed in (("train", 0), ("val", 1), ("test", 2)):
         for place, name in enumerate(("cats", "dogs")):
             paint(tmp_path / part / name, 6, 40 + 100 * place, seed)

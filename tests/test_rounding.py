@@ -1,4 +1,4 @@
-"""Rounding from moments: its algebra, what quantizers say of their levels, whole networks."""
+"""Rounding from moments: its algebra, the levels of quantizers, and whole networks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIZE = (3, 32, 32)
 
 
 def moments_of(x: torch.Tensor, groups: int = 1) -> Moments:
-    """Moments of samples ``[n, width]``, the same for each group."""
+    """Moments of samples ``[n, width]``, equal for each group."""
     mean = x.mean(0)
     covariance = (x - mean).T @ (x - mean) / len(x)
     columns = Columns(groups, x.shape[1])
@@ -72,7 +72,7 @@ def is_on(values: torch.Tensor, scale: torch.Tensor, levels: Levels) -> bool:
     grid=st.sampled_from(GRIDS),
     shared=st.booleans(),
 )
-def test_each_way_is_on_the_levels_and_descent_is_no_worse_than_gptq(
+def test_rounded_weights_are_on_the_levels_and_descent_is_at_least_as_good_as_gptq(
     seed: int, groups: int, rows: int, width: int, grid: Levels, shared: bool
 ) -> None:
     weight, moments = problem(seed, groups, rows, width)
@@ -86,15 +86,18 @@ def test_each_way_is_on_the_levels_and_descent_is_no_worse_than_gptq(
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_moments_save_much_of_the_error(grid: Levels) -> None:
-    weight, moments = problem(0, 1, 16, 200)  # more columns than a block
+def test_moments_reduce_the_error(grid: Levels) -> None:
+    weight, moments = problem(0, 1, 16, 200)  # more columns than a block has
     lost = [error(weight, rounded(weight, moments, grid, how)[0], moments) for how in ("nearest", "gptq", "descent")]
     assert lost[1] < 0.8 * lost[0]
     assert lost[2] < 0.95 * lost[1]
 
 
-def test_gptq_is_its_equation() -> None:
-    """Against plain steps in float64: round a column, spread its error over those behind it."""
+def test_gptq_follows_its_equation() -> None:
+    """Compared with plain steps in float64:
+
+    round a column, and distribute its error to those after it.
+    """
     weight, moments = problem(1, 1, 4, 150)
     levels = GRIDS[0]
     scale = least_squares_scale(weight, levels)
@@ -109,10 +112,10 @@ def test_gptq_is_its_equation() -> None:
         step = (left[:, i] - expected[:, i]) / upper[i, i]
         left[:, i + 1 :] -= step[:, None] * upper[i, i + 1 :]
     same = (got[0][:, order].double() - expected).abs() < 1e-5
-    assert same.float().mean() > 0.99  # float32 may round a tie otherwise
+    assert same.float().mean() > 0.99  # float32 may round a tie the other way
 
 
-def test_descent_ends_where_no_single_change_helps() -> None:
+def test_descent_ends_when_no_single_change_helps() -> None:
     weight, moments = problem(2, 1, 3, 6)
     levels = GRIDS[1]
     new, scale = rounded(weight, moments, levels, "descent")
@@ -124,7 +127,7 @@ def test_descent_ends_where_no_single_change_helps() -> None:
             assert error(weight, other, moments) >= least * 0.999
 
 
-def test_few_samples_do_as_well_as_their_covariance() -> None:
+def test_few_samples_give_the_result_of_their_covariance() -> None:
     weight, known = problem(3, 1, 4, 30)
     drawn = torch.randn(20, 30, dtype=torch.float64)
     whole = moments_of(drawn)
@@ -134,7 +137,7 @@ def test_few_samples_do_as_well_as_their_covariance() -> None:
     del known
 
 
-def test_a_dead_channel_and_a_constant_input_are_rounded_too() -> None:
+def test_dead_channels_and_constant_inputs_are_rounded_too() -> None:
     weight, _ = problem(4, 1, 3, 5)
     weight[0, 1] = 0
     new, scale = rounded(weight, moments_of(torch.ones(50, 5, dtype=torch.float64)), GRIDS[0], "descent")
@@ -151,7 +154,7 @@ def weight_spec(bits: int, shape: tuple[int, ...] = (4, 3, 3, 3)) -> TensorSpec:
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_levels_are_what_the_quantizer_gives(bits: int) -> None:
+def test_levels_are_the_outputs_of_the_quantizer(bits: int) -> None:
     fakes = [UniformFakeQuantizer(weight_spec(bits)), UniformFakeQuantizer(weight_spec(bits), per_channel=False)]
     fakes += [SlbFakeQuantizer(weight_spec(bits), bits)] if bits <= 4 else []  # type: ignore[list-item]
     for fake in fakes:
@@ -173,7 +176,7 @@ def test_levels_are_what_the_quantizer_gives(bits: int) -> None:
         torch.testing.assert_close(fake(weight), weight)
 
 
-def test_zero_points_and_activations_have_no_levels() -> None:
+def test_quantizers_with_zero_points_and_of_activations_have_no_levels() -> None:
     asymmetric = UniformFakeQuantizer(weight_spec(4), is_symmetric=False)
     for fake in (asymmetric, UniformFakeQuantizer(replace(weight_spec(4), role="activation", channel_axis=None))):
         assert fake.levels() is None
@@ -183,7 +186,7 @@ def test_zero_points_and_activations_have_no_levels() -> None:
         super(UniformFakeQuantizer, asymmetric).settle(torch.ones(4))
 
 
-def test_the_width_says_how() -> None:
+def test_the_default_method_depends_on_the_bits() -> None:
     method, params = Quantize(), params_of(Quantize(), Space(Replay({})), nn.Conv2d(1, 1, 1))
     ways = {bits: method.rounding(params, bits) for bits in (8, 5, 4, 3, 2)}
     assert ways == {8: "nearest", 5: "nearest", 4: "gptq", 3: "descent", 2: "descent"}
@@ -199,7 +202,7 @@ def model() -> nn.Module:
     made = timm.create_model("test_resnet", num_classes=10, zero_init_last=False)
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # running statistics of the images
+            module.momentum = None  # running statistics are those of the images
     made(smooth(256, seed=0))
     return made.eval()
 
@@ -210,7 +213,7 @@ def images() -> torch.Tensor:
 
 
 def smooth(count: int, seed: int) -> torch.Tensor:
-    """Images whose pixels are alike in their neighbourhood, as pictures are."""
+    """Images whose neighbouring pixels are similar, as in pictures."""
     coarse = torch.randn(count, SIZE[0], 8, 8, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=SIZE[1:], mode="bicubic")
 
@@ -243,7 +246,7 @@ def loss(model: nn.Module, made: nn.Module, images: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 3])
-def test_networks_lose_less(model: nn.Module, images: torch.Tensor, bits: int) -> None:
+def test_networks_lose_less_accuracy(model: nn.Module, images: torch.Tensor, bits: int) -> None:
     other = smooth(128, seed=2)
     ways: Sequence[Mapping[str, Any]] = [{"rounding": "nearest", "weight_range": "mse"}, {"rounding": "gptq"}, {}]
     lost = [loss(model, quantized(model, images, bits, **way), other) for way in ways]
@@ -251,17 +254,20 @@ def test_networks_lose_less(model: nn.Module, images: torch.Tensor, bits: int) -
     assert lost[2] <= lost[1] * 1.05
 
 
-def test_eight_bits_ask_for_no_moments(model: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_bits_need_no_moments(model: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision.rounding, "round_layers", None)
     monkeypatch.setattr(precision.rounding, "round_in_order", None)
     quantized(model, images, 8)
-    quantized(model, images, 3, weight_grid="asymmetric")  # nor do zero points
+    quantized(model, images, 3, weight_grid="asymmetric")  # neither do zero points
     with pytest.raises(TypeError):
         quantized(model, images, 3)
 
 
-def test_integers_are_those_that_were_chosen(model: nn.Module, images: torch.Tensor) -> None:
-    """Calibration and bias correction leave weights and scales, and other layers hold no copies."""
+def test_chosen_integers_are_in_the_network(model: nn.Module, images: torch.Tensor) -> None:
+    """Calibration and bias correction do not change weights and scales.
+
+    Other layers have no copies.
+    """
     layers = facts(model, SIZE).layers
     made = network.quantize(
         model,
@@ -282,7 +288,7 @@ def test_integers_are_those_that_were_chosen(model: nn.Module, images: torch.Ten
 
 
 def live_weights(layer: nn.Module, shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Leaves out taps that only ever meet padding: nothing is known of them."""
+    """Leaves out taps that only read padding, for which there are no moments."""
     columns = Columns.of(layer, shape[1:])
 
     def live(weight: torch.Tensor) -> torch.Tensor:
@@ -294,7 +300,7 @@ def live_weights(layer: nn.Module, shape: tuple[int, ...]) -> Callable[[torch.Te
 
 
 @pytest.mark.slow
-def test_layers_in_order_make_up_for_those_before(model: nn.Module, images: torch.Tensor) -> None:
+def test_later_layers_compensate_for_earlier_ones(model: nn.Module, images: torch.Tensor) -> None:
     layers = facts(model, SIZE).layers
     other = smooth(128, seed=2)
     many = smooth(768, seed=3)
@@ -315,7 +321,7 @@ def test_layers_in_order_make_up_for_those_before(model: nn.Module, images: torc
 
 
 def test_slb_starts_from_rounded_weights(model: nn.Module, images: torch.Tensor) -> None:
-    """With the batch norm kept behind each layer, as it trains."""
+    """Each layer keeps its batch norm, as in training."""
     layers, rounded_start = facts(model, SIZE).layers, Settings(init="rounded")
     made = network.quantize(
         model,
@@ -341,7 +347,7 @@ def test_slb_starts_from_rounded_weights(model: nn.Module, images: torch.Tensor)
         torch.testing.assert_close(live(fake.eval()(layer.weight)), live(layer.weight))
 
 
-def test_a_grouped_layer_is_rounded_group_by_group() -> None:
+def test_a_grouped_layer_is_rounded_by_group() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 14 * 14, 3)).eval()
     images = torch.randn(64, 4, 16, 16)
     moments = gather(model, ["0"], lambda: [images])["0"]

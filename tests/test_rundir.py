@@ -1,4 +1,7 @@
-"""The folder of a run: failed starts, free names, and a resume from any folder."""
+"""The folder of a run:
+
+failed starts, names that can be used again, and a resume from any folder.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from autocompress.job import Job, load_job
 from autocompress.searching import run, rundir
 
 NO_TIME = {"trials": 4, "minutes": 1e-6}
-"""A search that ends before its first trial, so that Ray is not started."""
+"""A search that fails before its first trial, so that Ray is not started."""
 
 
 def failing(error: BaseException) -> Callable[..., OpenedToy]:
@@ -33,7 +36,7 @@ def failing(error: BaseException) -> Callable[..., OpenedToy]:
 @pytest.mark.parametrize(
     "error", [UserError("the data is gone", "bring it back"), ValueError("a bug"), KeyboardInterrupt()], ids=type
 )
-def test_a_failed_start_keeps_its_log_and_frees_its_name(tmp_path: Path, error: BaseException) -> None:
+def test_a_failed_start_keeps_its_log_and_its_name_can_be_used_again(tmp_path: Path, error: BaseException) -> None:
     offer_toy_device()
     job = toy_job(tmp_path, budget=NO_TIME)
     with pytest.raises(type(error)):
@@ -48,8 +51,8 @@ def test_a_failed_start_keeps_its_log_and_frees_its_name(tmp_path: Path, error: 
         run.search(job, opener=open_toy)
 
 
-def test_another_job_may_take_the_name_of_a_failed_start(tmp_path: Path) -> None:
-    """Nothing of the failed one, such as latencies of its structures, may reach the next."""
+def test_another_job_may_use_the_name_of_a_failed_start(tmp_path: Path) -> None:
+    """No file of the failed start is left, for example latencies of its structures."""
     offer_toy_device()
     with pytest.raises(ValueError):
         run.search(toy_job(tmp_path, seed=1), opener=failing(ValueError()))
@@ -72,7 +75,7 @@ def test_a_failed_start_can_be_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "job.yaml", "log.txt", "trials.csv"])
-def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_folder_of_the_user_is_not_changed(tmp_path: Path, name: str) -> None:
     job = toy_job(tmp_path)
     job.folder.mkdir()
     (job.folder / name).write_text("mine")
@@ -82,8 +85,8 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path, name: str) -> N
     assert (job.folder / name).read_text() == "mine"
 
 
-def test_a_start_under_way_is_no_failed_start(tmp_path: Path) -> None:
-    """Training a baseline takes minutes, in which the folder looks like a failed start's."""
+def test_a_running_start_is_not_a_failed_start(tmp_path: Path) -> None:
+    """Training a baseline takes minutes, in which the folder looks like that of a failed start."""
     job, folder = toy_job(tmp_path), rundir.create(toy_job(tmp_path, seed=5), {})
     script = (
         "import sys, pathlib; from autocompress.locks import FileLock\n"
@@ -109,14 +112,14 @@ def test_half_artifacts_of_a_killed_search_are_removed(tmp_path: Path) -> None:
         assert [path.name for path in (folder / "artifacts").iterdir()] == ["3"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_folder_gives_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
         rundir.create(toy_job(tmp_path / "file"), {})
 
 
-def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All paths of the job are relative, the run's own folder too."""
+def test_a_run_can_be_resumed_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All paths of the job are relative, including the folder of the run."""
     offer_toy_device()
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     for number in range(4):
@@ -148,7 +151,7 @@ def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(data.load(job.data, manager().datasets()).train) == 8
 
 
-def test_data_sets_and_models_name_their_folders_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_data_sets_and_models_are_absolute_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pth").touch()
     providers = {provider.name: provider for provider in manager().datasets()}

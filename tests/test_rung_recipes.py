@@ -1,4 +1,4 @@
-"""Recipes with training of their own, if rungs decide what is trained."""
+"""Recipes with training of their own, in searches where rungs decide about training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_starting_point_is_tried_without_its_training(opened: OpenedJob) -> No
     assert untrained(found, opened.compose) == found
 
 
-def test_a_job_that_names_the_epochs_gets_them_drawn() -> None:
+def test_epochs_that_a_job_names_are_drawn() -> None:
     def job(**settings: Any) -> Any:
         return load_job(settings={"model": "resnet10t", "data": "digits", **settings})
 

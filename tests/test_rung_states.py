@@ -1,6 +1,6 @@
-"""The table of a recipe's states, as a state machine.
+"""The state table of recipes, tested as a state machine.
 
-A search with a disk, a driver that may be killed between any two steps, and workers that may be
+A search has a disk, a driver that may be killed between any two steps, and workers that may be
 lost.
 """
 
@@ -30,10 +30,10 @@ OUTCOMES = st.sampled_from(["better", "better", "better", "broke", "final"])
 
 
 class Search(RuleBasedStateMachine):
-    """A disk, and a driver that has a table in memory.
+    """A disk, and a driver with a table in memory.
 
-    A worker writes its row before the driver hears of it; a promotion is written before a worker
-    gets it.
+    A worker writes its row before the driver is told. A promotion is written before a worker gets
+    it.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Search(RuleBasedStateMachine):
     @precondition(lambda self: self.busy - self.unheard)
     @rule(data=st.data(), outcome=OUTCOMES)
     def write_row(self, data: Any, outcome: str) -> None:
-        """A worker is done: its row is on disk, and the driver has not heard of it."""
+        """A worker has finished: its row is on the disk, and the driver is not told yet."""
         self.write(data.draw(st.sampled_from(sorted(self.busy - self.unheard))), outcome)
 
     @precondition(lambda self: self.unheld())
@@ -102,7 +102,7 @@ class Search(RuleBasedStateMachine):
         after = self.table[number].lost()
         self.lost[number, self.table[number].tried] += 1
         self.busy.discard(number)
-        if after.state is State.ENDED:  # its failed row is written first
+        if after.state is State.ENDED:  # the row of its failure is written first
             before = self.disk[number]
             self.told[number] += not before.is_told
             self.disk[number] = replace(before, is_told=True, reached=after.reached, is_final=True)
@@ -122,7 +122,7 @@ class Search(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        """The driver and its workers end; another driver begins with what is on disk."""
+        """The driver and its workers end. Another driver begins with the files on the disk."""
         self.busy.clear()
         self.unheard.clear()
         self.lost.clear()
@@ -179,7 +179,7 @@ TestSearch = Search.TestCase
 TestSearch.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_a_recipe_that_climbs_to_the_last_rung() -> None:
+def test_a_recipe_that_is_promoted_to_the_last_rung() -> None:
     standing = ASKED
     for rung in range(LAST_RUNG):
         standing = standing.kept()
@@ -207,7 +207,7 @@ def test_a_training_that_fails_leaves_the_model_of_the_rung_below() -> None:
         lambda: Standing(State.PROMOTED, 1, 1).kept(),
     ],
 )
-def test_what_no_search_does_is_an_error(event: Any) -> None:
+def test_impossible_events_are_errors(event: Any) -> None:
     with pytest.raises(ValueError, match=r"cannot|no rung|no worker|not being tried"):
         event()
 

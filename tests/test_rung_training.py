@@ -1,6 +1,6 @@
-"""The training of rungs.
+"""The training of rungs:
 
-Each goes on from the kept network of the one below, which is made again where it is gone.
+each continues from the stored network of the rung below, or makes that network again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut(opened: OpenedJob, **values: Any) -> Recipe:
-    """A quarter of the channels of every coupling stays, nothing is trained, and bits are full."""
+    """A recipe with a quarter of the channels of every coupling, no training, and full bits."""
     keeps = {name: 0.25 for name in opened.parameters() if name.startswith("prune.keep.")}
     fixed = {**keeps, "recover.epochs": 0, **values}
     return opened.compose(Fixed(fixed, Policy({"prune": "default"})))
@@ -67,18 +67,20 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @given(rung=st.sampled_from([1, 2]), images=st.integers(1, 2_000_000), epochs=st.floats(0.1, 20))
-def test_a_rung_has_steps_on_small_sets_and_an_end_on_large_ones(rung: int, images: int, epochs: float) -> None:
+def test_a_rung_has_a_minimum_of_steps_on_small_sets_and_a_maximum_on_large_ones(
+    rung: int, images: int, epochs: float
+) -> None:
     batch = min(128, images)
     steps = rungs.steps_of(rung, images, batch, epochs)
     wanted = 0.25 * images if rung == 1 else epochs * images
     assert 1 <= steps <= max(1, 200_000 // batch)
-    if steps * batch > wanted + batch:  # more than asked: then not more than a network needs
+    if steps * batch > wanted + batch:  # if more is asked, then no more than a network needs
         assert steps == rungs.LEAST_STEPS[rung]
     elif steps < 200_000 // batch:
         assert steps * batch >= wanted
 
 
-def test_figures_of_the_design() -> None:
+def test_examples_of_the_amount_of_training() -> None:
     assert rungs.steps_of(1, 2_000, 62, 2) == 100
     assert rungs.steps_of(2, 2_000, 62, 2) == 400
     assert rungs.steps_of(1, 50_000, 128, 2) == 100
@@ -86,14 +88,14 @@ def test_figures_of_the_design() -> None:
     assert rungs.steps_of(1, 1_281_167, 128, 2) == rungs.steps_of(2, 1_281_167, 128, 2) == 1562
 
 
-def test_what_can_climb(opened: OpenedJob) -> None:
+def test_which_recipes_can_be_promoted(opened: OpenedJob) -> None:
     assert opened.at_rung(cut(opened), 1) is not None
     assert opened.at_rung(opened.compose(Policy({})), 1) is None, "nothing was removed"
     assert opened.at_rung(cut(opened, **{"recover.epochs": 1}), 1) is None, "it trains already"
     assert not rungs.can_climb(cut(opened), 0), "the job trains nothing"
 
 
-def test_a_rung_changes_neither_values_nor_structure(opened: OpenedJob) -> None:
+def test_a_rung_does_not_change_values_and_structure(opened: OpenedJob) -> None:
     recipe = cut(opened)
     higher = at_rung(opened, 2)
     assert (higher.key, higher.structural_key) == (recipe.key, recipe.structural_key)
@@ -109,9 +111,7 @@ def test_a_rung_changes_neither_values_nor_structure(opened: OpenedJob) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
-def test_a_rung_begins_with_the_kept_network_below_which_is_made_again_where_it_is_gone(
-    opened: OpenedJob, tmp_path: Path
-) -> None:
+def test_a_rung_begins_with_the_stored_network_below_or_makes_it_again(opened: OpenedJob, tmp_path: Path) -> None:
     pipeline = pipeline_of(opened, tmp_path)
     repaired = pipeline.run(cut(opened))
     first = pipeline.run(at_rung(opened, 1))
@@ -129,7 +129,7 @@ def test_a_rung_begins_with_the_kept_network_below_which_is_made_again_where_it_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
-def test_a_rung_that_was_killed_goes_on(
+def test_a_rung_that_was_killed_continues(
     opened: OpenedJob, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = pipeline_of(opened, tmp_path / "a").run(at_rung(opened, 2)).model
@@ -156,7 +156,7 @@ def test_a_rung_that_was_killed_goes_on(
 # --- the baseline's answers -----------------------------------------------------------------------
 
 
-def test_the_baseline_answers_each_image_once(
+def test_the_baseline_is_run_once_for_each_image(
     opened: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, calls = Store(tmp_path), []
@@ -188,7 +188,7 @@ def test_the_baseline_answers_each_image_once(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
-def test_a_trial_that_climbs_has_the_artifact_of_its_last_rung_that_gained(opened: OpenedJob, tmp_path: Path) -> None:
+def test_a_promoted_trial_has_the_artifact_of_its_last_rung_that_gained(opened: OpenedJob, tmp_path: Path) -> None:
     measurer = Measurer.of(opened.job, opened.device)
     baseline = baseline_row(opened, measurer)
     lock = MachineLock(tmp_path / "locks")
@@ -212,7 +212,7 @@ def test_a_trial_that_climbs_has_the_artifact_of_its_last_rung_that_gained(opene
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_a_training_that_diverges_leaves_the_model_below(
+def test_a_training_that_diverges_leaves_the_model_of_the_rung_below(
     opened: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measurer = Measurer.of(opened.job, opened.device)

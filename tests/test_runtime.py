@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions compute integers exactly, with the slow option only where needed."""
+"""ONNX Runtime sessions compute integers exactly, with the slow option only if it is needed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NAMES = [f"{layer.operator}-{'x'.join(map(str, layer.weight.shape))}-{i}" for i,
 
 
 def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a @ b`` as processors without VNNI have it.
+    """``a @ b`` on processors without VNNI:
 
-    Two neighbouring products are added in 16 bits and cut off.
+    pairs of products are added in 16 bits with saturation.
     """
     products = a.astype(np.int64)[:, :, None] * b.astype(np.int64)[None]
     if products.shape[1] % 2:
@@ -35,7 +35,7 @@ def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Processor:
-    """Runs layers exactly, except those that ``overflows`` chooses."""
+    """Runs layers exactly, except those that ``overflows`` selects."""
 
     def __init__(self, overflows: Sequence[int] = (), threads: int = 1, repaired: bool = True) -> None:
         self.overflows, self.threads, self.repaired = overflows, threads, repaired
@@ -60,11 +60,11 @@ PRODUCTS = [i for i, layer in enumerate(LAYERS) if layer.operator != "Conv" or l
 
 
 @pytest.mark.parametrize("layer", PRODUCTS, ids=[NAMES[i] for i in PRODUCTS])
-def test_the_option_is_set_where_any_kernel_overflows(layer: int) -> None:
+def test_the_option_is_set_if_any_kernel_overflows(layer: int) -> None:
     assert exactness(Processor([layer])) == EXACT
 
 
-def test_the_option_is_set_where_only_several_threads_overflow() -> None:
+def test_the_option_is_set_if_only_several_threads_overflow() -> None:
     assert exactness(Processor([0], threads=2)) == EXACT
 
 
@@ -72,12 +72,12 @@ def test_the_option_is_not_set_on_an_exact_processor() -> None:
     assert exactness(Processor())[OPTION] == "0"
 
 
-def test_a_processor_that_stays_inexact_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_processor_that_is_never_exact_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert exactness(Processor([0], repaired=False)) == EXACT
     assert "not exact on this processor" in caplog.text
 
 
-def test_a_runtime_that_cannot_be_asked_gets_the_option(caplog: pytest.LogCaptureFixture) -> None:
+def test_if_the_check_fails_the_option_is_set(caplog: pytest.LogCaptureFixture) -> None:
     def broken(layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
         raise RuntimeError("no such operator")
 
@@ -86,8 +86,8 @@ def test_a_runtime_that_cannot_be_asked_gets_the_option(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_our_sessions_are_exact_here(threads: int) -> None:
-    """Whatever processor this is: the default kernels of one without VNNI fail here."""
+def test_our_sessions_are_exact_on_this_processor(threads: int) -> None:
+    """On a processor without VNNI, the default kernels fail."""
     outputs = run_layers(LAYERS, threads, session_config())
     wrong = [name for name, layer, y in zip(NAMES, LAYERS, outputs, strict=True) if not (y == layer.expected()).all()]
     assert not wrong
@@ -96,20 +96,20 @@ def test_our_sessions_are_exact_here(threads: int) -> None:
 @pytest.mark.skipif(
     not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(machine()["features"]), reason="a processor without VNNI"
 )
-def test_a_processor_with_vnni_runs_the_fast_kernels() -> None:
+def test_a_processor_with_vnni_uses_the_fast_kernels() -> None:
     assert session_config()[OPTION] == "0"
     assert session_options(1).get_session_config_entry(OPTION) == "0"
 
 
-def test_the_layers_tell_overflow_from_exact_results() -> None:
+def test_the_layers_distinguish_overflow_from_exact_results() -> None:
     for i in PRODUCTS:
         wrong = Processor._overflowing(LAYERS[i]) != LAYERS[i].expected()
         assert wrong.mean() > 0.01, NAMES[i]
     assert all(layer.expected().std() > 5 for layer in LAYERS)
 
 
-def test_every_kernel_family_is_asked(tmp_path: Path) -> None:
-    """The layers become the integer operators that exported files have: none stays in float."""
+def test_every_kernel_family_is_checked(tmp_path: Path) -> None:
+    """The layers become the integer operators of exported files, and none stays in float."""
     options = session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(model_of(LAYERS).SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -119,16 +119,16 @@ def test_every_kernel_family_is_asked(tmp_path: Path) -> None:
     assert min(operators[name] for name in ("QGemm", "QLinearMatMul", "MatMulInteger")) >= 2
 
 
-def test_the_processor_is_asked_once() -> None:
+def test_the_processor_is_checked_once() -> None:
     assert session_config() is session_config()
 
 
-def test_options_can_be_given() -> None:
+def test_options_can_be_passed() -> None:
     assert session_options(3, EXACT).get_session_config_entry(OPTION) == "1"
     assert session_options(3, EXACT).intra_op_num_threads == 3
 
 
-def test_measurements_say_the_options_in_force() -> None:
+def test_measurements_record_their_options() -> None:
     said = OnnxRuntimeCpu().environment(DeviceConfig())
     assert session_config().items() <= said["session_options"].items()
     assert said["runtime"] == runtime.runtime_version()

@@ -1,6 +1,6 @@
-"""Uniform grids.
+"""Uniform grids:
 
-The exact checks of the quantization whitepaper (arXiv 1806.08342), over ranges, widths and shapes.
+exact checks from the quantization whitepaper (arXiv 1806.08342), for many ranges, bits and shapes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def simulate(
 
 
 def sqnr(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Decibels; 0 where all codes are zero."""
+    """The signal-to-noise ratio in decibels; 0 if all codes are zero."""
     return 10 * math.log10(float(x.double().square().sum() / (x - y).double().square().sum()))
 
 
 @pytest.mark.parametrize(
     ("low", "high", "step", "zero"), [(-1.0, 3.0, 4 / 255, 64), (2.1, 3.5, 3.5 / 255, 0), (-3.0, -1.0, 3 / 255, 255)]
 )
-def test_the_papers_examples(low: float, high: float, step: float, zero: int) -> None:
+def test_the_examples_of_the_paper(low: float, high: float, step: float, zero: int) -> None:
     scale, zero_point = affine(scalar(low), scalar(high), unsigned_levels(8))
     assert float(scale) == pytest.approx(step, rel=1e-6)
     assert int(zero_point) == zero
@@ -85,7 +85,7 @@ def test_zero_is_exact(first: float, second: float, bits: int, signed: bool, is_
 
 
 @given(END, END, BITS, st.booleans(), st.integers(0, 2**31))
-def test_affine_error_is_half_a_step_and_beyond_it_saturates(
+def test_the_error_of_an_affine_grid_is_half_a_step_and_values_outside_saturate(
     first: float, second: float, bits: int, signed: bool, seed: int
 ) -> None:
     levels = signed_levels(bits, narrow=False) if signed else unsigned_levels(bits)
@@ -93,8 +93,8 @@ def test_affine_error_is_half_a_step_and_beyond_it_saturates(
     scale, zero = affine(scalar(low), scalar(high), levels)
     x = low + (high - low) * torch.rand(200, generator=torch.Generator().manual_seed(seed))
     y = simulate(x, scale, zero, levels)
-    # The rounded zero point shifts the grid by up to half a step, so an end may lie half a step
-    # outside it.
+    # The rounded zero point shifts the grid by up to half a step, so an end may be half a step
+    # outside.
     assert float((x - y).abs().max()) <= float(scale) * 0.5 + 1e-6 * max(-low, high, 1.0)
     ends = representable(scale, zero, levels)
     assert float(simulate(scalar(low - 512 * float(scale)), scale, zero, levels)) == float(ends[0])
@@ -103,7 +103,7 @@ def test_affine_error_is_half_a_step_and_beyond_it_saturates(
 
 
 @given(BITS, st.integers(0, 2**31), st.floats(1e-3, 1e3))
-def test_symmetric_narrow_never_clips(bits: int, seed: int, size: float) -> None:
+def test_a_symmetric_narrow_grid_never_clips(bits: int, seed: int, size: float) -> None:
     x = size * torch.randn(300, generator=torch.Generator().manual_seed(seed))
     levels = signed_levels(bits, narrow=True)
     scale, zero = symmetric(x.min(), x.max(), levels)
@@ -114,7 +114,7 @@ def test_symmetric_narrow_never_clips(bits: int, seed: int, size: float) -> None
 
 
 @given(BITS, st.integers(0, 2**31), st.booleans())
-def test_twice_is_once_and_values_are_few(bits: int, seed: int, is_symmetric: bool) -> None:
+def test_simulating_twice_changes_nothing_and_values_are_few(bits: int, seed: int, is_symmetric: bool) -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
     levels = signed_levels(bits, narrow=True) if is_symmetric else unsigned_levels(bits)
     scale, zero = (symmetric if is_symmetric else affine)(x.min(), x.max(), levels)
@@ -123,7 +123,7 @@ def test_twice_is_once_and_values_are_few(bits: int, seed: int, is_symmetric: bo
     assert len(y.unique()) <= (2**bits - 1 if is_symmetric else 2**bits)
 
 
-def test_each_bit_is_worth_six_decibels_and_the_error_is_uniform() -> None:
+def test_each_bit_gains_six_decibels_and_the_error_is_uniform() -> None:
     x = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     ratios = []
     for bits in range(2, 9):
@@ -137,10 +137,10 @@ def test_each_bit_is_worth_six_decibels_and_the_error_is_uniform() -> None:
     assert all(gain > 6 for gain in gains)
 
 
-def test_per_channel_on_channels_of_different_size() -> None:
-    """32 channels, deviations from 0.01 to 10.
+def test_scales_per_channel_on_channels_of_different_size() -> None:
+    """32 channels with deviations from 0.01 to 10.
 
-    At 8 bits 33.9 dB become 43.6, at 4 bits 12.0 become 18.6.
+    At 8 bits, 33.9 dB become 43.6; at 4 bits, 12.0 become 18.6.
     """
     weight = torch.randn(32, 512, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 32)[:, None]
     for bits, whole_db, channel_db in ((8, 33.9, 43.6), (4, 12.0, 18.6)):
@@ -152,12 +152,12 @@ def test_per_channel_on_channels_of_different_size() -> None:
         assert sqnr(weight, whole) == pytest.approx(whole_db, abs=1.5)
         assert sqnr(weight, by_channel) == pytest.approx(channel_db, abs=1.5)
         worst = min(sqnr(weight[c], by_channel[c]) for c in range(32))
-        assert not whole[0].any()  # the smallest channel is lost entirely
+        assert not whole[0].any()  # the smallest channel is all zeros
         assert worst > (38 if bits == 8 else 13)
 
 
 @given(BITS, st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([0, 1]))
-def test_channels_of_one_range_need_one_scale(bits: int, seed: int, channels: int, axis: int) -> None:
+def test_channels_of_equal_range_need_one_scale(bits: int, seed: int, channels: int, axis: int) -> None:
     weight = torch.rand(channels, 50, generator=torch.Generator().manual_seed(seed)) - 0.5
     weight[:, 0], weight[:, 1] = 1.0, -1.0
     weight = weight.movedim(0, axis)
@@ -168,10 +168,10 @@ def test_channels_of_one_range_need_one_scale(bits: int, seed: int, channels: in
 
 
 @given(BITS, st.integers(0, 2**31), st.integers(-8, 8))
-def test_codes_of_a_scaled_channel_stay(bits: int, seed: int, power: int) -> None:
-    """Why the scale of a folded batch norm does not matter per channel.
+def test_scaling_a_channel_does_not_change_its_codes(bits: int, seed: int, power: int) -> None:
+    """Therefore the scale of a folded batch norm does not matter with scales per channel.
 
-    Powers of two, so that floats are exact.
+    The factors are powers of two, so that floats are exact.
     """
     weight = torch.randn(5, 50, generator=torch.Generator().manual_seed(seed))
     scaled = weight.clone()
@@ -181,7 +181,7 @@ def test_codes_of_a_scaled_channel_stay(bits: int, seed: int, power: int) -> Non
     assert torch.equal(*codes)
 
 
-def test_one_sided_values_gain_a_bit_on_an_asymmetric_grid() -> None:
+def test_nonnegative_values_gain_a_bit_on_an_asymmetric_grid() -> None:
     low, high = scalar(0.0), scalar(2.54)
     asymmetric_scale, _ = affine(low, high, signed_levels(8, narrow=False))
     symmetric_scale, _ = symmetric(low, high, signed_levels(8, narrow=True))
@@ -189,15 +189,15 @@ def test_one_sided_values_gain_a_bit_on_an_asymmetric_grid() -> None:
     assert float(symmetric_scale) == pytest.approx(2.54 / 127)
 
 
-def test_symmetric_activations_are_the_signed_grid_shifted() -> None:
+def test_symmetric_activations_have_the_signed_grid_with_an_offset() -> None:
     levels = unsigned_levels(8)
     assert [float(v) for v in symmetric(scalar(0.0), scalar(2.55), levels)] == pytest.approx([0.01, 0])
     assert [float(v) for v in symmetric(scalar(-1.27), scalar(1.0), levels)] == pytest.approx([0.01, 128])
 
 
 @given(BITS, st.integers(0, 2**31), st.booleans())
-def test_integer_arithmetic_is_the_same_product(bits: int, seed: int, narrow: bool) -> None:
-    """Eq. 4 to 6, with the factor and the count that the print leaves out."""
+def test_integer_arithmetic_gives_the_same_product(bits: int, seed: int, narrow: bool) -> None:
+    """Equations 4 to 6, with the factor and the count that are missing in print."""
     random = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(7, 20, generator=random) + 0.5, torch.randn(5, 20, generator=random)
     x_levels, w_levels = unsigned_levels(bits), signed_levels(bits, narrow=narrow)

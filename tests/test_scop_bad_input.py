@@ -1,6 +1,6 @@
-"""Channels without SCOP scores are an error, never ordered by chance.
+"""Channels without SCOP scores are an error and are not ordered by chance.
 
-What no pruner can remove: ``test_prune_input``.
+Channels that no pruner can remove are tested in ``test_prune_input``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def context_with(model: nn.Module, images: int) -> Context:
 
 
 @pytest.mark.parametrize(("teacher", "state"), [(False, None), (True, {"layers": {}})])
-def test_a_real_run_without_scores(teacher: bool, state: Any) -> None:
-    """Never the first channels by default."""
+def test_a_real_run_without_scores_is_an_error(teacher: bool, state: Any) -> None:
+    """It must not remove the first channels instead."""
     model = example_model()
     context = replace(example_context(model, teacher=model if teacher else None), state=state)
     with pytest.raises(InvalidRecipe, match="no scores"):
         pruned(model, Scop(QUICK), context)
 
 
-def test_scores_that_are_not_finite() -> None:
+def test_nan_scores_are_refused() -> None:
     model, scop = example_model(), Scop(QUICK)
     context = example_context(model, teacher=copy.deepcopy(model))
     state = scop.prepare(copy.deepcopy(model), context)
@@ -52,7 +52,7 @@ def test_scores_that_are_not_finite() -> None:
 
 @pytest.mark.parametrize("images", [2, 3, 33])
 def test_odd_batches_and_a_last_batch_of_one(images: int) -> None:
-    """33 images are a batch of 32 and one of a single image."""
+    """33 images are a batch of 32 and a batch of one image."""
     model, scop = example_model(), Scop(QUICK)
     context = context_with(model, images)
     state = scop.prepare(copy.deepcopy(model), context)
@@ -65,10 +65,10 @@ def test_odd_batches_and_a_last_batch_of_one(images: int) -> None:
 
 @pytest.mark.parametrize("kind", knockoffs.KINDS)
 @pytest.mark.parametrize("images", [0, 1])
-def test_too_few_images_for_a_control_group(images: int, kind: str) -> None:
-    """One image is its own only look-alike.
+def test_too_few_images_for_a_control_group_are_refused(images: int, kind: str) -> None:
+    """One image would be its own control.
 
-    Every score would be 0, and the order of channels would choose.
+    All scores would be 0, and the numbering of channels would decide.
     """
     model = example_model()
     scop = Scop(replace(QUICK, knockoffs=kind))
@@ -77,7 +77,7 @@ def test_too_few_images_for_a_control_group(images: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "gan_cond"])
-def test_images_that_are_all_the_same(kind: str) -> None:
+def test_equal_images_are_refused(kind: str) -> None:
     split = example_context(example_model()).transfer.train  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="all images are the same"):
         knockoffs.make(kind, split.take(torch.zeros(8, dtype=torch.int64)))

@@ -1,6 +1,6 @@
-"""Control scales.
+"""Control scales:
 
-The mixing, its gradient, and that nothing but beta changes (digest, checks 1, 2, 3 and 8).
+the mixing, its gradient, and that only beta changes (checks 1, 2, 3 and 8 of the digest).
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def images(n: int, channels: int = 2, size: int = 6, seed: int = 0) -> torch.Ten
 def alive() -> nn.Module:
     """The example model with gammas that are not zero.
 
-    Timm starts the last norm of each block at 0, which would keep every gradient from the layers
-    before it.
+    timm starts the last norm of each block at 0, which would stop every gradient to earlier layers.
     """
     model = example_model()
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +61,7 @@ def split_of(x: torch.Tensor, labels: torch.Tensor) -> TensorSplit:
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 5), seed=st.integers(0, 99))
-def test_beta_one_is_the_real_half_and_beta_zero_the_knockoff_half(n: int, seed: int) -> None:
+def test_beta_one_gives_the_real_half_and_beta_zero_the_knockoff_half(n: int, seed: int) -> None:
     conv = nn.Conv2d(2, 6, 3)
     real, copy_ = conv(images(n, seed=seed)), conv(images(n, seed=seed + 1))
     scale = ControlScale(6)
@@ -74,7 +73,7 @@ def test_beta_one_is_the_real_half_and_beta_zero_the_knockoff_half(n: int, seed:
 
 
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_beta_one_leaves_the_network_as_it_is(mixing: str) -> None:
+def test_beta_one_does_not_change_the_network(mixing: str) -> None:
     net = small()
     control.batch_statistics(net)
     both = torch.cat([images(4), images(4, seed=1)])
@@ -88,10 +87,10 @@ def test_beta_one_leaves_the_network_as_it_is(mixing: str) -> None:
     assert torch.equal(net[1].running_mean, torch.zeros(6)), "the batch's own statistics, and the running ones stay"
 
 
-def test_where_the_two_mixings_mix() -> None:
-    """pre_bn: the raw output, also of timm's norm with its activation inside.
+def test_where_the_two_mixings_apply() -> None:
+    """pre_bn mixes the raw output, also in timm's norms with activation.
 
-    Post_bn: behind the norm, before the activation.
+    post_bn mixes between norm and activation.
     """
     for norm in (nn.BatchNorm2d(6), BatchNormAct2d(6)):
         net = nn.Sequential(nn.Conv2d(2, 6, 1), norm).eval()
@@ -122,7 +121,7 @@ def test_the_features_of_a_linear_layer_are_its_last_axis() -> None:
     assert torch.allclose(mixed[:3, :, 0], 0.5 * (plain[:3, :, 0] + plain[3:, :, 0]))
 
 
-def test_an_unknown_mixing_is_told() -> None:
+def test_an_unknown_mixing_is_refused() -> None:
     with pytest.raises(ValueError, match="pre_bn, post_bn"), controlled(small(), PAIRS, "stirred"):
         pass
 
@@ -131,7 +130,7 @@ def test_an_unknown_mixing_is_told() -> None:
 
 
 def gradients(x: torch.Tensor, copy_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """dL/dbeta, and sum over n, h, w of dL/dAhat (A - A~), section 3."""
+    """dL/dbeta, and the sum over n, h, w of dL/dAhat (A - A~), section 3."""
     net = small()
     control.batch_statistics(net)
     net.requires_grad_(False)
@@ -158,7 +157,7 @@ def test_the_gradient_of_beta_is_that_of_the_mixture_times_the_difference() -> N
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_knockoff_that_is_the_image_gives_no_gradient() -> None:
+def test_a_knockoff_equal_to_its_image_gives_no_gradient() -> None:
     found, _ = gradients(images(5), images(5))
     assert torch.equal(found, torch.zeros(6))
 
@@ -168,7 +167,7 @@ def test_a_knockoff_that_is_the_image_gives_no_gradient() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 33, 64])
 def test_only_beta_changes_and_stays_within_zero_and_one(n: int) -> None:
-    """Also for one image, and for odd batches."""
+    """Also with one image, and with batches of unequal size."""
     model = alive()
     train = example_context(model).transfer.train  # type: ignore[union-attr]
     split = train.take(torch.arange(n))
@@ -197,7 +196,7 @@ def test_without_epochs_every_beta_is_one_half() -> None:
     assert torch.equal(found["layer1.0.conv1"], torch.full_like(found["layer1.0.conv1"], 0.5))
 
 
-def test_scales_are_drawn_by_seed() -> None:
+def test_scales_depend_on_the_seed() -> None:
     model = alive()
     split = example_context(model).transfer.train  # type: ignore[union-attr]
     found: list[Mapping[str, torch.Tensor]] = []
@@ -213,7 +212,7 @@ def test_scales_are_drawn_by_seed() -> None:
 
 
 class Planted(nn.Module):
-    """Channel 0 has the label, channel 1 has weight zero, channel 2 is noise."""
+    """Channel 0 has the label, channel 1 has zero weights, and channel 2 is noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,14 +231,14 @@ class Planted(nn.Module):
 
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labels", "teacher"])
-def test_what_carries_the_label_wins_and_what_nobody_reads_stays(mixing: str, labelled: bool) -> None:
+def test_the_channel_with_the_label_gets_the_highest_beta(mixing: str, labelled: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = 0.3 * torch.randn(240, 3, 4, 4, generator=generator) + torch.randn(240, 3, 1, 1, generator=generator)
     labels = torch.randint(0, 2, (240,), generator=generator)
     x[:, 0] += 2.0 * (2 * labels - 1).view(-1, 1, 1)
     split = split_of(x, labels if labelled else torch.zeros(240, dtype=torch.int64))
     model = Planted()
-    if not labelled:  # the teacher is the network: it must know the label by itself
+    if not labelled:  # the network is its own teacher, so it must predict the label
         nn.init.zeros_(model.head.weight[:, 2])
     settings_ = ScaleSettings(epochs=4, lr=0.02, mixing=mixing)
     source = knockoffs.Permute(split)

@@ -1,6 +1,6 @@
-"""Knockoff data.
+"""Knockoff data:
 
-Second moments as they must be (digest, check 9), the range of the images, and every draw by seed.
+their second moments (check 9 of the digest), the range of the images, and seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from autocompress_scop.knockoffs_gaussian import PatchGaussian, SecondOrder, fro
 
 
 def covariance_of(d: int, seed: int) -> torch.Tensor:
-    """Well-conditioned, with unequal variances."""
+    """A well-conditioned covariance with unequal variances."""
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(d, d, generator=generator, dtype=torch.float64)
     return a @ a.T / d + 0.5 * torch.diag(torch.rand(d, generator=generator, dtype=torch.float64) + 0.5)
@@ -45,7 +45,8 @@ def test_gaussian_knockoffs_have_the_covariance_of_the_data_and_s_less_with_it()
     x = mean + torch.randn(n, d, generator=generator) @ root.T
     copy = law(x, generator)
     joint = torch.cov(torch.cat([x, copy], 1).T.double())
-    # the standard error of a covariance of n samples is about its size / sqrt(n): 5 of them
+    # the standard error of a covariance of n samples is about its size / sqrt(n); 5 of them are
+    # allowed
     bound = 5 * float(covariance.diagonal().max()) * 1.5 / n**0.5
     assert (joint[d:, d:] - covariance).abs().max() < bound
     assert (joint[:d, d:] - (covariance - law.distance.diag())).abs().max() < bound
@@ -60,19 +61,19 @@ def test_the_conditional_covariance_is_positive_semidefinite(d: int, seed: int, 
     expected = 2 * distance - distance @ torch.linalg.inv(law.covariance) @ distance
     assert torch.allclose(law.conditional, expected, atol=1e-9)
     assert torch.linalg.eigvalsh(expected).min() > -1e-9
-    # 0 <= D <= 2S, the same condition for the joint covariance
+    # 0 <= D <= 2S is the same condition for the joint covariance
     assert torch.linalg.eigvalsh(2 * law.covariance - distance).min() > -1e-9
     assert law.s <= 1
 
 
-def test_knockoffs_that_would_be_the_images_are_refused() -> None:
-    equal = torch.ones(5, 5)  # one factor moves all coordinates: lambda_min is 0
+def test_knockoffs_equal_to_the_images_are_refused() -> None:
+    equal = torch.ones(5, 5)  # one factor determines all coordinates, so lambda_min is 0
     with pytest.raises(ValueError, match="shrink more"):
         SecondOrder(torch.zeros(5), equal)
     assert SecondOrder(torch.zeros(5), equal, shrinkage=0.5).s == pytest.approx(1.0)
 
 
-def test_a_constant_pixel_stays_where_it_is() -> None:
+def test_a_constant_pixel_does_not_change() -> None:
     covariance = torch.eye(4)
     covariance[0, 0] = 0
     copy = SecondOrder(torch.full((4,), 3.0), covariance, 0.5)(
@@ -87,14 +88,14 @@ def test_a_constant_pixel_stays_where_it_is() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 3), c=st.integers(1, 3), h=st.integers(4, 19), w=st.integers(4, 19), patch=st.integers(1, 4))
-def test_patches_go_there_and_back(n: int, c: int, h: int, w: int, patch: int) -> None:
+def test_patches_are_reassembled_into_the_image(n: int, c: int, h: int, w: int, patch: int) -> None:
     images = torch.arange(n * c * h * w, dtype=torch.float32).view(n, c, h, w)
     vectors = to_patches(images, patch)
     assert vectors.shape == (n, -(-h // patch) * -(-w // patch), c * patch * patch)
     assert torch.equal(from_patches(vectors, patch, images.shape[1:]), images)
 
 
-def test_images_get_knockoffs_with_their_means_and_variances() -> None:
+def test_knockoffs_have_the_means_and_variances_of_the_images() -> None:
     split = smooth_split(n=400)
     source = PatchGaussian(split, patch=4, shrinkage=0.5)
     images = next(iter(split.loader(400)))[0]
@@ -112,7 +113,7 @@ def test_images_get_knockoffs_with_their_means_and_variances() -> None:
 
 
 @pytest.mark.parametrize("kind", knockoffs.KINDS)
-def test_every_kind_is_drawn_by_seed_and_in_the_range_of_the_images(kind: str) -> None:
+def test_every_kind_is_seeded_and_in_the_range_of_the_images(kind: str) -> None:
     split = smooth_split()
     images = next(iter(split.loader(7)))[0]  # odd
     made = []
@@ -136,7 +137,7 @@ def test_every_kind_is_drawn_by_seed_and_in_the_range_of_the_images(kind: str) -
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 9), seed=st.integers(0, 99))
-def test_a_permutation_leaves_no_image_in_its_place(n: int, seed: int) -> None:
+def test_a_permutation_moves_every_image(n: int, seed: int) -> None:
     split = smooth_split()
     images = next(iter(split.loader(n)))[0]
     copy = knockoffs.make("permute", split)(images, torch.Generator().manual_seed(seed))
@@ -144,7 +145,7 @@ def test_a_permutation_leaves_no_image_in_its_place(n: int, seed: int) -> None:
     assert torch.allclose(copy.sum(0), images.sum(0), atol=1e-5)
 
 
-def test_trained_generators_come_nearer_to_the_images() -> None:
+def test_trained_generators_get_closer_to_the_images() -> None:
     split = smooth_split(n=96)
     images = next(iter(split.loader(96)))[0]
 
@@ -157,7 +158,7 @@ def test_trained_generators_come_nearer_to_the_images() -> None:
         assert distance(kind, 80) < 0.5 * distance(kind, 1)
 
 
-def test_bad_requests_are_told() -> None:
+def test_invalid_settings_are_refused() -> None:
     split = smooth_split()
     with pytest.raises(ValueError, match="gaussian, gan_cond"):
         knockoffs.make("photocopy", split)

@@ -1,4 +1,4 @@
-"""The pruner ``scop``: its space, which scores it makes, and the order that they give."""
+"""The pruner ``scop``: its space, its scores, and the orders that follow from them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scop() -> Scop:
 
 @pytest.fixture(scope="module")
 def state(resnet: nn.Module, scop: Scop) -> Any:
-    """Prepared and kept, as the pipeline does it."""
+    """Its prepared state, stored as by the pipeline."""
     made = scop.prepare(copy.deepcopy(resnet), example_context(resnet, teacher=resnet))
     return unpack(*pack(made))
 
@@ -94,7 +94,7 @@ def test_every_layer_that_any_mode_prunes_has_scores(state: Any, resnet: nn.Modu
     assert torch.allclose(state["layers"]["layer1.0.conv1"], expected)
 
 
-def test_prepared_or_made_on_the_spot_the_orders_are_the_same(state: Any, resnet: nn.Module, scop: Scop) -> None:
+def test_prepared_scores_give_the_orders_of_scores_made_on_the_spot(state: Any, resnet: nn.Module, scop: Scop) -> None:
     couplings = list(couplings_of(resnet, "group").values())
     found = [scop.orders(couplings, {}, replace(context_of(resnet, state=own), model=resnet)) for own in (state, None)]
     assert found[0] == found[1]
@@ -104,14 +104,14 @@ def test_prepared_or_made_on_the_spot_the_orders_are_the_same(state: Any, resnet
 
 
 @pytest.mark.parametrize("keep", [0.25, 0.5, 0.75])
-def test_the_lowest_scores_go(keep: float, state: Any, resnet: nn.Module, scop: Scop) -> None:
+def test_the_lowest_scores_are_removed_first(keep: float, state: Any, resnet: nn.Module, scop: Scop) -> None:
     _, steps = pruned(resnet, scop, context_of(resnet, state=state), keep)
     scores = state["layers"]["layer1.0.conv1"]
     best = scores.argsort(descending=True, stable=True)[: int(keep * len(scores))].sort().values
     assert kept(steps)["layer1.0.conv1"] == best.tolist()
 
 
-def test_a_stream_goes_by_the_mean_of_its_writers(state: Any, resnet: nn.Module, scop: Scop) -> None:
+def test_the_order_of_a_stream_follows_the_mean_of_its_writers(state: Any, resnet: nn.Module, scop: Scop) -> None:
     coupling = next(c for c in couplings_of(resnet, "group").values() if len(c.producers) > 1)
     own = torch.stack([state["layers"][writer] for writer in coupling.producers if writer in state["layers"]]).mean(0)
     order = scop.order(coupling, {}, replace(context_of(resnet, state=state), model=resnet))
@@ -122,7 +122,7 @@ def test_a_stream_goes_by_the_mean_of_its_writers(state: Any, resnet: nn.Module,
 @pytest.mark.parametrize("mode", ["inner", "group"])
 @pytest.mark.parametrize("substituted", [False, True], ids=["plain", "ghosted"])
 def test_a_dry_run_knows_every_width(substituted: bool, mode: str, state: Any, resnet: nn.Module, scop: Scop) -> None:
-    """Also behind ghost modules, whose order of channels only the real run knows."""
+    """Also after ghost modules, whose order of channels is only known in a real run."""
     found = []
     for dry_run in (True, False):
         context, entering = context_of(resnet, dry_run=dry_run, state=None if dry_run else state), None
@@ -135,8 +135,10 @@ def test_a_dry_run_knows_every_width(substituted: bool, mode: str, state: Any, r
     assert found[0] != shapes(resnet)
 
 
-def test_layers_of_others_take_the_scores_of_what_they_stand_for(state: Any, resnet: nn.Module, scop: Scop) -> None:
-    """An intrinsic map with its ghost has the mean of the scores of the replaced channels."""
+def test_substituted_layers_get_the_scores_of_the_layers_that_they_replace(
+    state: Any, resnet: nn.Module, scop: Scop
+) -> None:
+    """An intrinsic map with its ghosts gets the mean of the scores of the replaced channels."""
     context = context_of(resnet, state=state)
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})
     ghosted, _ = Ghost().apply(copy.deepcopy(resnet), Ghost().search_space(Space(chooser, "model"), resnet), context)
@@ -153,7 +155,7 @@ def test_layers_of_others_take_the_scores_of_what_they_stand_for(state: Any, res
 
 
 def test_statistics_are_those_of_the_pruned_network(state: Any, resnet: nn.Module, scop: Scop) -> None:
-    """Where nothing is refitted."""
+    """Without a refit."""
     context = context_of(resnet, state=state)
     model, _ = pruned(resnet, scop, context)
     norm = model.get_submodule("layer4.0.bn2")
@@ -165,7 +167,7 @@ def test_statistics_are_those_of_the_pruned_network(state: Any, resnet: nn.Modul
     assert torch.allclose(norm.running_mean, seen[0].mean((0, 2, 3)), rtol=0.05, atol=0.02)
 
 
-def test_statistics_stay_where_the_data_demands_it(state: Any, resnet: nn.Module, scop: Scop) -> None:
+def test_statistics_are_kept_if_the_data_demand_it(state: Any, resnet: nn.Module, scop: Scop) -> None:
     context = context_of(resnet, state=state)
     assert context.transfer is not None
     frozen = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))

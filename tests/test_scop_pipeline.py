@@ -1,7 +1,4 @@
-"""SCOP in recipes.
-
-Scored once, pruned, recovered, quantized, exported, and loaded again with no data.
-"""
+"""SCOP in recipes: scored once, pruned, recovered, quantized, exported, and loaded without data."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ def test_a_dry_run_has_the_deployed_structure(mode: str, opened: OpenedJob, tmp_
     assert operator_histogram(tmp_path / "dry.onnx") == operator_histogram(tmp_path / "real.onnx")
 
 
-def test_an_artifact_comes_back_with_no_data(opened: OpenedJob, tmp_path: Path) -> None:
+def test_an_artifact_is_loaded_without_data(opened: OpenedJob, tmp_path: Path) -> None:
     candidate = opened.candidate(opened.compose(by_scop(RULES)))
     deployable = opened.export(candidate, tmp_path / "model.onnx")
     opened.save_artifact(candidate, deployable, tmp_path / "artifact", {})
@@ -62,7 +59,7 @@ def test_an_artifact_comes_back_with_no_data(opened: OpenedJob, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_it_acts_on_ghost_modules(opened: OpenedJob) -> None:
+def test_it_applies_to_ghost_modules(opened: OpenedJob) -> None:
     both = opened.compose(by_scop({"ghost": "default", "prune": "default", "scop": "default"}))
     assert [name for name, _ in both.transforms] == ["ghost"]
     assert both.prune is not None
@@ -73,12 +70,12 @@ def test_it_acts_on_ghost_modules(opened: OpenedJob) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_can_name_the_papers_own_scheme(opened: OpenedJob, tmp_path: Path) -> None:
-    """Mode "scatter".
+def test_a_job_can_use_the_scheme_of_the_paper(opened: OpenedJob, tmp_path: Path) -> None:
+    """Mode "scatter":
 
-    The last convolution of each block is pruned, residual streams keep their width.
+    the last convolution of each block is pruned, and residual streams keep their width.
     """
-    del opened  # its baseline is this one's
+    del opened  # uses the baseline of the job above
     job = load_job(
         model="resnet10t",
         model_args=NARROW,

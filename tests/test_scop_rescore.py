@@ -1,6 +1,6 @@
-"""A substituted network that is scored itself.
+"""Scores of a substituted network:
 
-After a recovery, by its own layers, and with widths known before.
+made after a recovery, for its own layers, with widths that are known before.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def scop() -> Scop:
 
 @pytest.fixture(scope="module")
 def context(resnet: nn.Module, scop: Scop) -> Context:
-    """As the engine gives it, scores of the baseline included."""
+    """The context that the engine gives, with the scores of the baseline."""
     found = example_context(resnet, teacher=copy.deepcopy(resnet))
     return replace(found, state=scop.prepare(copy.deepcopy(resnet), found))
 
 
 class Watch:
-    """Scores made in ``apply``: of which network (its weights then), and what came out."""
+    """Records the scores made in ``apply``: the weights of the scored network, and the scores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.networks: list[dict[str, torch.Tensor]] = []
@@ -75,7 +75,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-def test_it_is_scored_after_a_recovery_and_its_own_scores_choose(
+def test_it_is_scored_after_a_recovery_and_pruned_by_these_scores(
     watch: Watch, resnet: nn.Module, scop: Scop, context: Context
 ) -> None:
     before = ghosted(resnet, context)
@@ -115,13 +115,13 @@ def test_a_dry_run_has_the_structure_and_trains_nothing(
     rebuilt.load_state_dict(real.state_dict())
 
 
-def test_the_baseline_has_its_scores_already(watch: Watch, resnet: nn.Module, scop: Scop, context: Context) -> None:
+def test_the_baseline_is_not_scored_again(watch: Watch, resnet: nn.Module, scop: Scop, context: Context) -> None:
     _, steps = pruned(resnet, scop, context, rescore_epochs=1)
     assert not watch.networks
     assert kept(steps) == kept(pruned(resnet, scop, context)[1])
 
 
-def test_other_weights_are_a_substitution_too(resnet: nn.Module) -> None:
+def test_changed_weights_count_as_a_substitution(resnet: nn.Module) -> None:
     other = copy.deepcopy(resnet)
     assert not is_substituted(other, resnet)
     with torch.no_grad():
@@ -129,8 +129,8 @@ def test_other_weights_are_a_substitution_too(resnet: nn.Module) -> None:
     assert is_substituted(other, resnet)
 
 
-def test_substituted_layers_get_the_training_they_need(resnet: nn.Module, scop: Scop, context: Context) -> None:
-    """Callbacks of what acted before take part, and a measurement may hold every batch of it."""
+def test_substituted_layers_are_trained_before_scoring(resnet: nn.Module, scop: Scop, context: Context) -> None:
+    """Callbacks of earlier methods take part. A measurement may pause every batch."""
     happened: list[str] = []
 
     class Counting(Callback):
@@ -159,7 +159,7 @@ def test_in_a_recipe_with_ghost_modules(opened: OpenedJob, watch: Watch) -> None
         space={"scop": {"rescore_epochs": 1, "score_epochs": 1, "score_images": 64}},
         name="scop-rescore",
     )
-    del opened  # its baseline is this one's
+    del opened  # uses the baseline of the job above
     own = OpenedJob.open(job)
     watch.networks.clear()
     values = own.compose(Policy({"ghost": "default", "prune": "default"})).values

@@ -1,4 +1,7 @@
-"""Importance: the digest's numbers (checks 4 and 5), and a coupling's scores from its layers'."""
+"""Importance:
+
+the numbers of the digest (checks 4 and 5), and scores of couplings from those of layers.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def coupling(name: str, *writers: str, width: int = 4) -> Coupling:
 # --- checks 4 and 5, and the score at the start (check 3) -----------------------------------------
 
 
-def test_the_digests_numbers() -> None:
+def test_the_numbers_of_the_digest() -> None:
     found = importance(torch.tensor([-2.0, 3.0]), torch.tensor([0.75, 0.25]))
     assert found.tolist() == [1.0, -1.5]
     assert torch.equal(importance(torch.randn(7), torch.full((7,), 0.5)), torch.zeros(7)), "0 at the start, exactly"
@@ -39,14 +42,14 @@ def test_the_digests_numbers() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(gamma=st.floats(-50, 50), beta=st.floats(0, 1))
-def test_importance_lies_within_gamma_and_is_negative_where_the_knockoff_won(gamma: float, beta: float) -> None:
+def test_importance_is_within_gamma_and_negative_if_the_knockoff_wins(gamma: float, beta: float) -> None:
     """Section 3: the range, and the sign."""
     found = importance(torch.tensor([gamma], dtype=torch.float64), torch.tensor([beta], dtype=torch.float64))
     assert abs(float(found)) <= abs(gamma) * (1 + 1e-12)
     assert float(found) == pytest.approx(abs(gamma) * (beta - (1 - beta)), abs=1e-9)
 
 
-def test_scored_layers_are_those_with_a_norm_and_never_the_stem() -> None:
+def test_all_layers_with_a_norm_except_the_stem_are_scored() -> None:
     model = example_model()
     size = input_size(model)
     pairs = pairs_of(couplings(model, size, "group"), stem(model))
@@ -60,8 +63,8 @@ def test_scored_layers_are_those_with_a_norm_and_never_the_stem() -> None:
 # --- from layers to couplings ---------------------------------------------------------------------
 
 
-def test_a_shared_stream_takes_the_mean_of_its_writers() -> None:
-    """The plain mean: outputs are added, so the layer with the large gammas decides."""
+def test_a_shared_stream_gets_the_mean_of_its_writers() -> None:
+    """It is the plain mean. Outputs are added, so the layer with large gammas decides."""
     scores = {"a": torch.tensor([1.0, 0, 0, 2.0]), "b": torch.tensor([0.0, 100, 0, -4.0])}
     model = nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity(), "unscored": nn.Identity()})
     found = coupling_scores(coupling("a", "a", "b", "unscored"), scores, model)
@@ -70,7 +73,7 @@ def test_a_shared_stream_takes_the_mean_of_its_writers() -> None:
     assert coupling_scores(coupling("unscored"), scores, model) is None
 
 
-def test_a_head_takes_the_mean_of_its_rows() -> None:
+def test_a_head_gets_the_mean_of_its_rows() -> None:
     index = ((0, 2), (1, 3))
     heads = Coupling("qkv", 2, (Part("qkv", "out", index, 4),), blocks=((0, 1),))
     found = coupling_scores(heads, {"qkv": torch.tensor([1.0, 3.0, 2.0, 5.0])}, nn.ModuleDict({"qkv": nn.Identity()}))
@@ -78,7 +81,7 @@ def test_a_head_takes_the_mean_of_its_rows() -> None:
     assert found[1] / found[0] == pytest.approx(8 / 3)
 
 
-def test_a_part_belongs_to_the_layer_it_was_made_for() -> None:
+def test_a_part_belongs_to_the_layer_that_it_replaces() -> None:
     assert origin_of("layer1.0.conv1.primary", {"layer1.0.conv1"}) == "layer1.0.conv1"
     assert origin_of("layer1.0.conv10", {"layer1.0.conv1"}) is None
 
@@ -86,7 +89,7 @@ def test_a_part_belongs_to_the_layer_it_was_made_for() -> None:
 def test_scores_reach_a_ghost_module_through_its_channel_map() -> None:
     """A channel of the coupling is an intrinsic map with its ghosts.
 
-    It gets the mean of the original channels that they stand for, whatever their order.
+    Its score is the mean of those of the original channels that it replaces, in any order.
     """
     model = example_model()
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})

@@ -1,4 +1,4 @@
-"""Settings of SCOP's scores in a job, and stored scores for each of them."""
+"""Settings of SCOP's scores in a job. Scores are stored for each setting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def asked(model: nn.Module, scop: Scop, **limits: Any) -> Params:
 
 
 def job_with(**limits: Any) -> Job:
-    """The shared job of all tests, whose baseline is trained once, with a space of its own."""
+    """The shared job of all tests, whose baseline is trained once, with another space."""
     return load_job(
         model="resnet10t",
         model_args=NARROW,
@@ -60,14 +60,14 @@ def test_settings_are_not_searched_but_may_be_fixed() -> None:
     }
 
 
-def test_a_method_made_with_settings_has_them_as_its_defaults() -> None:
+def test_settings_of_a_method_are_its_defaults() -> None:
     scop = Scop(ScoreSettings(knockoffs="permute", images=16, scales=ScaleSettings(epochs=2, lr=0.01)))
     params = asked(example_model(), scop)
     assert [params[name] for name in SETTINGS] == ["permute", 2, 16, 0.01, "pre_bn"]
     assert scop.shared(params) == {}
 
 
-def test_what_a_job_fixes_is_how_scores_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_settings_of_a_job_are_those_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     scop, model = Scop(), example_model()
     sizes: list[int] = []
     original = control.learn
@@ -89,7 +89,7 @@ def test_what_a_job_fixes_is_how_scores_are_made(monkeypatch: pytest.MonkeyPatch
     assert sizes == [33]
 
 
-def test_scores_cost_the_same_however_large_the_data_set_is() -> None:
+def test_the_cost_of_scores_does_not_depend_on_the_size_of_the_data_set() -> None:
     scop, model = Scop(), example_model()
     context = example_context(model, teacher=copy.deepcopy(model))
     assert context.transfer is not None
@@ -104,8 +104,8 @@ def test_scores_cost_the_same_however_large_the_data_set_is() -> None:
     assert len(steps) == 32  # one epoch of 2,048 images in batches of 64
 
 
-def test_scores_are_made_once_for_each_way_of_making_them(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a recipe first needs them, never for a dry run, and not again in another run."""
+def test_scores_are_computed_once_for_each_setting(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a recipe needs them first, not for a dry run, and not again in another run."""
     made: list[tuple[int, int]] = []
     original = control.learn
 
@@ -115,10 +115,9 @@ def test_scores_are_made_once_for_each_way_of_making_them(opened: OpenedJob, mon
         made.append((settings.epochs, len(split)))
         return original(network, pairs, split, source, settings, **named)
 
-    del opened  # its baseline is this one's
+    del opened  # uses the baseline of the job above
     monkeypatch.setattr(control, "learn", watch)
-    # 63 images: no other test makes scores from as many, so the cache that all tests share has none
-    # of them.
+    # No other test makes scores from 63 images, so they are not in the cache that all tests share.
     job = job_with(score_epochs=[3, 2], score_images=63)
     own = OpenedJob.open(job)
     values = {**own.compose(Policy({"prune": "default"})).values, "repair.fit": "none", "recover.epochs": 0}
@@ -144,7 +143,7 @@ def test_scores_are_made_once_for_each_way_of_making_them(opened: OpenedJob, mon
         ({"mixing": "stirred"}, "pre_bn | post_bn"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_trained(
+def test_invalid_settings_are_refused_before_anything_is_trained(
     limits: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_args: object, **_named: object) -> None:

@@ -1,4 +1,4 @@
-"""The key of couplings, and channels that are kept because they cannot be judged."""
+"""The key of couplings, and channels that are kept because they cannot be scored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZE = (3, 8, 8)
 
 
 class Deep(nn.Module):
-    """Stem, a convolution, a depthwise one, and one more before the classifier."""
+    """Stem, a convolution, a depthwise one, and another one before the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Deep(nn.Module):
 
 
 class Placed(Deep):
-    """A bias for each place, computed from its position, as in Swin V2."""
+    """A bias for each position, computed from it, as in Swin V2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ def ghosted(model: nn.Module, order: Sequence[int]) -> nn.Module:
 # --- what couplings depend on ---------------------------------------------------------------------
 
 
-def test_a_dry_run_does_not_decide_for_a_real_one_in_another_order_of_channels() -> None:
-    """The depthwise convolution reads the order of the host; the fit decides the pairs."""
+def test_a_dry_run_is_not_used_for_a_real_run_with_another_order_of_channels() -> None:
+    """The depthwise convolution has the order of the host. The fit decides the pairs."""
     model, order = Deep(), torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     dry, real = example_context(model, dry_run=True), example_context(model, teacher=model)
     widths = [
@@ -87,7 +87,7 @@ def test_a_dry_run_does_not_decide_for_a_real_one_in_another_order_of_channels()
     assert [network.get_submodule("conv.primary").out_channels for network in widths] == [4, 4]
 
 
-def test_a_structure_is_more_than_its_repr() -> None:
+def test_networks_with_equal_repr_may_have_different_structures() -> None:
     model = Deep()
     model.heads = 2  # type: ignore[assignment]
     other = copy.deepcopy(model)
@@ -118,7 +118,7 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
 # --- what is left alone ---------------------------------------------------------------------------
 
 
-def test_what_has_no_batch_axis_has_no_control_group() -> None:
+def test_a_layer_without_a_batch_axis_has_no_scores() -> None:
     model, scop = Placed(), Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
     assert refusal_to_prune(model) is None
     assert "no batch axis" in kept_whole(model)["position.0"]
@@ -127,8 +127,8 @@ def test_what_has_no_batch_axis_has_no_control_group() -> None:
     assert "position.0" not in beta
 
 
-def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch-pruning's map for grouped queries does on Twins and NesT."""
+def test_a_failing_index_map_only_excludes_its_coupling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch-pruning's map for grouped queries fails on Twins and NesT."""
 
     def divide(*_: object) -> None:
         raise ZeroDivisionError
@@ -143,7 +143,7 @@ def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.Mo
     assert set(wanted.keep) == {"conv"}
 
 
-def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
+def test_a_prelu_with_one_slope_is_an_activation() -> None:
     model = Deep()
     model.act = nn.PReLU()  # type: ignore[assignment]
     assert "conv" not in kept_whole(model)
@@ -154,8 +154,8 @@ def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(("channels", "each", "kept"), [(3, 192, 2), (8, 2, 4), (8, 1, 8), (12, 4, 6)])
-def test_a_multiple_is_asked_of_what_is_written(channels: int, each: int, kept: int) -> None:
-    """Heads of 64 and intrinsic maps with a ghost are not single channels."""
+def test_a_multiple_counts_output_channels(channels: int, each: int, kept: int) -> None:
+    """Heads of 64 channels, and intrinsic maps with a ghost, are not single channels."""
     index = tuple(tuple(range(i * each, (i + 1) * each)) for i in range(channels))
     coupling = Coupling("a", channels, (Part("a", "out", index, channels * each),), blocks=(tuple(range(channels)),))
     assert coupling.kept(0.5, 8) == [kept]

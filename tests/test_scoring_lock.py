@@ -38,7 +38,7 @@ def split_of(count: int, size: tuple[int, int, int] = SIZE) -> TensorSplit:
 
 
 def measured_meanwhile(folder: Path, started: threading.Event) -> tuple[float, float]:
-    """When a measurement that comes after ``started`` had the machine for itself."""
+    """The time at which a measurement that begins after ``started`` had the machine."""
     assert started.wait(30)
     with MachineLock(folder).exclusive():
         begin = time.perf_counter()
@@ -54,7 +54,7 @@ def assert_stepped_aside(spans: Spans, measurement: tuple[float, float]) -> None
 
 @dataclass(frozen=True)
 class SlowScorer(Scorer):
-    """Notes when it computes."""
+    """Records when it computes."""
 
     spans: Spans = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +69,7 @@ class SlowScorer(Scorer):
 
 
 class SlowToy(OpenedToy):
-    """Scores in chunks and notes when."""
+    """Scores in chunks, and records when."""
 
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
@@ -85,7 +85,7 @@ class SlowToy(OpenedToy):
         return super().accuracy(deployable, split)
 
     def watch(self) -> None:
-        """From now on."""
+        """Records from now on."""
         self.spans: Spans = []
         self.started = threading.Event()
 
@@ -96,7 +96,7 @@ def in_a_thread(work: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def test_scoring_a_file_steps_aside_for_a_measurement(tmp_path: Path) -> None:
+def test_scoring_a_file_gives_way_to_a_measurement(tmp_path: Path) -> None:
     scorer, file, folder = SlowScorer(), save_network(tmp_path / "model.onnx"), tmp_path / "locks"
     split = split_of(CHUNKS * images_between_pauses(SIZE))
 
@@ -112,7 +112,7 @@ def test_scoring_a_file_steps_aside_for_a_measurement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["trial", "closing"])
-def test_a_search_steps_aside_while_it_scores(tmp_path: Path, who: str) -> None:
+def test_a_search_gives_way_while_it_scores(tmp_path: Path, who: str) -> None:
     job, folder = toy_job(tmp_path), tmp_path / "locks"
     opened = SlowToy(job, job.folder / "toy")
     measurer = Measurer.of(job, open_toy(job).device)
@@ -133,7 +133,7 @@ def test_a_search_steps_aside_while_it_scores(tmp_path: Path, who: str) -> None:
     assert_stepped_aside(opened.spans, measurement)
 
 
-def test_pauses_come_after_few_images_and_change_no_result() -> None:
+def test_pauses_come_after_few_images_and_do_not_change_results() -> None:
     assert [images_between_pauses((3, size, size)) for size in (8, 32, 64, 128, 224, 2048)] == [64, 64, 64, 16, 5, 1]
 
 

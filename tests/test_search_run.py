@@ -1,7 +1,4 @@
-"""A whole search on Ray with the toy job.
-
-The files that it leaves, its front, its budget, and how it refuses.
-"""
+"""A whole search on Ray with the toy job: its files, its front, its budget, and its refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def _toy_device() -> None:
 
 
 class Watcher:
-    """Remembers what a search says."""
+    """Records the events of a search."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -116,7 +113,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("search_here")
-def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
+def test_if_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
     limits = {"latency": "0.01x"}
     found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), opener=open_toy)
     assert set(found.trials["status"]) == {"infeasible"}
@@ -137,10 +134,10 @@ def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> None:
+def test_two_workers_are_used_even_if_trials_are_short(tmp_path: Path) -> None:
     """A worker takes seconds to start.
 
-    It used to be given up each time that the first worker was free again.
+    Earlier, it was given up whenever the first worker was free again.
     """
     job = toy_job(tmp_path, workers=2, space={"toy": {"seconds": 0.3}}, budget={"trials": 20})
     found = run.search(job, opener=open_toy)
@@ -151,7 +148,7 @@ def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> Non
     assert len(found.trials) == 20
 
 
-def test_time_that_is_up_before_the_first_trial_is_no_interruption(tmp_path: Path) -> None:
+def test_a_deadline_before_the_first_trial_is_not_an_interruption(tmp_path: Path) -> None:
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})
     found = run.search(job, opener=open_toy)
     assert len(found.trials) == 0
@@ -177,7 +174,7 @@ def test_tables_that_take_longer_than_the_search_are_given_up(tmp_path: Path, se
     assert "the time was up before tables" in (found.folder / "log.txt").read_text()
 
 
-def test_a_step_is_named_once_and_its_fraction_told_some_times_a_second() -> None:
+def test_a_step_is_named_once_and_its_fraction_a_few_times_per_second() -> None:
     watcher = Watcher()
     steps = Steps(watcher)
     for done in range(1000):
@@ -188,7 +185,7 @@ def test_a_step_is_named_once_and_its_fraction_told_some_times_a_second() -> Non
     assert len(watcher.steps) < 20
 
 
-def test_a_terminal_shows_the_baseline_first_and_how_far_a_step_is() -> None:
+def test_a_terminal_shows_the_baseline_first_and_the_progress_of_steps() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     baseline = {"status": "baseline", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 1.0, "size_bytes": 4000}
     row = {**baseline, "status": "complete", "trial": 3, "latency_ratio": 0.5, "recipe": {}}
@@ -212,7 +209,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         run.search(toy_job(tmp_path / "file"), opener=open_toy)
 
 
-def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None:
+def test_the_name_of_a_search_that_cannot_begin_can_be_used_again(tmp_path: Path) -> None:
     def broken(job: Any, progress: Any = None) -> Any:
         del job, progress
         raise UserError("the checkpoint is broken")
@@ -238,11 +235,11 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
 
 
 def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any) -> subprocess.Popen[bytes]:
-    """A search in a process of its own, on a Ray cluster of its own.
+    """A search in a process of its own, with its own Ray cluster.
 
     Each trial trains for ``seconds``.
     """
-    # A shell ignores SIGINT for what it starts in the background, and children inherit that.
+    # A shell ignores SIGINT in background processes, and their children inherit that.
     script = (
         "import json, signal, sys, toy_search\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -252,23 +249,23 @@ def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
-        "RAY_ADDRESS": "127.0.0.1:6379",  # a cluster that is none of ours, and not there
+        "RAY_ADDRESS": "127.0.0.1:6379",  # the address of a cluster that does not exist
     }
     return subprocess.Popen([sys.executable, "-c", script, str(folder), given], env=environment)
 
 
 def wait_for(condition: Any, file: Path, seconds: float = 300) -> None:
-    """Returns once ``file`` is there and ``condition`` holds."""
+    """Returns when ``file`` exists and ``condition`` holds."""
     patience = Patience(seconds)
     while not (file.exists() and condition()):
         assert not patience.is_over, f"{file} is still not as wanted"
         time.sleep(0.05)
 
 
-def test_minutes_count_from_the_start_but_for_training_a_baseline(
+def test_minutes_count_from_the_start_without_the_training_of_the_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening, training = 1000.0, 700.0  # seconds, by a clock that is put forward
+    opening, training = 1000.0, 700.0  # seconds of a clock that the test advances
     clock, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
 
@@ -289,11 +286,11 @@ def test_minutes_count_from_the_start_but_for_training_a_baseline(
     assert 310 <= int(spent[1]) < 330, "opening and 10 seconds before it; the process itself takes some"
     before = Study(job.folder, job, {}).seconds
     again = run.resume(job.folder, opener=slow, minutes=6).summary["seconds"]
-    rounding = 0.05  # a summary has tenths of seconds
+    rounding = 0.05  # the summary has tenths of seconds
     assert opening - training - rounding <= again - before < opening, "a resume prepares again"
 
 
-def test_a_long_step_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_step_logs_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
     console = Console(file=io.StringIO(), width=100)

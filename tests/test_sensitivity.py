@@ -1,6 +1,6 @@
-"""Sensitivity tables.
+"""Sensitivity tables:
 
-Losses are those of a network with one group quantized; what is made of them is valid.
+losses are those of a network with one group quantized, and starting points are valid.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ GROUP = "layer2"
 def model() -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
-    # Untrained, timm's residual branches give zero, and the answers are the same whatever the
-    # image: neither may be.
+    # In untrained timm networks, residual branches give zero and outputs do not depend on the
+    # image. Both are changed here.
     model.train()
     with torch.no_grad():
         for module in model.modules():
@@ -90,9 +90,9 @@ def widths(role: Any, *bits: int, group: str = GROUP) -> list[Width]:
 def quantized_alone(
     model: nn.Module, images: torch.Tensor, role: str, bits: int, context: Context
 ) -> tuple[float, float]:
-    """Loss and agreement the long way.
+    """Loss and agreement computed directly:
 
-    Everything has its fake-quantizer, and only one group's are switched on.
+    all fake-quantizers are inserted, and only those of one group are enabled.
     """
     groups = {name: GroupBits("quantize", bits, "quantize", bits) for name in ("stem", "layer1", GROUP, "layer3")}
     groups |= {name: GroupBits("quantize", bits, "quantize", bits) for name in ("layer4", "head")}
@@ -126,11 +126,11 @@ def test_a_row_is_the_loss_of_one_group_quantized_alone(
     (row,) = probing.measure(model, widths(role, bits), SETTING, context)
     assert row.loss == pytest.approx(loss, rel=1e-3)
     assert row.agreement == pytest.approx(agreement)
-    assert loss > 1e-4  # or the comparison says nothing
+    assert loss > 1e-4  # otherwise the comparison shows nothing
 
 
-def test_rows_do_not_depend_on_each_other(model: nn.Module, context: Context) -> None:
-    """Shared computation of rows gives the same values as each row alone, in any order."""
+def test_rows_are_independent_of_each_other(model: nn.Module, context: Context) -> None:
+    """Shared computation gives the values of each row alone, in any order."""
     wanted = [
         *widths("activation", 3, group="layer4"),
         *widths("weight", 3),
@@ -154,14 +154,14 @@ def test_fewer_bits_lose_more(model: nn.Module, context: Context) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_exempt_layers_take_eight_bits_whatever_is_asked(model: nn.Module, context: Context) -> None:
+def test_exempt_layers_always_have_eight_bits(model: nn.Module, context: Context) -> None:
     head = probing.measure(model, widths("weight", 8, 4, 2, group="head"), SETTING, context)
     assert len({row.loss for row in head}) == 1
     assert head[0].loss > 0
     assert not probing.measure(model, widths("activation", 8, 4, group="head"), SETTING, context)  # logits are float
 
 
-def test_a_quantizer_that_breaks_loses_its_rows_only(model: nn.Module, context: Context) -> None:
+def test_a_quantizer_that_fails_only_loses_its_rows(model: nn.Module, context: Context) -> None:
     class Broken(Quantize):
         name = "broken"
 
@@ -205,7 +205,7 @@ def test_a_table_is_measured_once(model: nn.Module, context: Context, tmp_path: 
 
 
 class WeightsOnly(Quantizer):
-    """Like SLB: few bits for weights, none for activations, and training is needed."""
+    """Like SLB: few bits for weights, none for activations, and it needs training."""
 
     name, version, reference = "scarce", "1", "none"
     weight_bits, activation_bits = (1, 2), ()
@@ -234,7 +234,7 @@ def space_of(model: nn.Module, epochs: int = 2, **limits: Any) -> JobSpace:
     )
 
 
-def test_every_width_is_offered(model: nn.Module) -> None:
+def test_all_numbers_of_bits_are_offered(model: nn.Module) -> None:
     found, params = mixedbits.offered(space_of(model))
     assert set(params) == {"quantize", "scarce"}
     assert params["scarce"] == {"sharp": True}
@@ -247,7 +247,7 @@ def test_every_width_is_offered(model: nn.Module) -> None:
     assert list(dict.fromkeys(width.group for width in found)) == ["stem", "layer1", GROUP, "layer3", "layer4", "head"]
 
 
-def test_limits_narrow_what_is_offered(model: nn.Module) -> None:
+def test_limits_restrict_the_offered_bits(model: nn.Module) -> None:
     space = space_of(
         model, **{"weight": ["none", "quantize:8", "quantize:4"], "activation": 8, f"weight.{GROUP}": "none"}
     )
@@ -294,7 +294,7 @@ def test_starting_points_are_valid_and_mixed(model: nn.Module) -> None:
     assert min(bits["mixed bits by sensitivity"]) < 8
 
 
-def test_starting_points_obey_limits(model: nn.Module) -> None:
+def test_starting_points_are_within_limits(model: nn.Module) -> None:
     space = space_of(model, **{"weight": ["quantize:8", "quantize:5"], "activation": 8, f"weight.{GROUP}": "none"})
     points = dict(mixedbits.starting_points(space, made_up(model, space, 1e-4)))
     for values in points.values():
@@ -304,7 +304,7 @@ def test_starting_points_obey_limits(model: nn.Module) -> None:
     assert points
 
 
-def test_no_starting_point_where_nothing_can_be_lowered(model: nn.Module) -> None:
+def test_without_lower_bits_there_is_no_starting_point(model: nn.Module) -> None:
     space = space_of(model)
     assert not list(mixedbits.starting_points(space, []))
     assert not list(mixedbits.starting_points(space, made_up(model, space, 1.0)))
@@ -314,7 +314,7 @@ def row(group: str, bits: int, loss: float, role: Any = "weight") -> Sensitivity
     return Sensitivity(group, role, "q", bits, loss, 100.0)
 
 
-def test_lowest_widths_by_hand() -> None:
+def test_lowest_bits_by_hand() -> None:
     table = [row("a", 8, 0.0), row("a", 4, 0.01), row("a", 2, 0.09), row("b", 8, 0.001), row("b", 4, 0.03)]
     table += [row("b", 2, 0.5), row("c", 8, 0.002), row("c", 2, 0.002), row("a", 1, 0.0, "activation")]
 
@@ -322,7 +322,7 @@ def test_lowest_widths_by_hand() -> None:
         return {group: found.bits for group, found in lowest_widths(table, "weight", loss).items()}
 
     assert widths_within(0.0) == {"a": 8, "b": 8, "c": 8}
-    assert widths_within(0.02) == {"a": 4, "b": 8, "c": 8}  # c takes 8 whatever is asked
+    assert widths_within(0.02) == {"a": 4, "b": 8, "c": 8}  # c has 8 in any case
     assert widths_within(0.05) == {"a": 4, "b": 4, "c": 8}
     assert widths_within(0.13) == {"a": 2, "b": 4, "c": 8}
     assert widths_within(9.0) == {"a": 2, "b": 2, "c": 8}
@@ -333,7 +333,7 @@ def test_lowest_widths_by_hand() -> None:
     st.lists(st.lists(st.floats(1e-6, 1.0), min_size=3, max_size=3, unique=True), min_size=1, max_size=6),
     st.floats(0.0, 3.0),
 )
-def test_lowest_widths_stay_within_the_loss(losses: list[list[float]], most: float) -> None:
+def test_lowest_bits_stay_within_the_loss(losses: list[list[float]], most: float) -> None:
     table = [
         row(f"g{number}", bits, loss)
         for number, own in enumerate(losses)
@@ -343,7 +343,7 @@ def test_lowest_widths_stay_within_the_loss(losses: list[list[float]], most: flo
     total = math.fsum(found.loss for found in chosen.values())
     assert set(chosen.values()) <= set(table)
     assert total <= most or all(found.bits == 8 for found in chosen.values())
-    for candidate in table:  # nothing more would fit
+    for candidate in table:  # no further reduction would fit
         if candidate.bits < chosen[candidate.group].bits and total <= most:
             assert total - chosen[candidate.group].loss + candidate.loss > most - 1e-9
 

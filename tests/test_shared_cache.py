@@ -1,4 +1,4 @@
-"""The cache on a URL: entries are objects that are put once, behind a cache on the local disk."""
+"""The cache on a URL: entries are objects that are written once, behind a local cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Store]:
-    """Another machine each time it is called: with a local cache of its own."""
+    """A new machine at each call, with its own local cache."""
 
     def another(name: str) -> Store:
         monkeypatch.setenv("AUTOCOMPRESS_CACHE_LOCAL", str(tmp_path / name))
@@ -51,14 +51,14 @@ def is_entry(found: tuple[dict[str, torch.Tensor], object] | None) -> bool:
     return record == RECORD and tensors.keys() == TENSORS.keys() and all(tensors[k].equal(TENSORS[k]) for k in TENSORS)
 
 
-def test_what_one_machine_made_is_found_by_another(url: str, machine: Callable[[str], Store]) -> None:
+def test_an_entry_of_one_machine_is_found_by_another(url: str, machine: Callable[[str], Store]) -> None:
     one, other = machine("one"), machine("other")
     one.put("key", TENSORS, RECORD)
     assert objects(url) == ["stages/key.safetensors"]
     assert other.has("key")
     assert is_entry(other.get("key"))
     assert (other.hits, other.misses) == (1, 0)
-    # From now on it is on the local disk.
+    # from now on, it is on the local disk
     shared_tier().objects.remove("stages/key.safetensors")
     assert is_entry(Store().get("key"))
     assert other.get("missing") is None
@@ -74,12 +74,12 @@ def test_an_object_is_written_once_and_a_damaged_one_is_made_again(url: str, mac
     other.put("key", TENSORS, {"seconds": 9.0})
     assert is_entry(third.get("key")), "the first one stays"
     assert not remote.put_bytes("stages/key.safetensors", b"other")
-    # An entry under another's name is not taken for it.
+    # An entry under another name is not accepted.
     assert remote.put_bytes("stages/other.safetensors", remote.read("stages/key.safetensors") or b"")
     assert third.get("other") is None
 
 
-def test_of_several_writers_one_wins(url: str) -> None:
+def test_of_several_writers_one_succeeds(url: str) -> None:
     remote, won = Objects(url), []
     writers = [
         threading.Thread(target=lambda data=bytes([n]): won.append((remote.put_bytes("lease", data), data)))
@@ -92,7 +92,7 @@ def test_of_several_writers_one_wins(url: str) -> None:
     assert [data for is_first, data in won if is_first] == [remote.read("lease")]
 
 
-def test_storage_that_answers_is_fast_enough(url: str, machine: Callable[[str], Store]) -> None:
+def test_storage_that_answers_gives_no_note(url: str, machine: Callable[[str], Store]) -> None:
     machine("one")
     assert check_shared_cache() == ""
     assert objects(url) == []
@@ -103,14 +103,14 @@ def test_storage_that_answers_is_fast_enough(url: str, machine: Callable[[str], 
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Storage that refuses writes: its place is a file."""
+    """Storage that refuses writes, because its folder is a file."""
     (place := tmp_path / "place").write_text("")
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{place}/cache")
     monkeypatch.setenv("AUTOCOMPRESS_CACHE_LOCAL", str(tmp_path / "local"))
     return place
 
 
-def test_storage_that_refuses_is_one_sentence_before_a_search(broken: Path) -> None:
+def test_storage_that_refuses_gives_one_sentence_before_a_search(broken: Path) -> None:
     with pytest.raises(UserError) as error:
         check_shared_cache()
     assert str(error.value).startswith("the cache on shared storage cannot be used: .probe-")
@@ -118,7 +118,7 @@ def test_storage_that_refuses_is_one_sentence_before_a_search(broken: Path) -> N
     assert "\n" not in str(error.value)
 
 
-def test_storage_that_fails_during_a_search_costs_one_warning(
+def test_storage_that_fails_during_a_search_gives_one_warning(
     broken: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store()
@@ -127,7 +127,7 @@ def test_storage_that_fails_during_a_search_costs_one_warning(
     assert caplog.text.count("the shared cache cannot be written") == 1
     assert is_entry(store.get("key")), "the local cache goes on"
     assert store.get("missing") is None
-    # It is tried again after a while.
+    # It is tried again after some time.
     broken.unlink()
     monkeypatch.setattr(tier, "PAUSE_S", 0.0)
     assert store.tier is not None
@@ -136,7 +136,7 @@ def test_storage_that_fails_during_a_search_costs_one_warning(
     assert (broken / "cache" / "stages" / "third.safetensors").exists()
 
 
-def test_a_full_disk_for_temporary_files_costs_one_warning(
+def test_a_full_disk_for_temporary_files_gives_one_warning(
     tmp_path: Path, machine: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/storage")
@@ -150,7 +150,7 @@ def test_a_full_disk_for_temporary_files_costs_one_warning(
     assert "the shared cache cannot be" in caplog.text
 
 
-def test_what_only_storage_has_is_not_handed_out(
+def test_entries_that_are_only_on_the_url_are_not_handed_out(
     tmp_path: Path, machine: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/storage")
@@ -159,7 +159,7 @@ def test_what_only_storage_has_is_not_handed_out(
     assert handed_out(tmp_path / "baseline.onnx", ["key"]).entries == {}
 
 
-def test_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_storage_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote, goes_on = Objects(f"file://{tmp_path}", longest=0.05), threading.Event()
     monkeypatch.setattr(remote._files, "cat_file", lambda *_, **__: goes_on.wait(20))
     with pytest.raises(RemoteError, match=r"name cannot be read from file://.*: no answer in 0.05 s"):
@@ -167,7 +167,7 @@ def test_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
     goes_on.set()
 
 
-def test_files_of_others_are_left_out_of_what_is_there(tmp_path: Path) -> None:
+def test_other_files_on_storage_are_not_listed(tmp_path: Path) -> None:
     remote = Objects(f"file://{tmp_path}/prefix")
     remote.put_bytes("artifacts/0/model.onnx", b"")
     (tmp_path / "prefix" / "artifacts" / "my notes.txt").touch()
@@ -199,7 +199,7 @@ def test_urls_that_are_refused(given: str, reason: str, monkeypatch: pytest.Monk
         shared_tier()
 
 
-def test_a_scheme_without_a_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheme_without_a_package_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", "nosuch://bucket")
     with pytest.raises(
         UserError, match=r"nosuch://bucket cannot be opened: .*nosuch.* \(install autocompress\[cluster\]"
@@ -207,7 +207,7 @@ def test_a_scheme_without_a_package_is_one_sentence(monkeypatch: pytest.MonkeyPa
         shared_tier()
 
 
-def test_keys_never_reach_a_message() -> None:
+def test_credentials_are_not_in_messages() -> None:
     assert "AKIAABCDEFGHIJKL" not in str(RemoteError("denied for AKIAABCDEFGHIJKL"))
     assert "word" not in str(RemoteError("https://user:word@host failed"))
 
@@ -218,7 +218,7 @@ def test_a_cache_in_a_folder_has_no_tier(tmp_path: Path, monkeypatch: pytest.Mon
     assert cache_folder() == tmp_path / "cache"
 
 
-def test_a_baseline_that_one_machine_trained_is_not_trained_again(
+def test_a_baseline_of_one_machine_is_not_trained_again_on_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/shared")

@@ -1,7 +1,4 @@
-"""Every job and space that is shipped fits the methods that are installed.
-
-No key and no value is refused.
-"""
+"""All shipped jobs and spaces are valid for the installed methods."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ INFO = DataInfo(10, 1, (32, 32), (0.3,), (0.3,), tuple("0123456789"))
 
 
 def job_of(name: str) -> Job:
-    """The shipped job on a small model; a space in a job of its own."""
+    """The shipped job with a small model; a space is put into a job."""
     if "model" in yaml.safe_load((FOLDER / name).read_text()):
         return load_job(FOLDER / name, model="test_resnet", data="digits")
     return load_job(model="test_resnet", data="digits", space=str(FOLDER / name))
@@ -37,7 +34,7 @@ def test_no_limit_is_refused(name: str) -> None:
     model = models.create(job, INFO).eval()
     sources = [method.name for method in installed if isinstance(method, DataSource)]
     fit, _ = applicable(installed, model, job, limits.methods, has_images=True)
-    if name == "data-free.yaml":  # in a job with images its sources do not act
+    if name == "data-free.yaml":  # in a job with images, data sources do not apply
         fit = [method for method in installed if method.name in {*(m.name for m in fit), *sources}]
     space = JobSpace(model, fit, limits, job.granularity, job.budget.epochs)
     space.check_limits(installed)

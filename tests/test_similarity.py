@@ -1,6 +1,6 @@
-"""Similarity of data to what a model was trained on.
+"""Similarity of data to the training data of a model:
 
-Over all images together, ranked as it should, told where not.
+over all images together, with the right ranking, and errors.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def split(images: torch.Tensor) -> TensorSplit:
 
 
 def held_out() -> torch.Tensor:
-    """Digits that the teacher was not trained on."""
+    """Digits on which the teacher was not trained."""
     found = Digits().load("digits").val
     assert isinstance(found, TensorSplit)
     return (F.avg_pool2d(found.images.float() / 255, 2) - 0.3) / 0.35
 
 
-def test_data_are_ranked_by_how_like_the_training_data_they_are() -> None:
+def test_data_are_ranked_by_their_similarity_to_the_training_data() -> None:
     teacher, real, _ = digits_teacher()
     new = held_out()[:256]
-    # Mild changes: how far a change is from the data depends on how strong it is.
+    # Mild changes: the distance of a change depends on its strength.
     shifted, blurred, inverted = new + 0.3, 0.5 * new + 0.5 * F.avg_pool2d(new, 3, 1, 1), -new
     noise = torch.randn(256, *SIZE)
     scores = [similarity(teacher, split(images)) for images in (new, shifted, blurred, inverted, noise)]
@@ -50,10 +50,10 @@ def test_data_are_ranked_by_how_like_the_training_data_they_are() -> None:
     assert all(5 * likeness < other < worst for other in others), scores
 
 
-def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
-    """With the authors' direction of the divergence.
+def test_real_digits_precede_blurred_ones_and_these_precede_noise() -> None:
+    """With the direction of the divergence of the authors.
 
-    The other one hardly tells blurred digits from noise.
+    The other direction hardly separates blurred digits from noise.
     """
     teacher, real, _ = digits_teacher()
     new = held_out()[:256]
@@ -68,14 +68,13 @@ def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), shift=st.sampled_from([0.0, 100.0]))
 @settings(max_examples=20, deadline=None)
 def test_statistics_are_those_of_all_images_together(sizes: list[int], shift: float) -> None:
-    """Not averages over batches.
+    """Averages over batches would differ.
 
-    Those of single images would have next to no variance between images in them.
+    A batch of one image has almost no variance between images.
     """
     torch.manual_seed(0)
     teacher = untrained()
-    # Images that differ in brightness: nearly all variance is between batches where batches are
-    #     single images.
+    # The brightness of images differs, so almost all variance is between batches of one image.
     images = torch.randn(sum(sizes), *SIZE) + 5 * torch.randn(sum(sizes), 1, 1, 1) + shift
     found = pooled_statistics(teacher, [(part, torch.zeros(len(part))) for part in images.split(sizes)])
     exact = copy.deepcopy(teacher).double()
@@ -87,7 +86,7 @@ def test_statistics_are_those_of_all_images_together(sizes: list[int], shift: fl
             assert torch.allclose(pooled.variance, whole.variance, rtol=1e-3, atol=1e-5)
 
 
-def test_the_size_of_batches_does_not_matter() -> None:
+def test_the_batch_size_does_not_matter() -> None:
     teacher, real, _ = digits_teacher()
     scores = [similarity(teacher, split(real), batch_size=size) for size in (1, 7, 256)]
     assert scores[0] == pytest.approx(scores[2], rel=1e-4)
@@ -98,7 +97,7 @@ def test_the_size_of_batches_does_not_matter() -> None:
         assert mean_divergence([input_statistics(real), *norms]).item() == pytest.approx(scores[2], rel=1e-4)
 
 
-def test_few_images_are_biased_upward_by_about_one_over_their_number() -> None:
+def test_few_images_have_an_upward_bias_of_one_over_their_number() -> None:
     """A channel of n independent normal values of the right distribution scores 1/n on average."""
     torch.manual_seed(0)
     net = described(nn.Sequential(nn.BatchNorm2d(64, eps=0.0)).eval(), (64, 1, 1), 10)
@@ -111,7 +110,7 @@ def test_few_images_are_biased_upward_by_about_one_over_their_number() -> None:
     assert scores[32] == pytest.approx(1 / 32, rel=0.25)
 
 
-def test_the_model_is_left_as_it_is_and_its_mode_does_not_matter() -> None:
+def test_the_model_is_not_changed_and_its_mode_does_not_matter() -> None:
     teacher, real, _ = digits_teacher()
     training = copy.deepcopy(teacher).train()
     before = {name: value.clone() for name, value in training.state_dict().items()}
@@ -127,7 +126,7 @@ def test_progress_counts_images() -> None:
     assert seen == [4, 8, 10]
 
 
-def test_what_cannot_be_read() -> None:
+def test_models_without_statistics_are_refused() -> None:
     bare = described(TinyNet(norm=nn.Identity).eval(), SIZE, 10)
     with pytest.raises(UserError, match="cannot be computed with this model: it has no batch norm"):
         similarity(bare, split(held_out()[:4]))

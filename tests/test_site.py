@@ -1,4 +1,4 @@
-"""The site of the documents: generated pages say everything, and it builds without a complaint."""
+"""The site of the documents: generated pages are complete, and it builds without warnings."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def reference() -> ModuleType:
 
 
 def cells(page: str) -> list[list[str]]:
-    """The rows of a page's tables, without their heads."""
+    """The rows of the tables of a page, without header rows."""
     rows = [re.split(r"(?<!\\) ?\| ?", row) for row in ROW.findall(page)]
     return [row for row in rows if row[0].startswith("`")]
 
 
-def test_every_knob_of_every_method_says_what_it_decides(reference: ModuleType) -> None:
+def test_every_parameter_of_every_method_is_described(reference: ModuleType) -> None:
     rows = cells(reference.methods_page())
     known = {"`prune.method`", "`ghost.ratio.GROUP`", "`quantize.rounding`", "`onnxruntime-cpu`"}
     assert known <= {row[0] for row in rows}
     assert [row[0] for row in rows if not row[-1].strip()] == []
 
 
-def test_the_engines_own_parameters_are_those_that_are_told(reference: ModuleType) -> None:
+def test_all_parameters_of_the_engine_are_described(reference: ModuleType) -> None:
     from method_pages import ENGINE
 
     rows = cells(reference.methods_page().partition("## deepinversion")[0])
     assert {row[0].strip("`").replace(".GROUP", "") for row in rows} == set(ENGINE)
 
 
-def test_every_flag_and_public_name_is_there(reference: ModuleType) -> None:
+def test_every_flag_and_public_name_is_described(reference: ModuleType) -> None:
     import autocompress
 
     flags = cells(reference.flags_page())

@@ -1,4 +1,4 @@
-"""DoReFa and PACT: values, gradients, and what they start from (digest, section 10, 16)."""
+"""DoReFa and PACT: values, gradients, and initial values (digest, section 10, 16)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_dorefa_at_two_bits() -> None:
     assert torch.equal(gradient(fake, x)[~edges], inside.float()[~edges])
 
 
-def test_pact_learns_where_it_cuts_off() -> None:
+def test_pact_learns_its_clipping_value() -> None:
     fake = PactFakeQuantizer(spec_of(2))
     with torch.no_grad():
         fake.alpha.fill_(0.9)
@@ -54,18 +54,18 @@ def test_dorefa_has_a_gradient_up_to_both_ends_and_not_beyond(bits: int) -> None
     assert gradient(fake, beyond).tolist() == [0, 1, 1, 1, 0]
 
 
-def test_pact_cuts_off_where_it_says_in_every_precision() -> None:
+def test_pact_clips_at_its_alpha_in_every_precision() -> None:
     fake = PactFakeQuantizer(spec_of(4))
     with torch.no_grad():
-        fake.alpha.fill_(0.9)  # 0.8984 in bfloat16, and so below alpha
+        fake.alpha.fill_(0.9)  # 0.8984 in bfloat16, which is below alpha
     assert gradient(fake, torch.tensor([0.9]).bfloat16()).tolist() == [1]
     with torch.no_grad():
-        fake.alpha.fill_(-1.0)  # the forward pass takes the smallest alpha then
+        fake.alpha.fill_(-1.0)  # the smallest alpha of the forward pass
     assert gradient(fake, torch.tensor([-0.5, 5e-5, 2e-4])).tolist() == [0, 1, 0]
 
 
 @given(st.integers(2, 8), st.floats(0.01, 100))
-def test_the_file_holds_what_training_saw(bits: int, alpha: float) -> None:
+def test_the_file_has_the_values_of_training(bits: int, alpha: float) -> None:
     x = torch.randn(500).relu() * alpha
     pact = PactFakeQuantizer(spec_of(bits))
     with torch.no_grad():
@@ -76,13 +76,13 @@ def test_the_file_holds_what_training_saw(bits: int, alpha: float) -> None:
         assert torch.equal(fake(x), round_trip(x, float(hardened.scale), 0, 0, hardened.high))
 
 
-def test_pact_starts_at_a_cut_off_that_calibration_found() -> None:
+def test_pact_starts_at_the_clipping_value_of_calibration() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 4, 8, 8, generator=generator).relu()
     fake = PactFakeQuantizer(spec_of(2), images=256)
     fake.observing, fake.enabled = True, False
     assert torch.equal(fake(x), x)
-    fake(torch.full((10, 4, 8, 8), 1e6))  # more images than wanted
+    fake(torch.full((10, 4, 8, 8), 1e6))  # more images than requested
     fake.finish_observing()
     fake.observing, fake.enabled = False, True
     errors = {}
@@ -92,7 +92,7 @@ def test_pact_starts_at_a_cut_off_that_calibration_found() -> None:
     assert min(errors, key=lambda alpha: errors[alpha]) == found
 
 
-def test_values_that_are_not_finite_end_the_trial() -> None:
+def test_nan_values_end_the_trial() -> None:
     fake = PactFakeQuantizer(spec_of(4))
     fake.observing = True
     fake(torch.tensor([[1.0, float("nan")]]))
@@ -101,7 +101,7 @@ def test_values_that_are_not_finite_end_the_trial() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dorefa", DoReFaFakeQuantizer), ("pact", PactFakeQuantizer)])
-def test_signed_tensors_are_left_to_the_uniform_quantizer(name: str, kind: type) -> None:
+def test_signed_tensors_get_the_uniform_quantizer(name: str, kind: type) -> None:
     context = Context(input_size=(3, 8, 8))
     method, params = Slb(), {"activation": name}
     assert type(method.apply(spec_of(4), params, context)) is kind
@@ -110,7 +110,7 @@ def test_signed_tensors_are_left_to_the_uniform_quantizer(name: str, kind: type)
         kind(spec_of(4, nonnegative=False))
 
 
-def test_pact_takes_the_levels_of_float32_where_autocast_gives_16_bits() -> None:
+def test_under_autocast_pact_uses_the_levels_of_float32() -> None:
     fake = PactFakeQuantizer(TensorSpec("x", "activation", "g", "activation", (1, 8), 8, nonnegative=True))
     x = (torch.rand(4096) * 7).bfloat16()
     found = fake(x)

@@ -1,4 +1,4 @@
-"""State batch normalisation in both forms, and the norms that it affects."""
+"""State batch normalisation in both forms, and the norms to which it applies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def discrete_twin(model: nn.Module) -> nn.Module:
-    """The same network with arg-max weights in plain convolutions."""
+    """The same network with the arg-max weights in plain convolutions."""
     twin = copy.deepcopy(model)
     for name, layer in searched_layers(twin).items():
         plain = nn.Conv2d(layer.in_channels, layer.out_channels, 3, bias=False)
@@ -77,7 +77,7 @@ def train(model: nn.Module, callback: SlbCallback, x: torch.Tensor, steps: int =
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model.train()
     for step in range(steps):
-        if step == steps // 3:  # running averages lag behind while weights move
+        if step == steps // 3:  # running averages lag behind while weights change
             optimizer.param_groups[0]["lr"] = 1e-5
         callback.before_step(model, step)
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def test_each_state_has_its_own_statistics_and_they_share_gamma_and_beta() -> No
     torch.testing.assert_close(evaluated, (y_q - channels[0]) / (channels[1] + norm.eps).sqrt())
 
 
-def test_the_states_agree_where_the_weights_do() -> None:
+def test_states_are_equal_if_weights_are() -> None:
     model = network(t_final=1e6, t_first=1e6, hard_tail=False)
     x = images()
     callback = SlbCallback(Settings(norm="two_statistics", t_final=1e9, t_first=1e9, hard_tail=False), context(x))
@@ -139,7 +139,7 @@ def test_the_states_agree_where_the_weights_do() -> None:
 # --------------------------------------------------------------------------------------
 
 
-def test_a_batch_passes_twice_and_the_second_pass_is_the_deployed_network() -> None:
+def test_a_batch_is_run_twice_the_second_time_with_the_deployed_weights() -> None:
     model, x = network(1), images()
     for layer in searched_layers(model).values():
         layer.weight_quantizer.start_search(layer.weight)
@@ -159,7 +159,7 @@ def test_a_batch_passes_twice_and_the_second_pass_is_the_deployed_network() -> N
         assert not torch.allclose(continuous, found[f"{name}.running_var"], rtol=1e-3)  # type: ignore[arg-type]
 
 
-def test_in_the_hard_tail_one_pass_does_for_both() -> None:
+def test_in_the_hard_tail_one_pass_is_enough() -> None:
     x, passes = images(), []
     model = network()
     callback = SlbCallback(Settings(norm="two_statistics"), context(x))
@@ -223,8 +223,8 @@ def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
 
 
 @pytest.mark.parametrize("norm", ["calibrate_each_epoch", "calibrate_end", "two_statistics", "none"])
-def test_deployed_statistics_are_the_discrete_ones(norm: Any) -> None:
-    """Compared with the finished network's statistics on the same images; the ablation differs."""
+def test_deployed_statistics_are_those_of_discrete_weights(norm: Any) -> None:
+    """Compared with statistics of the finished network on the same images. The ablation differs."""
     x = images(64)
     model = network(1)
     train(model, SlbCallback(Settings(norm=norm, hard_tail=False, t_final=1.0), context(x)), x, steps=90)
@@ -255,7 +255,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_norms_in_front_of_the_search_are_not_concerned() -> None:
+def test_norms_before_the_search_are_not_changed() -> None:
     class Leaves(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return "." in module_qualified_name or not isinstance(m, nn.Sequential) or module_qualified_name != ""
@@ -264,10 +264,10 @@ def test_norms_in_front_of_the_search_are_not_concerned() -> None:
     traced = fx.GraphModule(model, Leaves().trace(model))
     assert norms_behind(traced, ["3", "5"]) == ["3.norm", "5.norm", "7"]
     assert norms_behind(traced, ["5"]) == ["5.norm", "7"]
-    assert norms_behind(model, ["5"]) == ["1", "3.norm", "5.norm", "7"]  # no graph: all of them
+    assert norms_behind(model, ["5"]) == ["1", "3.norm", "5.norm", "7"]  # without a graph, all of them count
 
 
-def test_no_images_leave_everything_as_it_is() -> None:
+def test_without_images_nothing_changes() -> None:
     model = network()
     before = statistics(model)
     state_norm.calibrate(model, [model[1]], iter(()))  # type: ignore[list-item]

@@ -1,6 +1,6 @@
-"""The plugin ``slb``.
+"""The plugin ``slb``:
 
-Found like any other, conforming, its refusals, and whole networks trained through the engine.
+entry point, conformance, refusals, and whole networks trained by the engine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def weight_spec(bits: int, operator: str = "conv", shape: tuple[int, ...] = (8, 
 def quantized(
     model: nn.Module, bits: int = 2, *, activation_bits: int = 8, trainable: bool = True, **params: Any
 ) -> tuple[QuantizedNetwork, Context]:
-    """Every layer but the first and the last at ``bits``."""
+    """All layers except the first and the last at ``bits``."""
     context = example_context(model, teacher=model)
     layers = list(facts(model, context.input_size).layers)
     config = {}
@@ -83,7 +83,7 @@ def test_it_is_found_through_its_entry_point() -> None:
     assert method.min_epochs >= 1
 
 
-def test_its_space_has_the_digests_defaults_and_changes_no_structure() -> None:
+def test_its_space_has_the_defaults_of_the_digest_and_changes_no_structure() -> None:
     space = Space(Policy({"slb": "default"}))
     params = Slb().search_space(space.scope("slb"), nn.Identity())
     assert Settings.of(params) == Settings()
@@ -94,7 +94,7 @@ def test_its_space_has_the_digests_defaults_and_changes_no_structure() -> None:
         Settings.of({"temprature": 3})
 
 
-def test_depthwise_weights_keep_four_bits_and_say_so() -> None:
+def test_depthwise_weights_keep_four_bits_with_a_note() -> None:
     context = Context(input_size=(3, 8, 8))
     for bits, expected in ((1, 4), (2, 4), (4, 4)):
         fake = Slb().apply(weight_spec(bits, "depthwise", (8, 1, 3, 3)), {}, context)
@@ -118,7 +118,7 @@ class _Memory:
         self.available = available
 
 
-def test_a_model_whose_search_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_search_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = example_model()
     assert Slb().check(model, example_job()) == []
     monkeypatch.setattr(psutil, "virtual_memory", lambda: _Memory(1e6))
@@ -127,7 +127,7 @@ def test_a_model_whose_search_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPa
     assert "GB" in reason
 
 
-def test_a_width_that_does_not_fit_ends_the_trial_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_bits_end_the_trial_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     model = example_model()
     network, context = quantized(model, 4)
     searched = searched_layers(network).values()
@@ -143,7 +143,7 @@ def test_a_width_that_does_not_fit_ends_the_trial_before_anything_is_made(monkey
         Slb().apply(weight_spec(4), {}, context)
 
 
-def test_models_and_jobs_without_anything_to_search_are_refused() -> None:
+def test_models_and_jobs_without_searched_layers_are_refused() -> None:
     no_epochs = load_job(settings={"model": "test_resnet", "data": "digits", "name": "x", "budget": {"epochs": 0}})
     assert "epoch" in Slb().check(example_model(), no_epochs)[0]
     broken = example_model()
@@ -171,7 +171,7 @@ def test_logits_train_in_a_group_of_their_own() -> None:
     assert len(claimed) == len(set(claimed))
 
 
-def test_hard_logits_are_passed_over_momentum_included() -> None:
+def test_hard_logits_are_not_updated_even_by_momentum() -> None:
     network, context = quantized(example_model())
     callback = SlbCallback(Settings(), context)
     callback.on_start(network, 10)
@@ -182,20 +182,20 @@ def test_hard_logits_are_passed_over_momentum_included() -> None:
         callback.before_step(network, step)
         optimizer.zero_grad()
         network(x).square().sum().backward()
-        if step >= 8:  # a gradient from somewhere else would not help either
+        if step >= 8:  # gradients from elsewhere must not be used either
             for layer in searched_layers(network).values():
                 assert layer.weight_quantizer.logits.grad is None
                 layer.weight_quantizer.logits.grad = torch.ones_like(layer.weight_quantizer.logits)
         callback.after_backward(network, optimizer, step)
         optimizer.step()
         kept.append([layer.weight_quantizer.logits.detach().clone() for layer in searched_layers(network).values()])
-    # Not every layer's: behind a norm that starts at zero there is no gradient, on some processors
-    # not even rounding.
+    # This does not hold for all layers: after a norm that starts at zero there is no gradient, and
+    # on some processors not even a rounding error.
     assert not all(torch.equal(a, b) for a, b in zip(kept[7], kept[6], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(kept[9], kept[7], strict=True))
 
 
-def test_the_temperature_follows_epochs_where_that_is_wanted() -> None:
+def test_the_temperature_can_follow_epochs() -> None:
     network, context = quantized(example_model())
     callback = SlbCallback(Settings(every="epoch", norm="none", start=0.2, end=0.6), context)
     callback.on_start(network, 40)
@@ -219,7 +219,7 @@ def test_the_temperature_follows_epochs_where_that_is_wanted() -> None:
 
 @pytest.mark.parametrize("bits", [1, 4])
 @pytest.mark.parametrize("norm", ["calibrate_each_epoch", "two_statistics"])
-def test_a_network_trains_and_hardens_to_what_it_computed(bits: int, norm: str) -> None:
+def test_a_trained_network_equals_its_hardened_form(bits: int, norm: str) -> None:
     model = example_model()
     network, context = quantized(model, bits, norm=norm)
     callbacks = Slb().callbacks(network, {"norm": norm}, context)
@@ -249,20 +249,20 @@ def test_a_network_trains_and_hardens_to_what_it_computed(bits: int, norm: str) 
         assert torch.equal(again(x), found)
 
 
-def test_without_training_the_file_holds_the_nearest_values() -> None:
+def test_without_training_the_file_has_the_nearest_values() -> None:
     network, _ = quantized(example_model(), 2, trainable=False)
     for name, layer in searched_layers(network).items():
         hardened = layer.weight_quantizer.harden(layer.weight)
         size = layer.weight.detach().abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
         distance = (layer.weight.detach() / size).unsqueeze(-1) - odd_integers(2) / 3
-        alive = (size > 0).expand_as(layer.weight)  # gammas that start at 0 leave whole channels at 0
+        alive = (size > 0).expand_as(layer.weight)  # gammas that start at 0 keep whole channels at 0
         assert torch.equal(hardened.integers.long()[alive], odd_integers(2)[distance.abs().argmin(-1)][alive]), name
         assert layer.weight_quantizer.logits is None
     assert bool(harden(network)(torch.randn(2, 3, 32, 32)).isfinite().all())
 
 
 def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
-    """Everything that training keeps from step to step, at 2 bits, plus gradients."""
+    """Counts everything that training keeps between steps, at 2 bits, plus gradients."""
 
     def kept(model: nn.Module, callbacks: list[SlbCallback]) -> int:
         for callback in callbacks:
@@ -279,10 +279,10 @@ def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
     assert kept(network, [SlbCallback(Settings(), context)]) <= 5 * kept(model, [])
 
 
-def test_a_student_finds_its_teachers_signs() -> None:
-    """1 bit, random data, annealing.
+def test_a_student_finds_the_signs_of_its_teacher() -> None:
+    """1 bit, random data, annealing:
 
-    More than 95 % of a convolution's signs (digest, section 10, 18).
+    more than 95 % of the signs of a convolution (digest, section 10, 18).
     """
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randint(0, 2, (6, 4, 3, 3), generator=generator) * 2.0 - 1

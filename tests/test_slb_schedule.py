@@ -1,4 +1,4 @@
-"""SLB's temperature: the published configurations, any number of epochs, and the hard tail."""
+"""SLB's temperature: published configurations, any number of epochs, and the hard tail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autocompress_slb.schedule import KINDS, TemperatureSchedule
 
 
-def test_the_published_run_on_cifar() -> None:
+def test_the_published_schedule_on_cifar() -> None:
     """100 epochs, from 0.2 to 0.6, f = 1.2 (Golden Stick)."""
     schedule = TemperatureSchedule(last=1.2**40, start=0.2, end=0.6)
     of = [schedule.temperature(epoch, 100) for epoch in range(1, 101)]
@@ -22,13 +22,13 @@ def test_the_published_run_on_cifar() -> None:
     assert [schedule.is_hard(epoch, 100) for epoch in range(1, 101)].index(True) == 59
 
 
-def test_the_published_run_on_imagenet() -> None:
+def test_the_published_schedule_on_imagenet() -> None:
     schedule = TemperatureSchedule(last=1.12**50, start=0.4, end=0.9)
     assert schedule.temperature(100, 100) == pytest.approx(289.0, abs=0.1)
     assert schedule.temperature(41, 100) == pytest.approx(1.12)
 
 
-def test_the_paper_without_a_hard_tail() -> None:
+def test_the_schedule_of_the_paper_without_a_hard_tail() -> None:
     schedule = TemperatureSchedule(hard_tail=False)
     assert not any(schedule.is_hard(unit, 50) for unit in range(1, 51))
     assert schedule.temperature(50, 50) == pytest.approx(1e3)
@@ -52,6 +52,6 @@ def test_linear_is_half_way_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"start": 0.9, "end": 0.3}, {"end": 1.2}, {"last": 0.5}, {"first": 0.0}])
-def test_what_would_not_anneal_is_refused(wrong: dict[str, float]) -> None:
+def test_settings_without_annealing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         TemperatureSchedule(**wrong)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def discrete(logits: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_values_are_even_on_the_unit_interval_without_zero(bits: int) -> None:
+def test_values_are_evenly_spaced_without_zero(bits: int) -> None:
     v = values(bits)
     assert len(v) == 2**bits
     assert float(v.mean()) == pytest.approx(0, abs=1e-7)
@@ -45,7 +45,7 @@ def test_values_of_two_bits_are_thirds() -> None:
 
 
 @pytest.mark.parametrize("bits", [0, 5, 8])
-def test_other_widths_are_refused(bits: int) -> None:
+def test_other_numbers_of_bits_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match="1 to 4 bits"):
         values(bits)
 
@@ -70,7 +70,7 @@ def test_at_a_high_temperature_expectation_is_the_arg_max(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_at_a_low_temperature_nothing_is_decided(bits: int) -> None:
+def test_at_a_low_temperature_all_values_are_equally_likely(bits: int) -> None:
     logits = random_logits(bits)
     torch.testing.assert_close(read(logits, 1e-9), torch.zeros(200, dtype=torch.float64), atol=1e-7, rtol=0)
     torch.testing.assert_close(probabilities(logits, 1e-9), torch.full_like(logits, 2.0**-bits), atol=1e-7, rtol=0)
@@ -87,14 +87,14 @@ def test_the_gap_is_bounded_at_every_temperature(bits: int, temperature: float, 
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_weights_decide_as_the_temperature_grows(bits: int) -> None:
-    logits = random_logits(bits, 100_000)  # the digest drew 2000 once: at T = 16 these scatter by a tenth
+def test_weights_approach_one_value_as_the_temperature_grows(bits: int) -> None:
+    logits = random_logits(bits, 100_000)  # the digest drew 2000 weights once; at T = 16, results vary by a tenth
     steps = [0.25, 0.5, 1, 2, 4, 8, 16]
     undecided = torch.stack([1 - probabilities(logits, t).amax(0) for t in steps])
     assert bool((undecided.diff(dim=0) <= 0).all())
     gaps = torch.stack([(read(logits, t) - discrete(logits)).abs() for t in steps])
     assert bool((gaps.mean(1).diff() < 0).all())
-    if bits == 1:  # else single weights may move away from their arg-max for a while
+    if bits == 1:  # otherwise, single weights may move away from their arg-max for a while
         assert bool((gaps.diff(dim=0) <= 1e-12).all())
         expected = torch.tensor([0.861, 0.736, 0.548, 0.343, 0.189, 0.096, 0.048], dtype=gaps.dtype)
         torch.testing.assert_close(gaps.mean(1), expected, rtol=0.05, atol=0)
@@ -108,10 +108,10 @@ def test_one_bit_is_an_annealed_tanh(temperature: float) -> None:
 
 
 @given(BITS, st.floats(0.1, 50), st.booleans())
-def test_the_gradient_is_the_exact_one(bits: int, temperature: float, far: bool) -> None:
-    """T P (V - W_c) by hand, and what autograd says to softmax and sum.
+def test_the_gradient_is_exact(bits: int, temperature: float, far: bool) -> None:
+    """T P (V - W_c), and autograd's gradient through softmax and sum.
 
-    No window outside of which it is cut off.
+    It is not cut off outside of a window.
     """
     logits = (random_logits(bits) * (5 if far else 1)).reshape(2**bits, 10, 20).requires_grad_()
     slope = torch.randn(10, 20, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_the_gradient_is_the_exact_one(bits: int, temperature: float, far: bool)
     torch.testing.assert_close(found.sum(0), torch.zeros_like(slope), atol=1e-6, rtol=0)
 
 
-def test_the_gradient_holds_beyond_one_block_of_weights() -> None:
+def test_the_gradient_is_exact_beyond_one_block_of_weights() -> None:
     logits = torch.randn(4, 40_000, requires_grad=True)
     v, slope = values(2), torch.randn(40_000)
     (found,) = torch.autograd.grad(expectation(logits, v, 2.0), logits, slope)
@@ -134,7 +134,7 @@ def test_the_gradient_holds_beyond_one_block_of_weights() -> None:
 
 
 @given(BITS, st.floats(1e-3, 1e3), st.integers(0, 50))
-def test_the_arg_max_does_not_move(bits: int, factor: float, seed: int) -> None:
+def test_the_arg_max_does_not_depend_on_the_temperature(bits: int, factor: float, seed: int) -> None:
     logits = random_logits(bits, seed=seed)
     shift = torch.randn(200, dtype=torch.float64)
     assert torch.equal(best(logits), logits.argmax(0).to(torch.uint8))
@@ -142,7 +142,7 @@ def test_the_arg_max_does_not_move(bits: int, factor: float, seed: int) -> None:
     assert torch.equal(best(logits), best(logits + shift))
 
 
-def test_equal_logits_take_the_first() -> None:
+def test_of_equal_logits_the_first_wins() -> None:
     assert not best(torch.zeros(4, 7)).any()
 
 
@@ -154,7 +154,7 @@ def test_nearest_is_the_arg_max_of_the_distance(bits: int, u: float) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_overflows_nowhere(kind: torch.dtype) -> None:
+def test_nothing_overflows_in_half_precision(kind: torch.dtype) -> None:
     logits = (8 * torch.randn(4, 3, 2, 3, 3)).requires_grad_()
     x = torch.randn(2, 2, 8, 8)
     with torch.autocast("cpu", dtype=kind):

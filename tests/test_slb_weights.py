@@ -1,6 +1,6 @@
-"""SLB's weight quantizer.
+"""SLB's weight quantizer:
 
-Warm start, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
+initial values, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autocompress_slb.values import best, values
 
 
 def searched(bits: int, *, normed: bool = True, **options: Any) -> FakeLayer:
-    """A convolution with SLB's weights, and the batch norm behind it as its child."""
+    """A convolution with SLB's weights, with its batch norm as a child."""
     conv = nn.Conv2d(3, 8, 3, bias=not normed)
     if normed:
         norm = nn.BatchNorm2d(8)
@@ -106,10 +106,10 @@ def test_the_hardened_layer_computes_the_same(bits: int, normed: bool) -> None:
     assert not list(finished.parameters())
     index = (finished.weight.int() - finished.weight_low) // finished.weight_step
     assert int(index.min()) >= 0
-    assert int(index.max()) < 2**finished.weight_bits == 2**bits  # n weights are n * bits on disk
+    assert int(index.max()) < 2**finished.weight_bits == 2**bits  # n weights take n * bits on disk
 
 
-def test_when_hard_the_search_is_over_and_the_norm_goes_on() -> None:
+def test_when_hard_logits_have_no_gradient_and_the_norm_still_has() -> None:
     layer = searched(2).train()
     fake = start(layer)
     fake.hard = True
@@ -123,10 +123,10 @@ def test_when_hard_the_search_is_over_and_the_norm_goes_on() -> None:
     assert layer.norm.bias.grad is not None
 
 
-def test_the_arg_max_follows_the_trainers_optimizer() -> None:
-    """Also where it was asked for before.
+def test_the_arg_max_is_updated_after_steps_of_the_optimizer() -> None:
+    """Also if it was read before.
 
-    A fused optimizer changes the logits without counting that as a change.
+    A fused optimizer changes the logits without counting a change.
     """
     layer = searched(2)
     fake = start(layer)
@@ -142,7 +142,7 @@ def test_the_arg_max_follows_the_trainers_optimizer() -> None:
     assert not torch.equal(before, fake(layer.weight))
 
 
-def test_a_copy_looks_at_its_own_logits() -> None:
+def test_a_copy_uses_its_own_logits() -> None:
     layer = searched(2)
     fake = start(layer).eval()
     assert fake.logits is not None
@@ -152,7 +152,7 @@ def test_a_copy_looks_at_its_own_logits() -> None:
     assert torch.equal(copy.deepcopy(fake)(layer.weight), fake(layer.weight))
 
 
-def test_he_normal_is_random_but_repeatable() -> None:
+def test_he_normal_is_random_and_seeded() -> None:
     torch.manual_seed(0)
     one, two = start(searched(2, init="he_normal")), start(searched(2, init="he_normal"))
     assert one.logits is not None
@@ -163,8 +163,8 @@ def test_he_normal_is_random_but_repeatable() -> None:
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_no_scale_is_a_fixed_scale_before_a_norm(has_bias: bool) -> None:
-    """The same function in eval mode and in training, the same gradient of the logits."""
+def test_before_a_norm_no_scale_equals_a_fixed_scale(has_bias: bool) -> None:
+    """Outputs in eval and training mode, and gradients of the logits, are equal."""
     x, results = torch.randn(8, 3, 8, 8), []
     for scale in ("none", "fixed"):
         torch.manual_seed(0)
@@ -187,7 +187,7 @@ def test_no_scale_is_a_fixed_scale_before_a_norm(has_bias: bool) -> None:
         torch.testing.assert_close(none, fixed, atol=2e-3, rtol=2e-3)  # eps is not scaled
 
 
-def test_a_learned_scale_learns_where_no_norm_follows() -> None:
+def test_a_learned_scale_is_trained_if_no_norm_follows() -> None:
     assert fake_of(searched(2, scale="learned")).log_scale is None
     layer = searched(2, normed=False, scale="learned").train()
     fake = start(layer)
@@ -203,7 +203,7 @@ def test_a_learned_scale_learns_where_no_norm_follows() -> None:
     torch.testing.assert_close(hardened.integers * hardened.scale.reshape(-1, 1, 1, 1), fake(layer.weight))
 
 
-def test_a_delay_starts_the_search_from_what_trained_meanwhile() -> None:
+def test_after_a_delay_the_search_starts_from_the_trained_weights() -> None:
     layer = searched(2).train()
     fake = start(layer)
     fake.enabled = False
@@ -213,12 +213,12 @@ def test_a_delay_starts_the_search_from_what_trained_meanwhile() -> None:
     fake.enabled = True
     logits = fake.logits
     fake(layer.weight)
-    assert fake.logits is logits  # the optimizer holds it
+    assert fake.logits is logits  # the optimizer has it
     fresh = fake_of(searched(2))
     assert torch.equal(fake.eval()(layer.weight), fresh.eval()(layer.weight))
 
 
-def test_state_comes_back_with_and_without_logits() -> None:
+def test_state_is_restored_with_and_without_logits() -> None:
     torch.manual_seed(0)
     layer, fresh = searched(2), searched(2)
     fresh.load_state_dict(layer.state_dict())
@@ -242,7 +242,7 @@ def test_a_dead_channel_stays_finite_and_small(bits: int) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_end_the_trial(value: float) -> None:
+def test_nan_weights_end_the_trial(value: float) -> None:
     layer = searched(2)
     with torch.no_grad():
         layer.weight[0, 0, 0, 0] = value

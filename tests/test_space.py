@@ -1,4 +1,4 @@
-"""Space: parameters of a method, limits of a user, and recorded values."""
+"""Space: the parameters of a method, limits of a user, and chosen values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.testing.spaces import Draw
 
 
 class Fixed:
-    """A chooser that gives the values it was made with, and else the default."""
+    """A chooser that returns given values, or defaults."""
 
     def __init__(self, **values: Value) -> None:
         self.values = values
@@ -40,7 +40,7 @@ def test_names_are_prefixed_and_values_remembered() -> None:
     assert [name for name, asked in space.asked.items() if not asked.structural] == ["ghost.inner.kernel"]
 
 
-def test_types_are_those_asked_for() -> None:
+def test_values_have_the_requested_types() -> None:
     space = Space(Fixed())
     assert type(space.integer("i", 1, 3, default=2)) is int
     assert type(space.float("f", 1, 3, default=2)) is float
@@ -48,7 +48,7 @@ def test_types_are_those_asked_for() -> None:
     assert not space.asked["f"].is_integer
 
 
-def test_a_value_outside_is_an_invalid_recipe() -> None:
+def test_a_value_out_of_range_is_an_invalid_recipe() -> None:
     for chooser, ask in (
         (Fixed(n=9), lambda s: s.integer("n", 1, 3, default=2)),
         (Fixed(n=True), lambda s: s.integer("n", 0, 3, default=2)),
@@ -59,7 +59,7 @@ def test_a_value_outside_is_an_invalid_recipe() -> None:
             ask(Space(chooser))
 
 
-def test_a_fixed_parameter_is_not_asked_of_the_chooser() -> None:
+def test_a_fixed_parameter_does_not_reach_the_chooser() -> None:
     chooser = Fixed()
     space = Space(chooser, limits={"ratio": 3})
     assert space.integer("ratio", 1, 4, default=2) == 3
@@ -67,7 +67,7 @@ def test_a_fixed_parameter_is_not_asked_of_the_chooser() -> None:
     assert chooser.seen == []
 
 
-def test_what_is_not_searched_is_the_default_until_the_user_says_something() -> None:
+def test_a_parameter_that_is_not_searched_has_its_default_unless_limited() -> None:
     chooser = Fixed()
     space = Space(chooser, limits={"wide": {"low": 2, "high": 3}, "fixed": 7})
     assert space.integer("plain", 1, 9, default=4, searched=False) == 4
@@ -89,7 +89,7 @@ MODES = {"choices": ["inner", "group"], "default": "inner", "cheapest": "group",
         ({"mode": ["group", "inner"]}, ("group", "inner"), "inner", "group"),
     ],
 )
-def test_a_named_choice_is_drawn_only_where_a_limit_names_it(
+def test_a_named_choice_is_only_drawn_if_a_limit_names_it(
     limits: dict[str, Any], left: tuple[str, ...], default: str, cheapest: str
 ) -> None:
     space = Space(Replay({}), limits=limits)
@@ -100,19 +100,19 @@ def test_a_named_choice_is_drawn_only_where_a_limit_names_it(
         assert Space(Draw(seed), limits=limits).categorical("mode", **MODES) in left
 
 
-def test_a_recipe_may_name_a_choice_too_unless_the_job_leaves_it_out() -> None:
+def test_a_recipe_may_use_a_named_choice_unless_the_job_excludes_it() -> None:
     replay = Replay({"mode": "scatter"})
     assert Space(replay).categorical("mode", **MODES) == "scatter"
     with pytest.raises(InvalidRecipe, match=r"^mode cannot be 'scatter': inner \| group$"):
         Space(replay, limits={"mode": ["inner", "group"]}).categorical("mode", **MODES)
 
 
-def test_an_unknown_choice_is_told_the_named_ones() -> None:
+def test_an_error_about_an_unknown_choice_lists_the_named_ones() -> None:
     with pytest.raises(LimitError, match=r"it takes inner \| group \(or scatter, where a job names it\)"):
         Space(Replay({}), limits={"mode": "scater"}).categorical("mode", **MODES)
 
 
-def test_a_limit_without_group_holds_for_all_and_the_longest_wins() -> None:
+def test_a_limit_without_group_is_for_all_groups_and_the_longest_name_wins() -> None:
     space = Space(Fixed(), limits={"ghost.ratio": 4, "ghost.ratio.layer3": [1, 2], "ghost.ratios": 9, "ghost.r": 9})
     ghost = space.scope("ghost")
     values = [ghost.integer(f"ratio.{group}", 1, 4, default=2) for group in ("layer1", "layer2", "layer3")]
@@ -121,7 +121,7 @@ def test_a_limit_without_group_holds_for_all_and_the_longest_wins() -> None:
     assert space.matched == {"ghost.ratio", "ghost.ratio.layer3"}
 
 
-def test_scopes_share_what_is_remembered() -> None:
+def test_scopes_share_chosen_values() -> None:
     space = Space(Fixed(), limits={"a.x": 1})
     space.scope("a").categorical("x", [1, 2], default=2)
     assert space.matched == {"a.x"}
@@ -136,7 +136,7 @@ def test_scopes_share_what_is_remembered() -> None:
         ({"low": 2, "high": 3}, (2, 3)),
     ],
 )
-def test_a_range_is_narrowed(limit: dict[str, int], left: tuple[int, int]) -> None:
+def test_a_range_is_restricted(limit: dict[str, int], left: tuple[int, int]) -> None:
     parameter = narrow(Parameter("n", 5, low=1, high=8, cheapest=8), limit)
     assert (parameter.low, parameter.high) == left
     assert parameter.default == min(5, left[1])
@@ -169,7 +169,7 @@ def test_a_limit_that_does_not_fit_is_refused(parameter: Parameter, limit: Any) 
     assert caught.value.name == parameter.name
 
 
-def test_default_and_cheapest_stay_inside() -> None:
+def test_default_and_cheapest_are_within_limits() -> None:
     parameter = Parameter("bits", "quantize:8", choices=("none", "quantize:8", "quantize:4"), cheapest="quantize:4")
     left = narrow(parameter, ["none", "quantize:8"])
     assert left.choices == ("none", "quantize:8")
@@ -178,7 +178,7 @@ def test_default_and_cheapest_stay_inside() -> None:
 
 
 @given(st.integers(-5, 5), st.integers(0, 9), st.integers(-5, 14), st.integers(-5, 14))
-def test_narrowing_an_integer_keeps_only_values_of_both(low: int, width: int, start: int, end: int) -> None:
+def test_restricting_an_integer_keeps_the_common_values(low: int, width: int, start: int, end: int) -> None:
     parameter = Parameter("n", low, low=low, high=low + width, cheapest=low + width)
     if not low <= start <= end <= low + width:
         with pytest.raises(LimitError):
@@ -192,7 +192,7 @@ def test_narrowing_an_integer_keeps_only_values_of_both(low: int, width: int, st
 
 
 @given(st.lists(st.text(max_size=3) | st.integers(0, 3) | st.booleans(), min_size=1, max_size=5), st.data())
-def test_narrowing_choices_keeps_only_values_of_both(choices: list[Value], data: st.DataObject) -> None:
+def test_restricting_choices_keeps_the_common_values(choices: list[Value], data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(choices), min_size=1))
     parameter = Parameter("c", choices[0], choices=tuple(choices), cheapest=choices[-1], neutral=choices[0])
     left = narrow(parameter, chosen)
@@ -203,7 +203,7 @@ def test_narrowing_choices_keeps_only_values_of_both(choices: list[Value], data:
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_narrowing_twice_is_narrowing_to_both(low: float, high: float, value: float) -> None:
+def test_two_restrictions_keep_the_common_values(low: float, high: float, value: float) -> None:
     assume(low <= high)
     parameter = Parameter("f", 0.5, low=0.0, high=1.0)
     left = narrow(narrow(parameter, {"low": low}), {"high": high})
@@ -211,7 +211,7 @@ def test_narrowing_twice_is_narrowing_to_both(low: float, high: float, value: fl
     assert left.contains(value) == (low <= value <= high)
 
 
-def test_describe_and_leaves_alone() -> None:
+def test_descriptions_and_neutral_values() -> None:
     assert Parameter("c", 2, choices=(2, 3)).describe() == "2 | 3"
     assert Parameter("f", 0.1, low=0.0, high=0.7, log=True).describe() == "0.0 .. 0.7 (log)"
     assert Parameter("c", "a", choices=("a", "none")).leaves_alone() == "none"

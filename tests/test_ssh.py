@@ -1,4 +1,4 @@
-"""``ssh:HOST`` over a real sshd on the loopback interface, and what can be wrong with a host."""
+"""``ssh:HOST`` with a real sshd on the loopback interface, and errors of hosts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SSHD = shutil.which("sshd", path=os.pathsep.join(["/usr/sbin", "/usr/local/sbin"
 
 @dataclass(frozen=True)
 class Board:
-    """A host that answers on the loopback interface."""
+    """A host on the loopback interface."""
 
     folder: Path
     port: int
@@ -49,7 +49,7 @@ class Board:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """An sshd of this user."""
+    """An sshd, run by this user."""
     if SSHD is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
         pytest.skip("no OpenSSH server here: apt-get install openssh-server")
     folder = tmp_path_factory.mktemp("sshd")
@@ -72,7 +72,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     )
     if os.geteuid() == 0:
         with suppress(OSError):
-            Path("/run/sshd").mkdir(exist_ok=True)  # sshd of root asks for it
+            Path("/run/sshd").mkdir(exist_ok=True)  # sshd of root needs it
     log = (folder / "log").open("wb")
     server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
     found = Board(folder, port)
@@ -101,7 +101,7 @@ def left_behind() -> set[str]:
     return {path.name for path in Path(tempfile.gettempdir()).glob("autocompress-*") if path.is_dir()}
 
 
-def test_both_files_are_timed_there_and_nothing_stays(board: Board, files: list[Deployable]) -> None:
+def test_both_files_are_timed_on_the_host_and_removed(board: Board, files: list[Deployable]) -> None:
     before = left_behind()
     found = measure(Ssh("board"), *files, board.config(), seconds=0.6)
     assert found.latency_ms > 0
@@ -112,7 +112,7 @@ def test_both_files_are_timed_there_and_nothing_stays(board: Board, files: list[
     assert left_behind() == before
 
 
-def test_where_the_time_goes_there(board: Board, files: list[Deployable]) -> None:
+def test_times_of_layers_on_the_host(board: Board, files: list[Deployable]) -> None:
     model = timm.create_model("test_resnet")
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     times = layer_times(Ssh("board"), files[:1], layers, board.config())
@@ -121,12 +121,12 @@ def test_where_the_time_goes_there(board: Board, files: list[Deployable]) -> Non
     assert times[0].total > 0
 
 
-def test_keys_of_measurements_have_the_other_machine(board: Board) -> None:
+def test_keys_of_measurements_contain_the_host(board: Board) -> None:
     told = measured_with(Ssh("board"), board.config())
     assert {"host", "processor", "architecture", "runtime"} <= set(told)
 
 
-def test_a_file_that_its_runtime_refuses_is_named_and_goes(board: Board, tmp_path: Path) -> None:
+def test_a_file_that_the_host_refuses_is_named_and_removed(board: Board, tmp_path: Path) -> None:
     before = left_behind()
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
@@ -157,7 +157,7 @@ def test_a_wrong_key_an_unknown_host_key_and_a_closed_port_are_named(board: Boar
     assert "board does not answer" in faults(board, port=port)
 
 
-def test_what_the_host_lacks_is_named(board: Board, tmp_path: Path) -> None:
+def test_missing_programs_of_a_host_are_named(board: Board, tmp_path: Path) -> None:
     assert "has no '/no/such/python'" in faults(board, python="/no/such/python")
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
@@ -169,7 +169,7 @@ def test_what_the_host_lacks_is_named(board: Board, tmp_path: Path) -> None:
     assert "10000 threads are asked for" in Ssh("board").check(many)[0]
 
 
-def test_a_host_that_hangs_is_given_up(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_respond_is_given_up(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "CONNECT_SECONDS", 1)
     monkeypatch.setattr(ssh, "LOADER", "import time; time.sleep(60)")
     with pytest.raises(TrialFailed, match="board did not answer within"):
@@ -187,18 +187,18 @@ def test_a_job_with_a_host_that_does_not_answer_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "a;b", "", "a@b@c", "$(x)", "a'b"])
-def test_what_is_no_host_is_refused(host: str) -> None:
+def test_invalid_hosts_are_refused(host: str) -> None:
     with pytest.raises(UserError, match="is not the name of a host"):
         manager().device(f"ssh:{host}")
 
 
 @pytest.mark.parametrize("python", ["python3; touch x", "python3 -c", "a'b", ""])
-def test_what_is_no_python_is_refused(python: str) -> None:
+def test_an_invalid_python_is_refused(python: str) -> None:
     with pytest.raises(ValueError, match="python"):
         ssh.Options(python=python)
 
 
-def test_the_command_holds_nothing_of_the_models() -> None:
+def test_the_command_contains_nothing_of_the_models() -> None:
     told = ssh.command("me@board", ssh.Options(port=2222, identity=Path("key")))
     assert told[0] == "ssh"
     assert told[-3:] == ["--", "me@board", f"python3 -u -c '{ssh.LOADER}'"]
@@ -211,5 +211,5 @@ def test_the_command_holds_nothing_of_the_models() -> None:
     ("architecture", "flags", "expected"),
     [("x86_64", ["avx2"], True), ("x86_64", ["avx_vnni"], False), ("aarch64", ["asimd"], False), ("AMD64", [], True)],
 )
-def test_boards_whose_integers_overflow(architecture: str, flags: list[str], expected: bool) -> None:
+def test_boards_with_integers_that_overflow(architecture: str, flags: list[str], expected: bool) -> None:
     assert needs_exact({"architecture": architecture, "flags": flags}) is expected

@@ -63,14 +63,14 @@ print(json.dumps({"labels": found.tolist(), "accuracy": 100 * float((found == la
 
 
 def recipe_values(opened: OpenedJob, bits: int) -> dict[str, Any]:
-    """The recipe that quantizes all at 8 bits, with ``bits`` for the weights."""
+    """The recipe with 8 bits everywhere, and ``bits`` for the weights."""
     values = dict(dict(opened.starting_points())["8-bit alone"])
     return values | {name: f"quantize:{bits}" for name in values if name.startswith("bits.weight.")}
 
 
 @pytest.fixture(scope="module", params=[4, 2])
 def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """(bits, the artifact's file, its accuracy on the test split, the labels it gives here)."""
+    """(bits, the file of the artifact, its accuracy on the test split, its labels here)."""
     folder = tmp_path_factory.mktemp("stock")
     candidate = opened.candidate(opened.compose(Replay(recipe_values(opened, request.param))))
     deployable = opened.export(candidate, folder / "scratch.onnx")
@@ -82,7 +82,7 @@ def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory
     return request.param, folder / "7" / "model.onnx", accuracy, labels.tolist()
 
 
-def test_a_stock_runtime_gives_the_accuracy_that_was_scored(
+def test_a_standard_runtime_gives_the_scored_accuracy(
     artifact: tuple[int, Path, float, list[int]], opened: OpenedJob, tmp_path: Path
 ) -> None:
     _, file, accuracy, labels = artifact
@@ -106,7 +106,7 @@ def test_a_stock_runtime_gives_the_accuracy_that_was_scored(
     assert len(set(said["labels"])) > 1, "the file says more than one thing, so equal labels mean something"
 
 
-def test_the_artifact_holds_packed_weights(artifact: tuple[int, Path, float, list[int]]) -> None:
+def test_the_artifact_has_packed_weights(artifact: tuple[int, Path, float, list[int]]) -> None:
     bits, file, _, _ = artifact
     tensors = {tensor.name: tensor for tensor in onnx.load(str(file)).graph.initializer}
     packed = [tensor for name, tensor in tensors.items() if "_packed" in name]
@@ -115,8 +115,8 @@ def test_the_artifact_holds_packed_weights(artifact: tuple[int, Path, float, lis
     assert 8 / bits * sum(len(tensor.raw_data) for tensor in packed) > 10 * whole
 
 
-def test_the_file_says_the_option_and_when_it_is_needed(artifact: tuple[int, Path, float, list[int]]) -> None:
-    """Whoever deploys a file may have another processor than the one that it was made on."""
+def test_the_file_records_the_option_and_when_it_is_needed(artifact: tuple[int, Path, float, list[int]]) -> None:
+    """A file may be deployed on another processor than the one on which it was made."""
     said = {entry.key: json.loads(entry.value) for entry in onnx.load(str(artifact[1])).metadata_props}
     assert said["session_config"] == {"session.x64quantprecision": "1"}
     assert "without VNNI" in said["session_config_when"]

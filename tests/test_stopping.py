@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, closed terminals and exit codes of the command line, on the toy job."""
+"""Ctrl-C, SIGTERM, closed terminals and exit codes of the command line, with the toy job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 SEARCH = ("search", "--model", "resnet10t", "--data", "digits", "--device", "toy", "--name", "toy")
 ENVIRONMENT = {"TMPDIR": "/tmp", "COLUMNS": "120"}
 ENDS_WITHIN_S = 3.0
-"""What a batch system gives."""
+"""Seconds that a batch system allows."""
 
 
 class Toy:
@@ -42,12 +42,12 @@ class Toy:
             time.sleep(0.05)
 
     def until_rows(self, count: int) -> None:
-        """Waits until trials.csv has so many rows."""
+        """Waits until trials.csv has this many rows."""
         file = self.run / results.TRIALS_FILE
         self.until(lambda: file.exists() and len(file.read_text().splitlines()) > count)
 
     def stop(self, number: int) -> float:
-        """Sends a signal; returns the seconds until the process is gone."""
+        """Sends a signal; returns the seconds until the process has ended."""
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(timeout=60)
@@ -55,7 +55,7 @@ class Toy:
 
     @property
     def said(self) -> str:
-        """What it printed."""
+        """Its output so far."""
         return (self.folder / "out.txt").read_text(encoding="utf-8", errors="replace")
 
 
@@ -70,7 +70,7 @@ def server(cache: Path) -> Iterator[ForkServer]:
 
 @pytest.fixture
 def toy(server: ForkServer, tmp_path: Path) -> Iterator[Callable[..., Toy]]:
-    """Starts toy commands in one folder, and ends those that are left."""
+    """Starts toy commands in one folder, and ends those that still run."""
     started: list[Toy] = []
 
     def start(*arguments: str, **environment: str) -> Toy:
@@ -85,12 +85,12 @@ def toy(server: ForkServer, tmp_path: Path) -> Iterator[Callable[..., Toy]]:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A TMPDIR of the test's own, short enough for Ray."""
+    """A TMPDIR for the test, short enough for Ray."""
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
         yield Path(folder)
 
 
-def test_sigterm_then_ctrl_c_then_the_rest(toy: Callable[..., Toy], short_folder: Path) -> None:
+def test_sigterm_then_a_resume_with_ctrl_c_then_another_resume(toy: Callable[..., Toy], short_folder: Path) -> None:
     files = {"TMPDIR": str(short_folder)}
     search = toy(*SEARCH, "--trials", "1000", "--set", "space.toy.seconds=0.3", PYTHONIOENCODING="ascii", **files)
     search.until_rows(3)
@@ -135,7 +135,7 @@ def test_sigterm_outside_of_trials(toy: Callable[..., Toy], where: str, how: str
     search.until(lambda: "waiting" in search.said)
     assert search.stop(signal.SIGTERM) < ENDS_WITHIN_S
     assert search.process.returncode == ExitCode.TERMINATED
-    # Where the main thread is inside a kernel, another one says so and ends the process.
+    # If the main thread is inside a kernel, another thread logs it and ends the process.
     assert search.said.count("stopped; 'autocompress resume results/toy' continues") == 1
     if how == "block":
         assert "stopped by SIGTERM; 'autocompress resume results/toy' continues" in (search.run / "log.txt").read_text()
@@ -156,7 +156,7 @@ def test_ctrl_c_before_the_first_trial(toy: Callable[..., Toy]) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_closes_needs_no_second_one(toy: Callable[..., Toy]) -> None:
+def test_one_ctrl_c_while_it_closes_is_enough(toy: Callable[..., Toy]) -> None:
     search = toy(*SEARCH, "--minutes", "0.000001", TOY_CLOSING="sleep")
     search.until(lambda: "waiting" in search.said)
     assert search.stop(signal.SIGINT) < 2 * ENDS_WITHIN_S

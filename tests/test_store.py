@@ -1,4 +1,4 @@
-"""The store: entries are read back, damaged ones count as missing, its size is limited."""
+"""The store: entries are read back, damaged ones count as missing, and its size is limited."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from autocompress.store import RECORD, TENSORS, Store, pack, save_tensors, unpac
 from autocompress.store import store as store_module
 
 
-def test_an_entry_comes_back_as_it_went_in(tmp_path: Path) -> None:
+def test_an_entry_is_read_back(tmp_path: Path) -> None:
     store = Store(tmp_path)
     tensors = {"weight": torch.randn(3, 4), "steps": torch.tensor(7)}
     store.put("key", tensors, {"steps": [1, {"a": None}]})
@@ -39,7 +39,7 @@ def test_an_entry_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert (store.hits, store.misses) == (1, 0)
 
 
-def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
+def test_tied_weights_can_be_stored(tmp_path: Path) -> None:
     shared = torch.randn(5)
     store = Store(tmp_path)
     store.put("key", {"a": shared, "b": shared}, {})
@@ -48,7 +48,7 @@ def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
     assert torch.equal(found[0]["a"], found[0]["b"])
 
 
-def test_an_absent_entry_is_a_miss(tmp_path: Path) -> None:
+def test_a_missing_entry_is_a_miss(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.get("nothing") is None
     assert store.misses == 1
@@ -116,7 +116,7 @@ def test_a_damaged_entry_is_made_again_once(tmp_path: Path, damage: str) -> None
 
 
 def test_two_processes_that_repair_one_entry_keep_one(tmp_path: Path) -> None:
-    """The slower one must not remove what the faster one made."""
+    """The slower process must not remove the entry of the faster one."""
     slow, fast = Store(tmp_path), Store(tmp_path)
     slow.put("key", {"a": torch.ones(2)}, {})
     damaged = store_module._identity(tmp_path / "key")
@@ -180,7 +180,7 @@ def test_users_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
 @pytest.mark.parametrize("name", CACHED)
-def test_a_folder_of_the_cache_that_is_another_users_is_refused_before_the_job_is_opened(
+def test_a_cache_folder_of_another_user_is_refused_before_the_job_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for folder in [tmp_path, *tmp_path.parents][:-2]:
@@ -201,7 +201,7 @@ def test_a_folder_of_the_cache_that_is_another_users_is_refused_before_the_job_i
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
-def test_what_may_not_be_read_or_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_and_unwritable_entries_are_no_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder in [tmp_path, *tmp_path.parents][:-2]:
         folder.chmod(0o755)
     store = Store(tmp_path)
@@ -221,7 +221,7 @@ def test_what_may_not_be_read_or_written_is_done_without(tmp_path: Path, caplog:
     assert all("Permission denied" in text for text in told)
 
 
-def test_the_first_entry_under_a_key_stays(tmp_path: Path) -> None:
+def test_the_first_entry_with_a_key_is_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put("key", {"a": torch.ones(1)}, {"first": True})
     store.put("key", {"a": torch.zeros(1)}, {"first": False})
@@ -231,7 +231,7 @@ def test_the_first_entry_under_a_key_stays(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "no temporary folder may be left"
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_removed_first(tmp_path: Path) -> None:
     store = Store(tmp_path, most_gigabytes=1e-4)  # 100 kB
     for name in ("old", "used", "new"):
         store.put(name, {"a": torch.zeros(12_000)}, {})  # 48 kB each
@@ -259,7 +259,7 @@ print("pinned", flush=True); sys.stdin.read()
 """
 
 
-def test_what_a_live_process_needs_is_not_removed(tmp_path: Path) -> None:
+def test_entries_that_a_running_process_needs_are_not_removed(tmp_path: Path) -> None:
     store = Store(tmp_path, most_gigabytes=1e-4)
     for name in ("needed", "spare"):
         store.put(name, {"a": torch.zeros(12_000)}, {})  # 48 kB each
@@ -280,7 +280,7 @@ def test_what_a_live_process_needs_is_not_removed(tmp_path: Path) -> None:
     assert not list((tmp_path / ".pins").iterdir())
 
 
-def test_what_an_object_reads_while_it_pins_stays_as_long_as_it_lives(tmp_path: Path) -> None:
+def test_entries_pinned_by_an_object_are_kept_while_it_lives(tmp_path: Path) -> None:
     store = Store(tmp_path, most_gigabytes=1e-4, pinning=True)
     store.put("pinned", {"a": torch.zeros(12_000)}, {})
     store.pinning = False
@@ -295,7 +295,7 @@ def test_what_an_object_reads_while_it_pins_stays_as_long_as_it_lives(tmp_path: 
     assert not (tmp_path / "pinned").exists()
 
 
-def test_only_stale_leftovers_of_other_processes_are_removed(tmp_path: Path) -> None:
+def test_only_old_leftovers_of_other_processes_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path, most_gigabytes=1e-9)
     for name in (".key.0123abcd", ".key.old00000"):
         (tmp_path / name).mkdir()
@@ -344,7 +344,7 @@ def test_packing_is_reversible(value: object) -> None:
     assert without(unpack(tensors, record)) == value
 
 
-def test_a_digest_depends_on_content_only() -> None:
+def test_a_digest_depends_only_on_content() -> None:
     assert digest({"a": 1, "b": [2]}, "x") == digest({"b": [2], "a": 1}, "x")
     assert digest("ab", "c") != digest("a", "bc")
     assert digest({"a": 1}) != digest({"a": 1.5})
@@ -391,13 +391,16 @@ def test_different_values_have_different_digests(one: list[Any], other: list[Any
         (1j, "complex"),
     ],
 )
-def test_what_is_not_json_is_refused_by_name(value: Any, where: str) -> None:
-    """The text of a tensor is shortened, that of an object has an address: wrong keys both."""
+def test_values_that_are_no_json_are_refused_by_name(value: Any, where: str) -> None:
+    """The repr of a tensor is shortened, that of an object contains an address.
+
+    Both would be wrong keys.
+    """
     with pytest.raises(TypeError, match=where):
         digest("key", value)
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numbers_of_numpy_count_as_numbers() -> None:
     theirs = {"a": np.int64(3), "b": np.float64(0.5), "c": np.bool_(True)}
     assert digest(theirs) == digest({"a": 3, "b": 0.5, "c": True})
     assert digest(np.float32(0.1)) == digest(float(np.float32(0.1))) != digest(0.1)

@@ -1,4 +1,4 @@
-"""Studies that a server keeps: real PostgreSQL and Redis servers, their outages, and secrets."""
+"""Studies on a server: real PostgreSQL and Redis servers, outages, and secrets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job_with(server: Server, folder: Path, **more: object) -> Job:
 
 
 def trials_of(job: Job) -> list[optuna.trial.FrozenTrial]:
-    """As any user of Optuna sees them."""
+    """The trials as Optuna reads them."""
     name = json.loads((job.folder / "study.json").read_text())["study"]
     address = (job.search.storage or "").replace("//", f"//:{PASSWORD}@", 1)
     storage: optuna.storages.BaseStorage
@@ -121,7 +121,7 @@ def test_an_outage_of_five_seconds_loses_and_repeats_nothing(server: Server, tmp
     assert again.recover() == 0
 
 
-def test_a_driver_whose_study_another_one_took_over_ends(server: Server, tmp_path: Path) -> None:
+def test_a_driver_ends_if_another_one_took_over_its_study(server: Server, tmp_path: Path) -> None:
     job = job_with(server, tmp_path)
     opened, first = open_toy(job), Study(job.folder, job, BASELINE)
     asked = first.ask(opened.compose)
@@ -139,7 +139,7 @@ def test_a_driver_whose_study_another_one_took_over_ends(server: Server, tmp_pat
 
 @REDIS_ONLY
 @pytest.mark.usefixtures("search_here")
-def test_a_resume_that_is_refused_takes_no_study_over(server: Server, tmp_path: Path) -> None:
+def test_a_refused_resume_does_not_take_over_the_study(server: Server, tmp_path: Path) -> None:
     job = job_with(server, tmp_path, budget={"trials": 1})
     search(job, opener=open_toy)
     running = Study(job.folder, job, BASELINE)
@@ -167,7 +167,7 @@ def test_a_study_that_the_server_has_lost_is_not_begun_again(server: Server, tmp
 
 
 @REDIS_ONLY
-def test_a_server_without_memory_is_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_persistence_gives_a_note(server: Server, tmp_path: Path) -> None:
     import redis
 
     job = job_with(server, tmp_path)
@@ -180,7 +180,7 @@ def test_a_server_without_memory_is_one_sentence(server: Server, tmp_path: Path)
         admin.config_set("maxmemory", "0")
 
 
-def test_a_server_that_stays_away_or_refuses_is_one_sentence(
+def test_a_server_that_stays_away_or_refuses_gives_one_sentence(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_with(server, tmp_path)
@@ -202,7 +202,7 @@ def test_a_server_that_stays_away_or_refuses_is_one_sentence(
 
 
 @REDIS_ONLY
-def test_nothing_that_others_write_to_a_server_is_unpickled(server: Server, tmp_path: Path) -> None:
+def test_foreign_data_on_a_server_are_not_unpickled(server: Server, tmp_path: Path) -> None:
     import redis
 
     job = job_with(server, tmp_path)
@@ -236,7 +236,7 @@ class _Evil:
         ("redis://host/0 hush", "must be like"),
     ],
 )
-def test_a_wrong_url_is_refused_and_not_repeated(url: str, says: str) -> None:
+def test_a_wrong_url_is_refused_without_repeating_it(url: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as refused:
         load_job(model="resnet18", data="digits", search={"storage": url})
     assert "hush" not in str(refused.value)
@@ -247,7 +247,7 @@ def test_a_url_may_name_the_file_with_the_password() -> None:
     assert load_job(model="resnet18", data="digits", search={"storage": url}).search.storage == url
 
 
-def test_the_study_of_a_run_does_not_move_between_its_folder_and_a_server(tmp_path: Path) -> None:
+def test_a_study_does_not_move_between_its_folder_and_a_server(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     job.folder.mkdir()
     Study(job.folder, job, BASELINE)
@@ -260,6 +260,6 @@ def test_the_study_of_a_run_does_not_move_between_its_folder_and_a_server(tmp_pa
         Study(job.folder, job, BASELINE)
 
 
-def test_results_on_a_url_hold_the_study_already() -> None:
+def test_with_results_on_a_url_the_study_cannot_be_on_a_server() -> None:
     with pytest.raises(UserError, match="cannot be combined with results on a URL"):
         load_job(model="resnet18", data="digits", search={"storage": "redis://host"}, results="s3://bucket/runs")

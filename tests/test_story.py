@@ -1,4 +1,4 @@
-"""Recipes in plain words."""
+"""Descriptions of recipes in plain words."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ PRUNED = {"prune.method": "obs", "prune.mode": "group", "prune.keep.a": 0.0625, 
         ),
     ],
 )
-def test_a_recipe_is_told_by_what_it_changes(recipe: dict[str, Any], told: list[tuple[str, str]]) -> None:
+def test_a_recipe_is_described_by_its_changes(recipe: dict[str, Any], told: list[tuple[str, str]]) -> None:
     assert story(recipe) == told

@@ -1,4 +1,4 @@
-"""The study keeps all results, tries no recipe twice, and repeats trials after a crash."""
+"""The study stores all results, tries no recipe twice, and repeats interrupted trials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def study(job: Job) -> Study:
 
 
 def again(job: Job) -> Study:
-    """The same study, as another process finds it."""
+    """The same study, as another process reads it."""
     return Study(job.folder, job, BASELINE)
 
 
@@ -43,7 +43,7 @@ def row(asked: Asked, **columns: Any) -> dict[str, Any]:
 
 
 def ask(study: Study, opened: OpenedToy) -> Asked:
-    """The next recipe that can be built."""
+    """The next valid recipe."""
     while True:
         asked = study.ask(opened.compose)
         assert asked is not None
@@ -77,7 +77,7 @@ def test_another_process_finds_rows_and_constraints(job: Job, study: Study, open
     assert trial.constraints == {"latency": 0.25, "valid": -1.0}
 
 
-def test_a_row_that_was_told_stays(study: Study, opened: OpenedToy) -> None:
+def test_a_told_row_does_not_change(study: Study, opened: OpenedToy) -> None:
     asked = ask(study, opened)
     study.tell(asked.number, row(asked, accuracy=80.0))
     study.tell(asked.number, row(asked, accuracy=10.0))
@@ -107,7 +107,7 @@ def test_a_finished_recipe_is_told_again_from_its_row(job: Job, study: Study, op
     assert following.values != asked.values
 
 
-def test_a_twin_of_a_running_trial_waits_for_its_row(study: Study, opened: OpenedToy) -> None:
+def test_a_repeat_of_a_running_trial_waits_for_its_row(study: Study, opened: OpenedToy) -> None:
     asked = ask(study, opened)
     study.enqueue(asked.values)
     ask(study, opened)
@@ -119,7 +119,7 @@ def test_a_twin_of_a_running_trial_waits_for_its_row(study: Study, opened: Opene
     assert len(study.rows()) == 1
 
 
-def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, opened: OpenedToy) -> None:
+def test_an_invalid_recipe_has_its_row_at_once(study: Study, opened: OpenedToy) -> None:
     study.enqueue({"toy.width": 0.125, "toy.bits": 2})
     asked = study.ask(opened.compose)
     assert asked is not None
@@ -130,7 +130,7 @@ def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, opened:
     assert states(study)[asked.number] == TrialState.PRUNED
 
 
-def test_what_was_running_is_tried_again(job: Job, study: Study, opened: OpenedToy) -> None:
+def test_running_trials_are_tried_again(job: Job, study: Study, opened: OpenedToy) -> None:
     done, cut = ask(study, opened), ask(study, opened)
     study.tell(done.number, row(done))
     found = again(job)
@@ -143,7 +143,7 @@ def test_what_was_running_is_tried_again(job: Job, study: Study, opened: OpenedT
 
 def test_a_row_that_was_written_but_not_told_is_not_lost(job: Job, study: Study, opened: OpenedToy) -> None:
     asked = ask(study, opened)
-    study._trial(asked.number).set_user_attr("row", row(asked))  # and here the worker was killed
+    study._trial(asked.number).set_user_attr("row", row(asked))  # here, the worker was killed
     found = again(job)
     assert found.recover() == 0
     assert states(found)[asked.number] == TrialState.COMPLETE
@@ -151,7 +151,7 @@ def test_a_row_that_was_written_but_not_told_is_not_lost(job: Job, study: Study,
 
 
 @pytest.mark.parametrize(("sampler", "state"), [("tpe", TrialState.PRUNED), ("random", TrialState.PRUNED)])
-def test_a_gate_miss_is_pruned_for_those_who_learn_from_it(
+def test_a_gate_miss_is_pruned_for_samplers_that_learn_from_it(
     tmp_path: Path, sampler: str, state: TrialState, opened: OpenedToy
 ) -> None:
     job = toy_job(tmp_path, sampler=sampler, name=sampler, constraints={"accuracy_drop": 1.0, "latency": "0.5x"})
@@ -165,7 +165,7 @@ def test_a_gate_miss_is_pruned_for_those_who_learn_from_it(
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "gp"])
-def test_a_gate_miss_is_complete_with_the_worst_accuracy_for_the_others(
+def test_a_gate_miss_is_complete_with_the_worst_accuracy_for_others(
     tmp_path: Path, sampler: str, opened: OpenedToy
 ) -> None:
     job = toy_job(tmp_path, sampler=sampler, name=sampler, constraints={"accuracy_drop": 1.0, "latency": "0.5x"})
@@ -179,7 +179,7 @@ def test_a_gate_miss_is_complete_with_the_worst_accuracy_for_the_others(
     assert trial.constraints == {"accuracy_drop": 0.0, "latency": 0.5, "valid": -1.0}
 
 
-def test_what_broke_is_a_failure(study: Study, opened: OpenedToy) -> None:
+def test_an_error_is_a_failure(study: Study, opened: OpenedToy) -> None:
     asked = ask(study, opened)
     study.tell(asked.number, row(asked, status="failed", accuracy=None, reason="it broke"))
     assert states(study)[asked.number] == TrialState.FAIL
@@ -191,13 +191,13 @@ def test_every_sampler_searches_a_conditional_space(tmp_path: Path, sampler: str
     job = toy_job(tmp_path, sampler=sampler, name=sampler, budget={"trials": 20})
     job.folder.mkdir()
     opened, study = open_toy(job), Study(job.folder, job, BASELINE)
-    for _ in range(12):  # GP begins to model after ten
+    for _ in range(12):  # GP begins to model after ten trials
         asked = ask(study, opened)
         study.tell(asked.number, row(asked, accuracy=80.0 + 10 * float(asked.values["toy.width"])))
     assert len(study.rows()) >= 12
 
 
-def test_choices_that_change_with_other_parameters_get_names_of_their_own(study: Study) -> None:
+def test_conditional_choices_get_names_of_their_own(study: Study) -> None:
     from autocompress.contract import Space
 
     class Recipe:
@@ -216,7 +216,7 @@ def test_choices_that_change_with_other_parameters_get_names_of_their_own(study:
     assert sorted(found) == [("a", 1), ("a", 2), ("a", 3), ("b", 3), ("b", 4), ("b", 5)]
 
 
-def test_random_draws_repeat_with_their_seed(tmp_path: Path) -> None:
+def test_random_draws_are_repeated_with_their_seed(tmp_path: Path) -> None:
     drawn = []
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         job = toy_job(tmp_path, name=name, seed=seed, sampler="random")
@@ -227,7 +227,7 @@ def test_random_draws_repeat_with_their_seed(tmp_path: Path) -> None:
     assert drawn[0] != drawn[2]
 
 
-def test_what_was_running_is_tried_before_starting_points_that_wait(job: Job, study: Study, opened: OpenedToy) -> None:
+def test_interrupted_trials_precede_waiting_starting_points(job: Job, study: Study, opened: OpenedToy) -> None:
     points = [(f"point {bits}", {"toy.width": 0.5, "toy.bits": bits, "toy.lr": 0.1}) for bits in (32, 8, 4, 2)]
     study.enqueue_starting_points(points)
     first, second = ask(study, opened), ask(study, opened)
@@ -239,7 +239,7 @@ def test_what_was_running_is_tried_before_starting_points_that_wait(job: Job, st
     assert again(job).recover() == 4
 
 
-def test_starting_points_that_a_killed_search_did_not_finish_writing_are_written_again(
+def test_starting_points_of_a_search_killed_while_it_wrote_them_are_written_again(
     job: Job, study: Study, opened: OpenedToy
 ) -> None:
     assert study.is_new

@@ -1,4 +1,4 @@
-"""What ``autocompress submit --print`` writes for KubeRay and Slurm."""
+"""The output of ``autocompress submit --print`` for KubeRay and Slurm."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_manifest_is_a_valid_ray_job(commands: Commands, options: tuple[str, .
     jsonschema.Draft202012Validator(json.loads(gzip.decompress(SCHEMA.read_bytes()))).validate(ray_job)
 
 
-def test_a_manifest_asks_for_workers_and_for_one_pod_that_measures(commands: Commands) -> None:
+def test_a_manifest_has_workers_and_one_pod_that_measures(commands: Commands) -> None:
     _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, *ON_A_URL, "--gpus", "1"))
     assert ray_job["metadata"]["name"] == "my-run-1"
     spec = ray_job["spec"]
@@ -69,7 +69,7 @@ def test_a_manifest_asks_for_workers_and_for_one_pod_that_measures(commands: Com
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (3, 3, 3)
     assert container(workers)["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "nvidia.com/gpu" not in container(device)["resources"]["limits"]
-    # KubeRay pastes the value into a shell command.
+    # KubeRay inserts the value into a shell command.
     (resources,) = shlex.split(device["rayStartParams"]["resources"])
     assert json.loads(resources) == {"device": 1}
     assert "resources" not in workers["rayStartParams"]
@@ -91,7 +91,7 @@ def test_a_cost_model_needs_no_pod_that_measures(commands: Commands) -> None:
     assert set(groups(ray_job)) == {"workers"}
 
 
-def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: Path) -> None:
+def test_a_manifest_contains_the_job_and_its_plugins(commands: Commands, tmp_path: Path) -> None:
     Path("mine.py").write_text(PLUGIN)
     Path("job.yaml").write_text(JOB + "plugins: [mine.py]\n")
     config, ray_job = manifests(
@@ -126,11 +126,11 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
         ((), "the job has no destination"),
     ],
 )
-def test_what_cannot_be_written_is_one_sentence(commands: Commands, options: tuple[str, ...], sentence: str) -> None:
+def test_invalid_orders_give_one_sentence(commands: Commands, options: tuple[str, ...], sentence: str) -> None:
     assert sentence in commands("submit", "job.yaml", *options, code=2)
 
 
-def test_plugins_that_would_hide_each_other_are_refused(commands: Commands) -> None:
+def test_plugins_with_equal_file_names_are_refused(commands: Commands) -> None:
     for folder in ("one", "two"):
         Path(folder).mkdir()
         Path(folder, "mine.py").write_text(PLUGIN)
@@ -152,7 +152,7 @@ def test_a_batch_script_is_valid_shell(commands: Commands, tmp_path: Path) -> No
 
 
 def stubs(folder: Path, exit_code: int) -> dict[str, str]:
-    """Programs of Slurm and Ray that write down their words; ``srun`` runs what it is given."""
+    """Programs of Slurm and Ray that record their arguments; ``srun`` runs its command."""
     folder.mkdir()
     for name, body in {
         "scontrol": 'if [ "$1" = show ]; then echo n1; echo n2; else echo "$@" >> "$SAID"; fi',
@@ -171,7 +171,7 @@ def stubs(folder: Path, exit_code: int) -> dict[str, str]:
 
 
 def searched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Job:
-    """The job that ``autocompress WORDS`` searches for."""
+    """The job of ``autocompress WORDS``."""
     jobs: list[Job] = []
     monkeypatch.setattr(supervising, "is_needed", lambda cluster: False)
     monkeypatch.setattr(sys.modules["autocompress.cli.app"], "_search_again", jobs.append)
@@ -199,7 +199,7 @@ def test_a_batch_script_runs(
     assert (job.cluster.cpus, job.cluster.gpus, job.cluster.memory_bytes) == (6.0, 1.0, 16 * 2**30)
     assert f"--memory={16 * 2**30}" in words, "a node offers what its worker takes"
     assert (tmp_path / "bin" / "said").exists() == is_queued_again
-    # The token is long, private, on no command line, and gone at the end.
+    # The token is long and private, is on no command line, and is removed at the end.
     token = (tmp_path / "bin" / "said.token").read_text()
     assert len(token) == 64
     assert (tmp_path / "bin" / "said.mode").read_text() == "600\n"

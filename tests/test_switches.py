@@ -1,4 +1,4 @@
-"""The parts of a search that can be switched off: ``search: {tables, proposals, repair}``."""
+"""Parts of a search that can be switched off: ``search: {tables, proposals, repair}``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def job_of(**settings: Any) -> Any:
 
 
 def switched(opened: OpenedJob, **switches: bool) -> OpenedJob:
-    """The same opened job with some parts of the search off."""
+    """The opened job with some parts of the search switched off."""
     job = opened.job.model_copy(update={"search": opened.job.search.model_copy(update=switches)})
     return replace(opened, job=job, limits=limits_of(job))
 
 
 @pytest.mark.slow
-def test_without_proposals_the_tables_only_serve_the_sampler(opened: OpenedJob) -> None:
+def test_without_proposals_the_tables_are_only_used_by_the_sampler(opened: OpenedJob) -> None:
     made = switched(opened, proposals=False).proposals()
     assert made is not None
     assert not made.recipes
@@ -42,7 +42,7 @@ def test_without_repair_no_recipe_refits(opened: OpenedJob) -> None:
     assert switched(opened, repair=False).compose(pruned).repair == {"fit": "none"}
 
 
-def test_repair_cannot_be_off_and_asked_for() -> None:
+def test_repair_cannot_be_switched_off_and_requested() -> None:
     with pytest.raises(UserError, match=r"search\.repair.*cannot be false.*repair\.fit"):
         limits_of(job_of(search={"repair": False}, space={"repair": {"fit": "sequential"}}))
     assert limits_of(resolved(job_of(search={"repair": False}))).values == {"repair.fit": "none"}

@@ -1,7 +1,4 @@
-"""``autocompress synthesize`` and ``autocompress similarity``.
-
-What they write and print, and what they refuse.
-"""
+"""``autocompress synthesize`` and ``autocompress similarity``: files, output, and refusals."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ Command = Callable[..., str]
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Runs a command in this process, in an empty folder.
 
-    Gives what it prints, or the error where ``code`` is 2.
+    Returns its output; if ``code`` is 2, its error.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -60,7 +57,7 @@ def save(folder: Path, name: str, normed: bool = True, channels: int = 1) -> Pat
     if normed:
         train = data.load(DataConfig.model_validate("digits"), mean=(MEAN,), std=(STD,)).train
         recalibrate_batch_norm(model, train)
-    # Random weights alone say the same class of everything.
+    # Random weights would predict one class for all images.
     (head,) = models.classifier(model)
     noise = torch.randn(64, channels, 32, 32)
     model.get_submodule(head).bias.data -= teacher_logits(model, noise).mean(0)  # type: ignore[operator]
@@ -113,10 +110,12 @@ def test_images_of_every_method_are_written(here: Command, checkpoint: Path, met
             assert (image.mode, image.size) == ("L", (32, 32))
             pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, 1, 32, 32) / 255
         label = int(teacher_logits(model, (pixels - MEAN) / STD).argmax())
-        assert file.parent.name == str(label), "images lie with the class that the teacher gives the file"
+        assert file.parent.name == str(label), (
+            "images must be in the folder of the class that the teacher predicts for the file"
+        )
 
 
-def test_a_seed_repeats_the_images_and_a_parameter_can_be_set_by_its_full_name(
+def test_a_seed_repeats_the_images_and_full_names_of_parameters_work(
     here: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
     found = []
@@ -141,7 +140,7 @@ def test_a_model_without_batch_norm(here: Command, without_norms: Path, tmp_path
     assert not (tmp_path / "c").exists()
 
 
-def test_what_synthesize_refuses(here: Command, checkpoint: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_of_synthesize(here: Command, checkpoint: Path, tmp_path: Path) -> None:
     start = ("synthesize", *of(checkpoint), "--out", tmp_path / "images")
     assert here(*start, "--method", "deepinvertion", code=2) == (
         "'deepinvertion' is no method that makes images (did you mean 'deepinversion'?)"
@@ -184,7 +183,7 @@ def test_one_number_normalises_grey_images(here: Command, checkpoint: Path, tmp_
     assert (facts["mean"], facts["std"]) == ([0], [0.5])
 
 
-def test_channels_that_no_file_holds_are_refused_before_anything_is_made(
+def test_channels_without_a_file_format_are_refused_before_anything_is_made(
     here: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def never(*_: object) -> None:
@@ -196,7 +195,7 @@ def test_channels_that_no_file_holds_are_refused_before_anything_is_made(
     assert message == "images of 12 channels cannot be written as PNG (images need 1 or 3 channels)"
 
 
-def test_no_figure_takes_all_images_at_once() -> None:
+def test_quality_is_computed_in_batches() -> None:
     model, sizes = example_model(), list[int]()
     images, labels = torch.randn(300, 3, 32, 32), torch.zeros(300, dtype=torch.int64)
     whole = similarity(model, [(images, labels)])
@@ -206,7 +205,7 @@ def test_no_figure_takes_all_images_at_once() -> None:
     assert found["bns"] == pytest.approx(whole, rel=1e-4)
 
 
-def test_nothing_is_written_over(here: Command, checkpoint: Path, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(here: Command, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     message = here("synthesize", *of(checkpoint), "--out", tmp_path / "mine", code=2)
@@ -219,7 +218,7 @@ def test_nothing_is_written_over(here: Command, checkpoint: Path, tmp_path: Path
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
-def test_folder_names_are_safe_and_different(names: list[str]) -> None:
+def test_folder_names_are_valid_and_different(names: list[str]) -> None:
     found = folder_names(names)
     assert len(found) == len(names)
     assert len({name.casefold() for name in found}) == len(names)
@@ -245,7 +244,7 @@ def test_folder_names_of_common_classes() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_files_hold_the_pixels(channels: int, tmp_path: Path) -> None:
+def test_files_have_the_pixels(channels: int, tmp_path: Path) -> None:
     info = DataInfo(2, channels, (5, 7), (0.4,) * channels, (0.2,) * channels, ("a", "b"))
     pixels = torch.randint(0, 256, (3, channels, 5, 7), dtype=torch.uint8)
     normalised = (pixels.float() / 255 - 0.4) / 0.2
@@ -258,7 +257,7 @@ def test_files_hold_the_pixels(channels: int, tmp_path: Path) -> None:
     assert torch.equal(read.permute(2, 0, 1), pixels[2])
 
 
-def test_two_channels_are_no_picture(tmp_path: Path) -> None:
+def test_images_of_two_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 channels"):
         write_images(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), torch.tensor([0]), ["a"], tmp_path)
 
@@ -267,12 +266,12 @@ def test_two_channels_are_no_picture(tmp_path: Path) -> None:
 
 
 def rows(printed: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """The cells of the rows that begin with one of ``names``, in the order printed."""
+    """The cells of the rows that begin with one of ``names``, in the printed order."""
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
     return {row[0]: row[1:] for row in cells if row[0] in names}
 
 
-def test_the_data_that_a_model_was_trained_on_come_first(here: Command, checkpoint: Path) -> None:
+def test_training_data_of_a_model_come_first(here: Command, checkpoint: Path) -> None:
     printed = here("similarity", *of(checkpoint), "glyphs", "digits", "--images", 300)
     assert "images were read at 32x32;" in printed
     found = rows(printed, ["digits", "glyphs", "Gaussian noise"])
@@ -289,7 +288,9 @@ def test_the_data_that_a_model_was_trained_on_come_first(here: Command, checkpoi
     assert noise[1] < noise[0] / 2, "KL(recorded || measured) of what varies too much is smaller"
 
 
-def test_folders_count_too_and_the_smallest_decides_how_many(here: Command, checkpoint: Path, tmp_path: Path) -> None:
+def test_folders_work_and_the_smallest_data_set_decides_the_number_of_images(
+    here: Command, checkpoint: Path, tmp_path: Path
+) -> None:
     for number in range(40):
         into = tmp_path / "pictures" / ("even" if number % 2 else "odd")
         into.mkdir(parents=True, exist_ok=True)
@@ -304,7 +305,7 @@ def test_folders_count_too_and_the_smallest_decides_how_many(here: Command, chec
     assert next(iter(found)) == "digits"
 
 
-def test_what_similarity_refuses(here: Command, checkpoint: Path, without_norms: Path) -> None:
+def test_invalid_arguments_of_similarity(here: Command, checkpoint: Path, without_norms: Path) -> None:
     assert "did you mean 'digits'" in here("similarity", *of(checkpoint), "digit", code=2)
     message = here("similarity", *of(without_norms), "digits", code=2)
     assert message.startswith("similarity cannot be read from test_vit: it has no batch norm")

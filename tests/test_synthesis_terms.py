@@ -65,7 +65,7 @@ def test_total_variation_of_a_step() -> None:
 
 @given(times=st.integers(1, 5), channels=st.sampled_from([1, 3, 12]), side=st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
-def test_how_priors_grow_with_the_batch(times: int, channels: int, side: int) -> None:
+def test_how_priors_scale_with_the_batch(times: int, channels: int, side: int) -> None:
     x = torch.randn(2, channels, side, side + 1, generator=torch.Generator().manual_seed(side))
     one, many = view(x), view(x.repeat(times, 1, 1, 1))
     assert float(total_variation()(many)) == pytest.approx(math.sqrt(times) * float(total_variation()(one)), rel=1e-5)
@@ -80,7 +80,7 @@ def test_priors_have_gradients_at_a_black_image() -> None:
         assert torch.isfinite(grad).all()
 
 
-def test_image_norm_is_a_mean_of_plain_norms() -> None:
+def test_image_norm_is_a_mean_of_norms() -> None:
     x = torch.zeros(2, 1, 2, 2)
     x[0], x[1, 0, 0] = 1.0, torch.tensor([3.0, 4.0])
     assert float(image_norm(view(x))) == pytest.approx((2 + 5) / 2)
@@ -134,8 +134,7 @@ def test_competition_is_between_its_bounds_and_has_a_gradient_at_both() -> None:
     for student, expected in ((agree, 1.0), (apart, 1 - LN2)):
         value = competition()(view(x, logits=certain, student_logits=student))
         assert float(value) == pytest.approx(expected, abs=1e-6)
-    # Near-uniform over many classes: where clamped probabilities would be equal and the gradient
-    # gone.
+    # Almost uniform over many classes. Clamped probabilities would be equal, without a gradient.
     logits = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).requires_grad_()
     value = competition()(view(x, logits=logits, student_logits=torch.zeros(2, 1000)))
     (grad,) = torch.autograd.grad(value, logits)
@@ -192,7 +191,7 @@ def test_feature_distance_of_shifted_and_scaled_features(channels: int, shift: f
     assert float(feature_distance()(of(x * scale, zero, one))) == pytest.approx(abs(scale**2 - 1) * root, abs=2e-4)
 
 
-def test_the_first_norm_may_weigh_more() -> None:
+def test_the_first_norm_may_have_a_larger_weight() -> None:
     x = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     first, second = (of(x * scale, torch.zeros(2), torch.ones(2)).norms[0] for scale in (2.0, 3.0))
     parts = [float(feature_distance()(view(x, norms=(norm,)))) for norm in (first, second)]
@@ -214,11 +213,11 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNormAct2d])
-def test_every_kind_of_batch_norm_is_watched_at_its_input(layer: type[nn.Module]) -> None:
+def test_the_inputs_of_every_kind_of_batch_norm_are_recorded(layer: type[nn.Module]) -> None:
     model = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), layer(4), nn.ReLU(), nn.Conv2d(4, 5, 3), layer(5)))
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with watching_norms(model) as seen:
-        for _ in range(2):  # each pass fills the list anew
+        for _ in range(2):  # each pass begins a new list
             model(x)
         assert [norm.name for norm in seen] == ["1", "4"]
         assert torch.allclose(seen[0].mean, model[0](x).mean((0, 2, 3)), atol=1e-5)  # type: ignore[index]
@@ -230,7 +229,7 @@ def test_every_kind_of_batch_norm_is_watched_at_its_input(layer: type[nn.Module]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "mobilenetv3_small_050"])
-def test_as_many_are_watched_as_there_are(name: str) -> None:
+def test_all_batch_norms_are_recorded(name: str) -> None:
     model = timm.create_model(name, num_classes=3).eval()
     count = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     with torch.no_grad(), watching_norms(model) as seen:
@@ -238,18 +237,18 @@ def test_as_many_are_watched_as_there_are(name: str) -> None:
         assert len(seen) == len(norm_layers(model)) == count > 0
 
 
-def test_hooks_are_gone_after_an_error() -> None:
+def test_hooks_are_removed_after_an_error() -> None:
     model = with_statistics(nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(KeyboardInterrupt), watching_norms(model):
         raise KeyboardInterrupt
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_instance_norms_are_no_batch_norms() -> None:
+def test_instance_norms_are_not_recorded() -> None:
     assert not norm_layers(nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True)))
 
 
-def test_reasons_against_statistics() -> None:
+def test_reasons_why_statistics_cannot_be_used() -> None:
     trained = with_statistics(nn.Sequential(nn.BatchNorm2d(3)))
     assert reasons_against_statistics(trained) == []
     infinite = copy.deepcopy(trained)

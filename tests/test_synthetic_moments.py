@@ -24,7 +24,7 @@ SIZE = (3, 32, 32)
 
 
 class Net(nn.Module):
-    """A norm before two channels are mixed."""
+    """A norm followed by a convolution that mixes two channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def data() -> torch.Tensor:
 
 @pytest.fixture
 def net(data: torch.Tensor) -> Net:
-    """Its norms recorded ``data``."""
+    """Its norms have recorded the statistics of ``data``."""
     found = Net()
     with torch.no_grad():
         for norm in (found.norm, found.norm2):
@@ -56,7 +56,7 @@ def net(data: torch.Tensor) -> Net:
     return found.eval()
 
 
-def test_the_data_themselves_are_as_recorded(net: Net, data: torch.Tensor) -> None:
+def test_the_data_themselves_need_no_correction(net: Net, data: torch.Tensor) -> None:
     ratios = variance_ratios(net, ["norm", "norm2"], data.split(32))
     for ratio in ratios.values():
         torch.testing.assert_close(ratio, torch.ones(8, dtype=torch.float64), rtol=1e-2, atol=1e-2)
@@ -64,7 +64,7 @@ def test_the_data_themselves_are_as_recorded(net: Net, data: torch.Tensor) -> No
     assert unlike(net, facts(net, SIZE), every, lambda: data.split(32)) == {}
 
 
-def test_images_of_less_contrast_are_told(net: Net, data: torch.Tensor) -> None:
+def test_images_with_less_contrast_are_reported(net: Net, data: torch.Tensor) -> None:
     faint = 0.5 + 0.25 * (data - 0.5)
     ratio = variance_ratios(net, ["norm"], [faint])["norm"]
     torch.testing.assert_close(ratio, torch.full((8,), 1 / 16, dtype=torch.float64), rtol=2e-2, atol=1e-3)
@@ -74,19 +74,19 @@ def test_images_of_less_contrast_are_told(net: Net, data: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("ratio", "wanted"), [(1.9, 1.0), (0.51, 1.0), (4.0, 0.5), (0.25, 2.0), (0.0, 8.0)])
-def test_only_a_factor_of_two_is_corrected(ratio: float, wanted: float) -> None:
-    """And what hardly moves is not blown up without end."""
+def test_factors_are_limited_to_two(ratio: float, wanted: float) -> None:
+    """An input that is almost constant must not get a huge factor."""
     assert correction(torch.tensor([ratio], dtype=torch.float64)).tolist() == [pytest.approx(wanted)]
 
 
-def test_a_norm_that_recorded_nothing_tells_nothing(net: Net, data: torch.Tensor) -> None:
+def test_a_norm_without_recorded_statistics_corrects_nothing(net: Net, data: torch.Tensor) -> None:
     net.norm.running_var[:3] = 0  # type: ignore[index]
     assert variance_ratios(net, ["norm"], [data])["norm"][:3].tolist() == [1, 1, 1]
 
 
 @torch.no_grad()
-def test_rescaled_moments_are_those_of_the_data() -> None:
-    """Images that show some inputs four times too weak: the refit is right on the data again."""
+def test_corrected_moments_are_those_of_the_data() -> None:
+    """Some inputs are four times too small on the images. The refit is right on the data."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 8))
     true = torch.randn(400, 1, 6) @ torch.randn(6, 16) + 0.1 * torch.randn(400, 1, 16)
@@ -112,7 +112,7 @@ def test_rescaled_moments_are_those_of_the_data() -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, TensorSplit]:
-    """A network whose norms recorded these images."""
+    """A network whose norms have recorded statistics of these images."""
     model = example_model()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -128,7 +128,7 @@ def trained() -> tuple[nn.Module, TensorSplit]:
 
 @pytest.mark.parametrize("fit", ["one-shot", "sequential"])
 @pytest.mark.parametrize("contrast", [1.0, 0.1])
-def test_the_plan_says_how_many_layers_saw_other_inputs(
+def test_the_plan_counts_the_layers_with_other_inputs(
     fit: str, contrast: float, trained: tuple[nn.Module, TensorSplit]
 ) -> None:
     model, split = trained

@@ -36,7 +36,7 @@ def noise(n: int, size: tuple[int, int, int] = SIZE, seed: int = 0) -> torch.Ten
 
 @given(images=st.integers(1, 700), batch=st.integers(1, 300), classes=st.integers(1, 40))
 @settings(max_examples=30, deadline=None)
-def test_batches_are_equal_and_labels_balanced(images: int, batch: int, classes: int) -> None:
+def test_batches_have_equal_sizes_and_labels_are_balanced(images: int, batch: int, classes: int) -> None:
     sizes = SynthesisBudget(images, batch).batches
     assert sum(sizes) == images
     assert max(sizes) <= batch
@@ -59,14 +59,14 @@ def test_labels_are_shuffled_by_the_generator() -> None:
 # --- transfer sets --------------------------------------------------------------------------------
 
 
-def test_a_transfer_set_holds_the_teachers_own_answers() -> None:
+def test_a_transfer_set_has_the_outputs_of_the_teacher() -> None:
     teacher, images = untrained(), noise(20)
     logits = teacher_logits(teacher, images, batch_size=7)
     assert torch.allclose(logits, teacher(images), atol=1e-5)
     assert not logits.requires_grad
     made = transfer_set(images, logits, INFO, temperature=4.0, demands=["freeze_batch_norm"], calibration_images=5)
     shown, labels = next(iter(made.train.loader(64)))
-    assert torch.equal(shown, images)  # normalised as they are
+    assert torch.equal(shown, images)  # they are normalised already
     assert torch.equal(labels, logits.argmax(1))
     assert made.soft_targets is not None
     assert torch.equal(made.soft_targets, logits)
@@ -76,7 +76,7 @@ def test_a_transfer_set_holds_the_teachers_own_answers() -> None:
     assert transfer_set(images, logits, INFO, stored=False).soft_targets is None
 
 
-def test_held_out_images_are_in_no_training() -> None:
+def test_held_out_images_are_not_trained_on() -> None:
     images = noise(30)
     logits = torch.eye(10).repeat(3, 1)
     made = transfer_set(images, logits, INFO, held_out=10)
@@ -88,7 +88,7 @@ def test_held_out_images_are_in_no_training() -> None:
     assert torch.equal(made.soft_targets.argmax(1), trained[1])
 
 
-def test_the_key_follows_from_images_targets_and_how_they_were_made() -> None:
+def test_the_key_depends_on_images_targets_and_origin() -> None:
     images, logits = noise(12), torch.randn(12, 10, generator=torch.Generator().manual_seed(0))
     key = transfer_set(images, logits, INFO).digest
     assert key == transfer_set(images.clone(), logits.clone(), INFO).digest
@@ -104,7 +104,7 @@ def test_the_key_follows_from_images_targets_and_how_they_were_made() -> None:
     assert len({key, *(other.digest for other in others)}) == 1 + len(others)
 
 
-def test_what_data_the_teacher_knows() -> None:
+def test_facts_about_the_data_of_a_teacher() -> None:
     info = data_info(untrained((12, 9, 14), classes=3))
     assert (info.channels, info.size, info.num_classes) == (12, (9, 14), 3)
     assert info.class_names == ("class 0", "class 1", "class 2")

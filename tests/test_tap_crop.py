@@ -1,4 +1,4 @@
-"""Kernel taps that only read padding are left out of files, and nothing else changes."""
+"""Kernel taps that only read padding are left out of files, and outputs stay equal."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ UNTRIMMED = ("resnet18", 64)
     stride=st.integers(1, 4),
     dilation=st.integers(1, 3),
 )
-def test_a_trimmed_kernel_gives_the_same_outputs(
-    extent: int, size: int, padding: int, stride: int, dilation: int
-) -> None:
+def test_a_cropped_kernel_gives_equal_outputs(extent: int, size: int, padding: int, stride: int, dilation: int) -> None:
     axis = axis_of(extent, size, padding, padding, stride, dilation)
     if axis.outputs < 1:
         return
@@ -64,7 +62,7 @@ def test_a_trimmed_kernel_gives_the_same_outputs(
     ("extent", "size", "padding", "stride", "expected"),
     [
         (1, 3, 1, 1, (1, 1, 0)),
-        (2, 3, 1, 2, (1, 2, 0)),  # a kernel of two taps
+        (2, 3, 1, 2, (1, 2, 0)),  # a kernel with two taps
         (2, 5, 2, 1, (1, 3, 1)),
         (2, 3, 1, 1, None),
         (8, 7, 3, 2, None),
@@ -92,7 +90,7 @@ def test_backbones_compute_the_same(name: str, size: int) -> None:
 
 
 def accumulators_are_equal(model: nn.Module, known: NetworkFacts, images: torch.Tensor) -> None:
-    """int32 sums of every cropped layer, computed from the integers that it reads."""
+    """The int32 sums of every cropped layer, computed from its integer inputs."""
     hardened = int8(model, known, images)
     crop = tap_crop(known, hardened)
     assert crop.layers
@@ -105,7 +103,7 @@ def accumulators_are_equal(model: nn.Module, known: NetworkFacts, images: torch.
 
 
 def sums(model: nn.Module, layers: list[str], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Integer sums by layer; all layers get the inputs of the uncropped network's grid."""
+    """Integer sums by layer. All layers get inputs on the grid of the uncropped network."""
     found: dict[str, torch.Tensor] = {}
 
     def keep(name: str, layer: HardenedConv2d, x: torch.Tensor) -> None:
@@ -136,7 +134,7 @@ def int8(model: nn.Module, known: NetworkFacts, images: torch.Tensor) -> fx.Grap
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Norms that are no identity, so that padding behind them would show."""
+    """Sets norms that are not the identity, so that padding behind them has an effect."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -146,7 +144,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 class Twice(nn.Module):
-    """One layer on maps of two sizes, and one that nothing is known of."""
+    """A layer with inputs of two sizes, and a layer of unknown size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +159,7 @@ class OwnConvolution(nn.Conv2d):
     pass
 
 
-def test_what_meets_several_sizes_or_is_no_plain_layer_keeps_its_kernel() -> None:
+def test_layers_with_several_input_sizes_or_of_other_types_keep_their_kernel() -> None:
     model = Twice().eval()
     assert not tap_crop(facts(model, (4, 1, 8)), model).layers
 
@@ -184,13 +182,15 @@ def test_the_file_is_smaller_and_agrees(small: nn.Module, tmp_path: Path) -> Non
     assert agreement.max_error < 1e-5
 
 
-def test_a_candidate_says_what_its_file_leaves_out(opened: OpenedJob, tmp_path: Path) -> None:
+def test_a_candidate_records_what_its_file_leaves_out(opened: OpenedJob, tmp_path: Path) -> None:
     candidate = opened.candidate(opened.compose(Policy({"bits": "default"})))
     assert candidate.crop.weights > 0
     assert candidate.plan["tap_crop"] == candidate.crop.record()
     assert candidate.params == opened.baseline.params  # it is no pruning
     deployable = opened.export(candidate, tmp_path / "model.onnx")
-    assert sum(each.operations for each in deployable.operators) == candidate.macs  # nor is it one for a cost model
+    assert (
+        sum(each.operations for each in deployable.operators) == candidate.macs
+    )  # a cost model does not count it as pruning either
     artifact.save(candidate, deployable, tmp_path / "1", {})
     images = torch.rand(16, *deployable.input_size)
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_a_job_may_switch_it_off(opened: OpenedJob, tmp_path: Path) -> None:
     assert crop_told(without, Measurer.of(job, opened.device), tmp_path) == {}
 
 
-def test_the_report_tells_the_step_apart(opened: OpenedJob, tmp_path: Path) -> None:
+def test_the_report_shows_it_as_a_step_of_its_own(opened: OpenedJob, tmp_path: Path) -> None:
     told = crop_told(opened, Measurer.of(opened.job, opened.device), tmp_path)
     assert told["size_ratio"] < 1
     assert told["weights"] > 0

@@ -1,4 +1,4 @@
-"""Tasks: the built-in ones, those of users, and what is said of wrong ones before a search."""
+"""Tasks: the built-in ones, those of users, and errors of wrong ones before a search."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def own(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("seed", range(20))
 def test_average_precision_is_that_of_scikit_learn(seed: int) -> None:
     draw = np.random.default_rng(seed)
-    scores = np.round(draw.normal(size=30), 1)  # with ties, as integers have
+    scores = np.round(draw.normal(size=30), 1)  # with ties, because scores are integers
     wanted = draw.random(30) < 0.3
     wanted[0] = True
     assert average_precision(scores, wanted) == pytest.approx(average_precision_score(wanted, scores), abs=1e-12)
 
 
-def test_labels_that_no_image_has_count_for_nothing() -> None:
+def test_labels_that_no_image_has_are_ignored() -> None:
     targets = torch.tensor([[1.0, 0], [0, 0], [1, 0]])
     task, outputs = Multilabel(), torch.tensor([[2.0, 1], [1, 1], [0, 1]])
     found = task.metric(task.marks(outputs, targets).numpy())
@@ -92,7 +92,7 @@ def test_divergence_of_labels_is_the_mean_of_bernoulli_divergences() -> None:
     assert float(task.distillation(one, task.answers(one, 4.0), 4.0)) == pytest.approx(0, abs=1e-5)
 
 
-def test_the_jackknife_covers_the_difference_of_metrics() -> None:
+def test_the_jackknife_covers_the_true_difference() -> None:
     draw, covered = np.random.default_rng(0), 0
     for _ in range(200):
         ours, theirs = draw.random(300) < 0.8, draw.random(300) < 0.9
@@ -139,7 +139,7 @@ def test_a_task_of_a_user_trains_with_a_teacher(own: Path) -> None:
     Training(teacher, split, settings).run()
     assert evaluate(teacher, split)[0] > max(before, 80)
     Training(model, split, replace(settings, distill=1.0), teacher=teacher).run()
-    assert evaluate(model, split)[0] > 80  # the labels were not used: the weight of the teacher is 1
+    assert evaluate(model, split)[0] > 80  # labels were not used, because the weight of the teacher is 1
 
 
 def test_keys_contain_the_class_its_options_and_its_source(own: Path) -> None:
@@ -155,7 +155,7 @@ def test_keys_contain_the_class_its_options_and_its_source(own: Path) -> None:
     assert len({split.digest for split in splits}) == len(tasks)
 
 
-def test_a_network_is_made_again_from_its_description_with_its_task() -> None:
+def test_a_network_is_rebuilt_from_its_description_with_its_task() -> None:
     job = load_job(model="test_resnet", data="digits", task="multilabel")
     info = DataInfo(3, 1, (32, 32), (0.5,), (0.5,), ("a", "b", "c"), task=TaskRef("multilabel"))
     model = models.create(job, info)
@@ -180,7 +180,7 @@ def test_a_network_is_made_again_from_its_description_with_its_task() -> None:
         ("nowhere_at_all:A", {}, "cannot be imported: ModuleNotFoundError"),
     ],
 )
-def test_a_wrong_task_is_one_sentence(own: Path, name: str, options: dict[str, Any], message: str) -> None:
+def test_a_wrong_task_gives_one_sentence(own: Path, name: str, options: dict[str, Any], message: str) -> None:
     (own.parent / "broken.py").write_text("x\n")
     with pytest.raises(UserError) as caught:
         load_task(TaskRef.of(name.format(file=own, folder=own.parent), options))
@@ -197,7 +197,7 @@ def test_a_wrong_task_is_one_sentence(own: Path, name: str, options: dict[str, A
         ("nowhere_at_all:A", "names no module: 'nowhere_at_all'"),
     ],
 )
-def test_a_job_refuses_a_task_that_is_not_there(task: str, message: str) -> None:
+def test_a_job_refuses_an_unknown_task(task: str, message: str) -> None:
     from autocompress.job import check_names
 
     with pytest.raises(UserError, match="task") as caught:
@@ -218,11 +218,11 @@ def test_a_task_needs_labels() -> None:
 
 
 class Good(Multilabel):
-    """A task that works on random images; the tests replace its members."""
+    """A task that works on random images. Tests replace its members."""
 
 
 def _wrong(**members: Any) -> str:
-    """What is said of a task with these members, on random images."""
+    """The error of a task with these members, on random images."""
     kind = type("Wrong", (Good,), members)
     globals()["Wrong"] = kind
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -270,13 +270,13 @@ def test_a_member_that_fails_is_named(members: dict[str, Any], message: str) -> 
     assert bool(message) == bool(found)
 
 
-def test_labels_that_a_task_cannot_use_end_a_job_before_training() -> None:
+def test_unsuitable_labels_end_a_job_before_training() -> None:
     settings: dict[str, Any] = {"methods": ["obs"], "device": "cost-model:bitops", "name": "task"}
     with pytest.raises(UserError, match=r"'multilabel' needs 0 or 1 for each of 10 labels.*one class for each image"):
         OpenedJob.dry(load_job(model="test_resnet", data="digits", task="multilabel", **settings))
 
 
-def test_outputs_that_are_not_finite_end_a_trial() -> None:
+def test_nan_outputs_end_a_trial() -> None:
     info = DataInfo(3, 1, (4, 4), (0.5,), (0.5,), ("a", "b", "c"), task=TaskRef("multilabel"))
     split = TensorSplit(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.eye(4)[:, :3], info)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -296,6 +296,6 @@ def test_a_report_names_the_metric(tmp_path: Path) -> None:
     assert "validation accuracy" not in page
 
 
-def test_classes_are_the_default() -> None:
+def test_classification_is_the_default() -> None:
     assert isinstance(load_task(TaskRef()), Classification)
     assert load_job(model="test_resnet", data="digits").model_dump(mode="json")["task"] == "classification"

@@ -1,4 +1,4 @@
-"""Small searches of other tasks than classification, from their data to their report."""
+"""Small searches with other tasks than classification, from their data to their report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples" / "segmentation"
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_the_example_segments_and_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_segmentation_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES.parents[2])
     job = yaml.safe_load((EXAMPLES / "job.yaml").read_text())
     short = {"baseline": {**job["baseline"], "epochs": 6}, "budget": {"trials": 2, "epochs": 0}}
@@ -48,7 +48,7 @@ def test_the_example_segments_and_is_compressed(tmp_path: Path, monkeypatch: pyt
 
 
 def _pictures(folder: Path) -> Path:
-    """Squares: bright, large, both or none of it."""
+    """Squares: a bright one, a large one, both, or none."""
     draw, lines = np.random.default_rng(0), ["image,split,bright,large"]
     for part, count in (("train", 96), ("val", 48), ("test", 16)):
         for number in range(count):
@@ -65,7 +65,7 @@ def _pictures(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_labels_of_a_table_are_compressed_by_their_precision(tmp_path: Path) -> None:
+def test_a_multilabel_network_is_compressed_by_its_mean_average_precision(tmp_path: Path) -> None:
     job = load_job(
         model="test_resnet",
         data=f"labels:{_pictures(tmp_path)}",

@@ -1,4 +1,4 @@
-"""torch gets one thread where more are slower."""
+"""torch gets one thread if more threads are slower."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ chosen: list[int] = []
 
 
 @pytest.mark.parametrize(("of_several", "expected"), [(0.5, 3), (0.95, 1), (3.0, 1)])
-def test_several_threads_are_kept_where_they_pay(
+def test_several_threads_are_kept_if_they_are_faster(
     monkeypatch: pytest.MonkeyPatch, of_several: float, expected: int
 ) -> None:
     clock = [0.0]
@@ -43,5 +43,5 @@ def test_a_number_that_the_user_sets_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen == [3]
 
 
-def test_the_step_that_is_timed_trains() -> None:
+def test_the_timed_step_runs() -> None:
     threads._step()()

@@ -1,4 +1,7 @@
-"""Trackers: what a search sends to local stores of MLflow, TensorBoard and Weights & Biases."""
+"""Trackers:
+
+the data that a search sends to local stores of MLflow, TensorBoard and Weights & Biases.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def send(job: Job, result: SearchResult) -> list[dict[str, Any]]:
-    """A whole search, as the hooks hear of it; returns its rows."""
+    """Calls the hooks of a whole search; returns its rows."""
     rows, _ = example_rows(TRIALS)
     trackers.autocompress_search_started(job)
     for row in rows:
@@ -57,13 +60,13 @@ def send(job: Job, result: SearchResult) -> list[dict[str, Any]]:
     return rows
 
 
-def test_nothing_is_sent_unless_it_is_asked_for(job: Job, finished: SearchResult) -> None:
+def test_nothing_is_sent_by_default(job: Job, finished: SearchResult) -> None:
     before = sorted(job.folder.rglob("*"))
     send(job, finished)
     assert sorted(job.folder.rglob("*")) == before
 
 
-def test_what_is_no_tracker_is_named(
+def test_an_unknown_tracker_is_named(
     job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(trackers.VARIABLE, "tensorbord, ,")
@@ -71,7 +74,7 @@ def test_what_is_no_tracker_is_named(
     assert "names 'tensorbord', which is no tracker; known: mlflow, tensorboard, wandb" in caplog.text
 
 
-def test_a_package_that_is_missing_is_named_and_the_search_goes_on(
+def test_a_missing_package_is_named_and_the_search_continues(
     job: Job, finished: SearchResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(trackers.VARIABLE, "mlflow")
@@ -81,7 +84,7 @@ def test_a_package_that_is_missing_is_named_and_the_search_goes_on(
     assert "'pip install mlflow-skinny' adds it" in caplog.text
 
 
-def test_a_tracker_that_fails_ends_nothing(
+def test_a_tracker_that_fails_does_not_end_the_search(
     job: Job, finished: SearchResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -96,20 +99,20 @@ def test_a_tracker_that_fails_ends_nothing(
     assert caplog.text.count("the server is away") == TRIALS + 2
 
 
-def test_figures_that_are_missing_are_not_sent() -> None:
+def test_missing_figures_are_not_sent() -> None:
     row = {"trial": 3, "accuracy": None, "latency_ratio": float("nan"), "size_bytes": 10, "reason": "x"}
     assert figures.figures(row) == {"size_bytes": 10.0}
 
 
 @pytest.mark.usefixtures("search_here")
-def test_a_search_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_calls_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     one = SimpleNamespace(
         trial=lambda row: told.append(row["trial"]), finish=lambda result: told.append(result), close=lambda: None
     )
     monkeypatch.setattr(trackers, "import_module", lambda name: SimpleNamespace(opened=lambda job: one))
     monkeypatch.setenv(trackers.VARIABLE, "tensorboard")
-    with suppress(ValueError):  # it is registered already, but in an older installation
+    with suppress(ValueError):  # older installations have no entry point for it
         manager().register(trackers, name="trackers")
     offer_toy_device()
     run.search(toy_job(tmp_path, budget={"trials": 3}), opener=open_toy)
@@ -130,7 +133,7 @@ def test_a_search_that_is_stopped_closes_its_trackers(
     )
     monkeypatch.setattr(trackers, "import_module", lambda name: SimpleNamespace(opened=lambda job: one))
     monkeypatch.setenv(trackers.VARIABLE, "tensorboard")
-    with suppress(ValueError):  # it is registered already, but in an older installation
+    with suppress(ValueError):  # older installations have no entry point for it
         manager().register(trackers, name="trackers")
     offer_toy_device()
 
@@ -230,7 +233,7 @@ def test_weights_and_biases_offline(job: Job, finished: SearchResult, monkeypatc
     monkeypatch.setenv(trackers.VARIABLE, "wandb")
     job.folder.mkdir(parents=True, exist_ok=True)
     send(job, finished)
-    wandb.teardown()  # its service writes the file in a process of its own
+    wandb.teardown()  # its service writes the file in another process
     (file,) = job.folder.glob("wandb/offline-run-*/run-*.wandb")
     patience = Patience(60)
     while b"hypervolume" not in file.read_bytes() and not patience.is_over:

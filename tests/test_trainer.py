@@ -1,4 +1,7 @@
-"""The trainer: it learns, repeats by seed, can pause, and follows contract/callback.py."""
+"""The trainer:
+
+it learns, is repeated with its seed, can pause, and follows contract/callback.py.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from autocompress.training import (
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Networks this small only lose by threads."""
+    """Uses one thread, because more are slower for networks of this size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -89,7 +92,7 @@ def test_the_network_learns(splits: Splits, settings: TrainSettings) -> None:
     assert accuracy == pytest.approx(100 * correct.mean())
 
 
-def test_the_seed_decides_the_result(few: data.Split) -> None:
+def test_the_result_depends_on_the_seed(few: data.Split) -> None:
     first, again, other = network(), network(), network()
     for model, seed in ((first, 1), (again, 1), (other, 2)):
         before = torch.get_rng_state()
@@ -100,7 +103,7 @@ def test_the_seed_decides_the_result(few: data.Split) -> None:
 
 
 class Recorder(Callback):
-    """Writes down when it was called, and claims the first convolution."""
+    """Records its calls, and has a parameter group with the first convolution."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -148,11 +151,11 @@ def test_callbacks_are_called_as_the_contract_says(few: data.Split) -> None:
         "end",
     ]
     assert recorder.rates == pytest.approx([0.5] * 4)
-    assert recorder.decays == [0.0, 0.05, 0.0]  # the callback's, the weights', biases and norms
+    assert recorder.decays == [0.0, 0.05, 0.0]  # those of the callback, of weights, and of biases and norms
 
 
 class Zeroing(Callback):
-    """Takes all gradients away, behind backward and before the optimizer's step."""
+    """Sets all gradients to zero after the backward pass and before the step."""
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         for parameter in model.parameters():
@@ -168,7 +171,7 @@ def test_gradients_may_be_changed_before_the_step(few: data.Split) -> None:
 
 
 class Scaling(Callback):
-    """Makes gradients huge; only clipping behind it keeps SGD sane."""
+    """Makes gradients huge. SGD only works with clipping after it."""
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         for parameter in model.parameters():
@@ -182,11 +185,11 @@ def test_clipping_comes_after_callbacks(few: data.Split) -> None:
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     train(model, few, settings, callbacks=[Scaling()])
     moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
-    assert 0 < moved.norm() <= 0.01 * 1.9 * 1.01  # one Nesterov step of a gradient of norm 1
+    assert 0 < moved.norm() <= 0.01 * 1.9 * 1.01  # one Nesterov step with a gradient of norm 1
 
 
 class Imitating(Callback):
-    """An extra loss: the student's features should be the teacher's."""
+    """An extra loss: the features of the student should be those of the teacher."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -219,7 +222,7 @@ class Staring(Callback):
         return ["nowhere"]
 
 
-def test_a_tap_that_is_not_there_is_an_error(few: data.Split) -> None:
+def test_an_unknown_tap_is_an_error(few: data.Split) -> None:
     with pytest.raises(ValueError, match="'nowhere'"):
         train(network(), few, FAST, callbacks=[Staring()])
 
@@ -251,9 +254,9 @@ def test_a_pause_does_not_change_the_result(few: data.Split) -> None:
 
 
 def test_distillation_follows_the_teacher(splits: Splits) -> None:
-    """A teacher that permutes the labels.
+    """The teacher permutes the labels.
 
-    With weight 1 the student learns its answers, not the labels.
+    With weight 1, the student learns its outputs and not the labels.
     """
     few = splits.train.subset(512)
     permuted = few.relabelled((few.labels() + 3) % 10)
@@ -268,7 +271,7 @@ def test_distillation_follows_the_teacher(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities"])
-def test_stored_targets_stand_in_for_a_teacher(splits: Splits, kind: str) -> None:
+def test_stored_targets_replace_a_teacher(splits: Splits, kind: str) -> None:
     few = splits.train.subset(512)
     values = 8.0 * F.one_hot((few.labels() + 3) % 10, 10).float()
     targets = SoftTargets(values) if kind == "logits" else SoftTargets(F.softmax(values / 2, 1), temperature=2.0)
@@ -278,7 +281,7 @@ def test_stored_targets_stand_in_for_a_teacher(splits: Splits, kind: str) -> Non
     assert evaluate(student, splits.val.relabelled((splits.val.labels() + 3) % 10))[0] > 60
 
 
-def test_without_labels_somebody_must_teach(few: data.Split) -> None:
+def test_without_labels_a_teacher_or_targets_are_needed(few: data.Split) -> None:
     with pytest.raises(ValueError, match="teacher or soft targets"):
         train(network(), few, FAST, labelled=False)
 
@@ -306,7 +309,7 @@ def test_frozen_batch_norm_keeps_its_statistics(few: data.Split) -> None:
     assert not torch.equal(weight, model[1].weight)  # type: ignore[index,arg-type]
 
 
-def test_a_loss_that_is_no_number_fails_the_trial(few: data.Split) -> None:
+def test_a_nan_loss_fails_the_trial(few: data.Split) -> None:
     model = network()
     with torch.no_grad():
         model[8].weight[0, 0] = float("nan")  # type: ignore[index]
@@ -329,18 +332,18 @@ def test_pause_and_progress_are_called_between_batches(few: data.Split) -> None:
     assert seen[-1][1] == "epoch 2"
 
 
-def test_epochs_may_be_a_fraction_or_none_at_all(few: data.Split) -> None:
+def test_epochs_may_be_a_fraction_or_zero(few: data.Split) -> None:
     assert train(network(), few, TrainSettings(epochs=1.5, batch_size=32)).steps == 6
     untouched = network()
     assert train(untouched, few, TrainSettings(epochs=0)).steps == 0
     assert same(untouched, network())
 
 
-def test_evaluate_leaves_the_mode_alone(few: data.Split) -> None:
+def test_evaluate_does_not_change_the_mode(few: data.Split) -> None:
     model = network().train()
     model[1].eval()  # type: ignore[index,operator]
     first, _ = evaluate(model, few)
-    assert evaluate(model, few)[0] == first  # dropout is off while it looks
+    assert evaluate(model, few)[0] == first  # without dropout
     assert model.training
     assert not model[1].training  # type: ignore[index]
 
@@ -385,9 +388,7 @@ def test_a_baseline_is_trained_once(splits: Splits, tmp_path: Path, monkeypatch:
     assert len(steps) == 6
 
 
-def test_a_baseline_whose_training_was_killed_goes_on(
-    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_baseline_training_continues(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     job = load_job(model="test_resnet", data="digits", name="test", baseline={"epochs": 3, "batch_size": 64})
@@ -419,13 +420,13 @@ def test_a_baseline_needs_images(splits: Splits, tmp_path: Path, monkeypatch: py
     empty = Splits(TensorSplit.empty(splits.info), splits.val, splits.test, splits.info)
     with pytest.raises(UserError, match="has no weights and there is no data"):
         trainer.train_baseline(job, models.create(job, splits.info), empty)
-    # Made by the first job, so that nothing is downloaded.
+    # The first job makes it, so that nothing is downloaded.
     others = job.model_copy(update={"pretrained": True})
     with pytest.raises(UserError, match="has weights for other classes than those of the data, and there is no data"):
         trainer.train_baseline(others, models.create(job, splits.info), empty)
 
 
-def test_merged_branches_come_after_training(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_branches_are_merged_after_training(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     job = load_job(model="repvgg_a0", data="digits", name="test", baseline={"epochs": 1, "batch_size": 16})
     small = Splits(splits.train.subset(16), splits.val, splits.test, splits.info)

@@ -1,4 +1,4 @@
-"""Checkpoints: a killed and continued training has the result of an undisturbed one."""
+"""Checkpoints: a training that is killed and continued has the result of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def network() -> nn.Module:
 
 
 class Counting(Callback):
-    """Counts steps, trains the head by another optimizer, and kills the process at a step."""
+    """Counts steps, trains the head with another optimizer, and kills the process at a step."""
 
     def __init__(self, killed_at: int | None = None) -> None:
         self.count, self.killed_at = 0, killed_at
@@ -55,7 +55,7 @@ class Counting(Callback):
 
 
 def trained(file: Path | None, every: int = 1, killed_at: int | None = None) -> tuple[nn.Module, Training, Counting]:
-    """A training with a checkpoint every so many steps, which dies at step ``killed_at``."""
+    """A training with a checkpoint every few steps, which is killed at step ``killed_at``."""
     ticks = iter(range(10_000))
     checkpoint = None if file is None else Checkpoint(file, float(every), lambda: float(next(ticks)))
     model, callback = network(), Counting(killed_at)
@@ -90,7 +90,7 @@ def test_a_killed_training_gives_the_same_model(
         assert torch.equal(tensor, undisturbed[name]), name
 
 
-def test_it_goes_on_and_does_not_begin_anew(tmp_path: Path) -> None:
+def test_it_continues_from_its_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     trained(file, every=1, killed_at=6)
     model, training = network(), None
@@ -101,14 +101,14 @@ def test_it_goes_on_and_does_not_begin_anew(tmp_path: Path) -> None:
     Checkpoint(file).drop()
 
 
-def test_a_short_training_leaves_none(tmp_path: Path) -> None:
+def test_a_short_training_leaves_no_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     trained(file, every=1000)
     assert not file.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut short", "another network", "no record"])
-def test_a_checkpoint_that_cannot_be_used_is_as_none(
+def test_an_unusable_checkpoint_is_ignored(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     from safetensors.torch import save_file
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_cannot_be_used_is_as_none(
         assert torch.equal(tensor, undisturbed[name]), name
 
 
-def test_steps_not_only_epochs() -> None:
+def test_there_is_a_minimum_of_steps() -> None:
     few = TrainSettings(epochs=1, batch_size=16, least_steps=9)
     assert Training(network(), split(), few).total_steps == 9
     many = TrainSettings(epochs=3, batch_size=16, least_steps=9)

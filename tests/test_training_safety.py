@@ -29,7 +29,7 @@ def split(count: int = 64) -> TensorSplit:
 
 
 class Small(nn.Module):
-    """A network whose memory has room for some images only."""
+    """A network with memory for a few images only."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Small(nn.Module):
 
 
 class Rates(Callback):
-    """Notes the learning rate of each step."""
+    """Records the learning rate of each step."""
 
     def __init__(self) -> None:
         self.found: list[float] = []
@@ -78,7 +78,7 @@ def test_too_little_memory_halves_the_batch_and_keeps_the_schedule() -> None:
     assert close(parts, whole), "the gradient is that of the whole batch"
 
 
-def test_a_network_too_large_for_one_image_is_told() -> None:
+def test_a_network_too_large_for_one_image_is_an_error() -> None:
     with pytest.raises(TooLittleMemory, match="too little memory to train on one image at a time: CUDA out of memory"):
         trained(Small(0), TrainSettings(batch_size=4))
     tiny = nn.Sequential(Small(1), nn.BatchNorm1d(4))
@@ -86,7 +86,7 @@ def test_a_network_too_large_for_one_image_is_told() -> None:
         trained(tiny, TrainSettings(batch_size=4))
 
 
-def test_other_errors_are_told_at_once() -> None:
+def test_other_errors_are_raised_at_once() -> None:
     class Wrong(Small):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.seen.append(len(x))
@@ -98,7 +98,7 @@ def test_other_errors_are_told_at_once() -> None:
     assert model.seen == [4]
 
 
-def test_a_baseline_that_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -119,7 +119,7 @@ def test_gradients_of_several_batches_make_one_step() -> None:
     assert close(added, large)
 
 
-def test_few_images_are_not_divided_into_parts_that_batch_norm_refuses() -> None:
+def test_few_images_are_not_divided_into_batches_that_batch_norm_refuses() -> None:
     model = nn.Sequential(Small(64), nn.BatchNorm1d(4))
     training = Training(model, split(5), TrainSettings(epochs=1, batch_size=2, accumulate=4))
     training.run()
@@ -129,7 +129,7 @@ def test_few_images_are_not_divided_into_parts_that_batch_norm_refuses() -> None
         Training(short, split(5), TrainSettings(epochs=1, batch_size=2, accumulate=4)).run()
 
 
-def test_averaged_weights_lie_within_and_survive_a_kill(tmp_path: Path) -> None:
+def test_averaged_weights_are_between_those_of_steps_and_survive_a_kill(tmp_path: Path) -> None:
     settings = TrainSettings(epochs=6, batch_size=16, lr=0.02)
     last = trained(Small(64), settings)[0]
     averaged = TrainSettings(epochs=6, batch_size=16, lr=0.02, ema=0.999)
@@ -175,7 +175,7 @@ def test_nan_is_noticed_before_the_epoch_ends_on_a_gpu(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("is_used", "calls"), [(True, 1), (False, 0)])
-def test_memory_is_given_back_where_a_gpu_is_used(is_used: bool, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_gpu_is_released(is_used: bool, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append(1))
@@ -183,7 +183,7 @@ def test_memory_is_given_back_where_a_gpu_is_used(is_used: bool, calls: int, mon
     assert len(found) == calls
 
 
-def test_a_gpu_that_vanished_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone() -> None:
         raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
 

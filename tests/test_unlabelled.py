@@ -1,4 +1,4 @@
-"""Pictures without labels: their use, the judging images, and unusable folders."""
+"""Pictures without labels: their use, the images that judge, and unusable folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNT = 100
 
 
 def write_digits(folder: Path, first: int, count: int, *, by_class: bool = False) -> Path:
-    """Digits as picture files; the folders between mean something only where ``by_class``."""
+    """Digits as picture files. The folders between are classes only if ``by_class``."""
     split = Digits().load("digits").train
     assert isinstance(split, TensorSplit)
     for number in range(first, first + count):
@@ -78,7 +78,7 @@ def opened_job(teacher: Path, pictures: Path, tmp_path_factory: pytest.TempPathF
 # --- the job --------------------------------------------------------------------------------------
 
 
-def test_one_word_is_training_images_alone() -> None:
+def test_one_word_names_the_training_images() -> None:
     assert DataConfig.model_validate("unlabelled:some") == DataConfig(train="unlabelled:some")
     assert DataConfig(train="unlabelled:some").is_unlabelled
     assert not DataConfig(train="folder:some").is_unlabelled
@@ -86,24 +86,26 @@ def test_one_word_is_training_images_alone() -> None:
 
 
 @pytest.mark.parametrize("role", ["val", "test"])
-def test_pictures_without_labels_judge_nothing_by_labels(role: str) -> None:
+def test_pictures_without_labels_cannot_be_validation_or_test_images(role: str) -> None:
     images = {"train": "unlabelled:some", role: "unlabelled:others"}
     with pytest.raises(UserError, match=rf"'data.{role}' cannot be 'unlabelled:others'.*name them for 'train'"):
         load_job(settings={"model": "test_resnet", "pretrained": True, "data": images})
 
 
-def test_without_weights_a_job_without_data_is_refused() -> None:
+def test_without_weights_the_job_is_refused() -> None:
     with pytest.raises(UserError, match=r"no labelled images to train the baseline on.*set 'pretrained'"):
         load_job(settings={"model": "test_resnet", "data": "unlabelled:some"})
 
 
-def test_a_part_of_the_validation_images_needs_some(tmp_path: Path) -> None:
+def test_a_number_of_validation_images_needs_validation_images(tmp_path: Path) -> None:
     images = {"train": "unlabelled:some", "val_images": 10}
     with pytest.raises(UserError, match=r"needs validation images"):
         load_job(settings={"model": "test_resnet", "pretrained": True, "data": images})
 
 
-def test_a_job_keeps_its_folder_wherever_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_job_does_not_depend_on_where_the_job_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     job = load_job(settings={"model": "resnet18", "pretrained": True, "data": {"train": "unlabelled:some"}})
     validate(job, manager())
@@ -137,7 +139,7 @@ def test_a_fixed_fifth_is_held_out(pictures: Path, tmp_path: Path) -> None:
     assert len(moved) <= 5, "pictures that are added leave nearly all others where they are"
 
 
-def test_labelled_images_judge_where_they_are_named(pictures: Path, classes: Path) -> None:
+def test_labelled_validation_images_judge_if_they_are_named(pictures: Path, classes: Path) -> None:
     splits = opened(pictures, val=f"folder:{classes}")
     assert splits.unlabelled
     assert not splits.by_agreement
@@ -153,7 +155,7 @@ def test_pictures_that_train_do_not_judge(classes: Path) -> None:
         opened(classes, val=f"folder:{classes}")
 
 
-def test_folders_that_are_no_use(pictures: Path, tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no folder .*missing.*unlabelled:PATH"):
         opened(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
@@ -169,7 +171,7 @@ def test_folders_that_are_no_use(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read(pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_without_read_permission_is_refused(pictures: Path, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     with pytest.raises(UserError, match="cannot be read"):
@@ -189,7 +191,7 @@ def test_a_classifier_for_other_classes_cannot_be_trained(pictures: Path, classe
 # --- the opened job -------------------------------------------------------------------------------
 
 
-def test_on_a_gpu_the_front_is_judged_by_the_same_answers(opened_job: OpenedJob) -> None:
+def test_on_a_gpu_the_front_is_judged_by_the_same_labels(opened_job: OpenedJob) -> None:
     job, model, store, answered = opened_job.job, opened_job.model, opened_job.pipeline.store, opened_job.splits
     before = answered.val.relabelled(torch.zeros(len(answered.val), dtype=torch.int64))
     with pretended_gpu() as gpu:
@@ -211,7 +213,7 @@ def test_candidates_are_judged_by_predictions_of_the_baseline(opened_job: Opened
     assert "20 further images to compare with the predictions of the baseline" in splits.describe()
 
 
-def test_what_is_trained_and_calibrated_on_has_no_labels(opened_job: OpenedJob) -> None:
+def test_training_and_calibration_use_no_labels(opened_job: OpenedJob) -> None:
     transfer = opened_job.pipeline.transfer
     assert transfer is not None
     assert not transfer.labelled
@@ -232,7 +234,7 @@ def test_a_recipe_prunes_repairs_trains_and_quantizes(opened_job: OpenedJob) -> 
     assert candidate.plan["quantization"]
 
 
-def test_a_dry_run_looks_at_few_pictures(teacher: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reads_few_pictures(teacher: Path, pictures: Path, tmp_path: Path) -> None:
     images = {"train": f"unlabelled:{pictures}"}
     opened_job = OpenedJob.dry(job_of(teacher, tmp_path, images))
     assert "80 images without labels to train" in opened_job.splits.describe()
@@ -240,7 +242,7 @@ def test_a_dry_run_looks_at_few_pictures(teacher: Path, pictures: Path, tmp_path
     assert candidate.macs < opened_job.baseline.macs
 
 
-def test_labels_judge_a_job_that_has_some(teacher: Path, pictures: Path, classes: Path, tmp_path: Path) -> None:
+def test_labels_judge_if_a_job_has_them(teacher: Path, pictures: Path, classes: Path, tmp_path: Path) -> None:
     images = {"train": f"unlabelled:{pictures}", "val": f"folder:{classes}"}
     opened_job = OpenedJob.open(job_of(teacher, tmp_path, images))
     assert 10 < opened_job.baseline.accuracy < 100
@@ -248,7 +250,7 @@ def test_labels_judge_a_job_that_has_some(teacher: Path, pictures: Path, classes
     assert not opened_job.pipeline.transfer.labelled  # type: ignore[union-attr]
 
 
-def test_test_images_are_sealed_where_no_labels_judge(
+def test_test_images_are_sealed_if_no_labels_judge(
     teacher: Path, pictures: Path, classes: Path, tmp_path: Path
 ) -> None:
     images = {"train": f"unlabelled:{pictures}", "test": f"folder:{classes}"}

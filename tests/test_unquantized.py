@@ -37,7 +37,7 @@ def calibrated(model: nn.Module, config: dict[str, LayerBits], images: torch.Ten
 
 
 class Odd(nn.Module):
-    """One layer of each sort that has no integer form, between others that have one."""
+    """One layer of each kind without an integer form, between others that have one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Odd(nn.Module):
         return self.head(x.mean(1))
 
 
-def test_every_sort_is_named_in_network_order() -> None:
+def test_every_kind_is_named_in_network_order() -> None:
     torch.manual_seed(0)
     model, images = Odd().eval(), torch.randn(4, *SIZE)
     config = all_layers(model) | {"chosen": LayerBits(None)}
@@ -77,7 +77,7 @@ def test_every_sort_is_named_in_network_order() -> None:
     assert float_layers(again) == named
 
 
-def test_a_model_that_is_quantized_whole_names_nothing() -> None:
+def test_a_model_that_is_quantized_completely_names_no_layer() -> None:
     model = timm.create_model("resnet10t", num_classes=10).eval()
     network = calibrated(model, all_layers(model), torch.randn(2, 3, 32, 32))
     assert float_layers(harden(network)) == []
@@ -94,7 +94,7 @@ def test_layers_inside_a_block_that_is_not_traced() -> None:
     model = timm.create_model("nf_resnet26", num_classes=10).eval()
     network = quantize(
         model, all_layers(model), lambda _, spec: UniformFakeQuantizer(spec), input_size=(3, 32, 32)
-    )  # timm keeps NormFreeBlock from tracing: its in-place product would be lost
+    )  # timm does not trace NormFreeBlock, because its in-place product would be lost
     named = float_layers(network)
     assert "stages.0.0.conv1" in named
     assert "head.fc" not in named
@@ -103,7 +103,7 @@ def test_layers_inside_a_block_that_is_not_traced() -> None:
 
 
 class Shared(nn.Module):
-    """The same weights on inputs of very different scales."""
+    """One weight for inputs of very different scales."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_shared_weights_agree_with_the_file(tmp_path: Path) -> None:
     assert check_agreement(file, model, images).max_error < 0.05
 
 
-def test_a_mirrored_padding_stays_exact(tmp_path: Path) -> None:
+def test_a_reflected_padding_stays_exact(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -158,7 +158,7 @@ def test_a_mirrored_padding_stays_exact(tmp_path: Path) -> None:
     assert check_agreement(file, model, images).max_error < 0.05
 
 
-def test_a_layer_scale_stays_where_its_layer_is_shared() -> None:
+def test_a_layer_scale_is_kept_if_its_layer_is_shared() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Unreadable pictures: named and counted, and left out if the job allows a share."""
+"""Unreadable pictures: they are named and counted, and left out if the job allows a share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def names(splits: data.Splits) -> set[str]:
     return found
 
 
-def test_the_first_one_ends_a_job_that_allows_none(folder: Path) -> None:
+def test_by_default_the_first_one_ends_the_job(folder: Path) -> None:
     with pytest.raises(UserError, match=r"\.png cannot be read.*skip_unreadable"):
         load(folder)
 
@@ -62,13 +62,13 @@ def test_a_share_is_left_out_named_and_counted(folder: Path) -> None:
     assert sum(len(images) for images, _ in splits.train.loader(16)) == len(splits.train)
 
 
-def test_a_share_that_is_too_small_is_an_error_that_counts(folder: Path) -> None:
-    for _ in range(2):  # the second time, what was found is remembered
+def test_more_than_the_allowed_share_is_an_error_with_the_count(folder: Path) -> None:
+    for _ in range(2):  # the second time, stored results are used
         with pytest.raises(UserError, match=r"\d of 80 training pictures cannot be read, and .* share of 0\.001"):
             load(folder, skip_unreadable=0.001)
 
 
-def test_what_was_found_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(folder, skip_unreadable=0.2)
 
     def refuse(*_: object) -> None:
@@ -79,7 +79,7 @@ def test_what_was_found_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("fault", [OSError(116, "Stale file handle"), MemoryError("no memory")])
-def test_a_fault_that_passes_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+def test_a_passing_fault_is_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
     real = reading.check_picture
 
     def check(file: Path, name: str, exif: bool = False) -> None:
@@ -94,7 +94,7 @@ def test_a_fault_that_passes_is_not_remembered(folder: Path, monkeypatch: pytest
     assert "a/10.png" in names(load(folder, skip_unreadable=0.2))
 
 
-def test_only_the_pictures_that_are_used_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_used_pictures_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
     monkeypatch.setattr(Listing, "check", lambda _, index: checked.append(index))
     splits = load(folder, train_images=10, skip_unreadable=0.1)
@@ -103,7 +103,7 @@ def test_only_the_pictures_that_are_used_are_checked(folder: Path, monkeypatch: 
     assert len(splits.train) == 10
 
 
-def test_many_pictures_are_announced(
+def test_checking_many_pictures_gives_a_note(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(unreadable, "MANY", 80)
@@ -113,7 +113,7 @@ def test_many_pictures_are_announced(
 
 
 @pytest.mark.parametrize("share", [-0.1, 0.6, "few"])
-def test_other_shares_are_refused(share: object) -> None:
+def test_invalid_shares_are_refused(share: object) -> None:
     with pytest.raises(UserError, match="skip_unreadable"):
         load_job(settings={"model": "resnet10t", "data": {"train": "digits", "skip_unreadable": share}})
 

@@ -1,4 +1,4 @@
-"""No two layers of a file share an integer tensor, which fails without VNNI."""
+"""No two layers of a file share an integer tensor, because that fails without VNNI."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 
 SIZE = (3, 8, 8)
-WIDTH = 160  # zero points of up to 127 bytes are stored otherwise and may be shared
+WIDTH = 160  # zero points of up to 127 bytes are stored in another way and may be shared
 
 
 def depthwise() -> nn.Conv2d:
-    """800 weights: of more than 1,024 the exporter keeps each."""
+    """800 weights, because the exporter does not share tensors of more than 1,024."""
     return nn.Conv2d(WIDTH, WIDTH, (5, 1), padding=(2, 0), groups=WIDTH, bias=False)
 
 
@@ -57,7 +57,7 @@ def hardened(bits: int) -> nn.Module:
 
 
 def readers(proto: onnx.ModelProto) -> dict[str, int]:
-    """How many layers read each int8 tensor of a file."""
+    """The number of layers that read each int8 tensor of a file."""
     tensors = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == TensorProto.INT8}
     producers = {node.output[0]: node for node in proto.graph.node}
     weights = [
@@ -68,8 +68,8 @@ def readers(proto: onnx.ModelProto) -> dict[str, int]:
     return Counter(name for node in weights for name in node.input if name in tensors)
 
 
-def test_the_exporter_shares_what_is_equal() -> None:
-    """What the next tests are about."""
+def test_the_exporter_shares_equal_tensors() -> None:
+    """Otherwise, the next tests would show nothing."""
     shared = readers(to_onnx(hardened(8), torch.zeros(2, *SIZE)))
     assert shared["first.weight"] == 2
     assert any(count > 2 for name, count in shared.items() if "zero_point" in name)
@@ -97,7 +97,7 @@ def test_copies_are_packed_too() -> None:
     assert {*weights, *weights.values()} <= set(packed), packed
 
 
-def test_what_is_not_shared_stays() -> None:
+def test_unshared_tensors_are_not_changed() -> None:
     proto = to_onnx(hardened(8), torch.zeros(2, *SIZE))
     assert unshare(proto)
     before = proto.SerializeToString()

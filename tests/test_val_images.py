@@ -1,4 +1,7 @@
-"""``data.val_images``: a part of the validation images judges trials, all of them the front."""
+"""``data.val_images``:
+
+a part of the validation images judges trials, and all of them judge the front.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from autocompress.searching.measurer import Measurer
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
 
 
-def test_the_part_has_as_many_images_of_each_class_and_is_always_the_same() -> None:
+def test_the_part_is_balanced_and_always_the_same() -> None:
     whole = data.load(DataConfig.model_validate("digits"))
     part = data.load(DataConfig(train="digits", val="digits", test="digits", val_images=50))
     assert whole.whole_val is None
@@ -37,7 +40,7 @@ def test_the_part_has_as_many_images_of_each_class_and_is_always_the_same() -> N
     assert (part.train.digest, part.test.digest) == (whole.train.digest, whole.test.digest)
 
 
-def test_more_than_there_are_is_all_of_them() -> None:
+def test_more_than_all_images_are_all_images() -> None:
     found = data.load(DataConfig(train="digits", val="digits", test="digits", val_images=10**6))
     assert found.whole_val is None
 
@@ -54,12 +57,12 @@ def test_bad_values_are_refused(given: dict[str, Any], told: str) -> None:
         load_job(settings={"model": "resnet10t", "data": given})
 
 
-def test_a_job_without_validation_images_has_nothing_to_draw_from() -> None:
+def test_a_job_without_validation_images_has_none_to_draw() -> None:
     with pytest.raises(UserError, match=r"val_images.*needs validation images"):
         load_job(settings={"model": "resnet10t", "pretrained": True, "data": {"test": "digits", "val_images": 5}})
 
 
-def test_a_job_file_says_it_again(tmp_path: Path) -> None:
+def test_the_dump_of_a_job_has_it(tmp_path: Path) -> None:
     given = {"train": "digits", "val": "digits", "test": "digits", "val_images": 50}
     job = load_job(settings={"model": "resnet10t", "data": given})
     (tmp_path / "job.yaml").write_text(job.to_yaml())

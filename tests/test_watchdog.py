@@ -1,6 +1,6 @@
-"""The watchdog.
+"""The watchdog ends hanging processes, also while its clock is paused.
 
-What hangs is ended, also while its clock stands, and what goes on meanwhile is not charged.
+Shared work does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT = 1.0
 
 
 def run(body: str, dump: Path) -> subprocess.CompletedProcess[str]:
-    """What becomes of a process with a limit of a second that does ``body``."""
+    """The exit code and output of a process that runs ``body`` with a limit of one second."""
     script = "import time\nfrom autocompress import watchdog\n"
     script += f"with open({str(dump)!r}, 'w') as file, watchdog.watched({LIMIT}, file):\n"
     script += textwrap.indent(textwrap.dedent(body), "    ") + "\nprint('finished')\n"
@@ -28,7 +28,7 @@ def run(body: str, dump: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_is_prepared_costs_no_time_and_a_hang_still_ends(tmp_path: Path) -> None:
+def test_prepared_work_does_not_count_and_a_hang_is_still_ended(tmp_path: Path) -> None:
     found = run(
         """
         time.sleep(0.3)
@@ -58,12 +58,12 @@ def test_what_is_prepared_costs_no_time_and_a_hang_still_ends(tmp_path: Path) ->
     assert "Timeout" in (tmp_path / "dump").read_text()
 
 
-def test_a_preparation_that_is_not_heard_of_ends_too(tmp_path: Path) -> None:
+def test_prepared_work_without_progress_is_ended_too(tmp_path: Path) -> None:
     found = run("with watchdog.paused():\n    time.sleep(20)", tmp_path / "dump")
     assert (found.stdout, found.returncode) == ("", 1)
 
 
-def test_whoever_watches_is_told_once(tmp_path: Path) -> None:
+def test_pauses_are_told_once(tmp_path: Path) -> None:
     told: list[bool] = []
     with (tmp_path / "dump").open("w") as file, watchdog.watched(60.0, file, told.append):
         with watchdog.paused(), watchdog.paused():
@@ -73,5 +73,5 @@ def test_whoever_watches_is_told_once(tmp_path: Path) -> None:
             raise ValueError("no images")
     assert told == [True, False] * 2
     with watchdog.paused() as alive:
-        alive()  # without a limit there is nothing to stop
+        alive()  # without a limit, there is no clock to pause
     assert len(told) == 4

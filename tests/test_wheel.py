@@ -1,4 +1,4 @@
-"""The wheel holds every file of the packages, and runs without the source tree."""
+"""The wheel has all files of the packages, and works without the source tree."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def installed(wheel: Path) -> Path:
 
 
 def run(installed: Path, *arguments: str, cwd: Path) -> str:
-    """What the installed command prints.
+    """The output of the installed command.
 
-    ``-S`` leaves out the .pth files of this environment, and so the editable install of the source
-    tree.
+    ``-S`` excludes the .pth files of this environment, and with them the editable install of the
+    source tree.
     """
     search = os.pathsep.join([str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     done = subprocess.run(
@@ -51,7 +51,7 @@ def run(installed: Path, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+def test_it_has_all_files_of_the_packages_and_no_others(wheel: Path) -> None:
     moved = {"autocompress": "autocompress", "plugins": "", "search_spaces": "autocompress/search_spaces"}
     wanted = {
         (Path(target) / file.relative_to(ROOT / folder)).as_posix()

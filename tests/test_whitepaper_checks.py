@@ -1,9 +1,10 @@
 """Exact statements of the quantization whitepaper (arXiv 1806.08342) about networks.
 
-Those about grids are in test_scales, about observers in test_observers, about one fake-quantizer in
-test_fakequant, about batch norm while training in test_batch_norm_training, about training in
-test_qat, about sizes in test_export. Stochastic rounding (section 2.3) is not part of the library:
-the paper finds it worse for training, useless without.
+Statements about grids are in test_scales, about observers in test_observers, about one
+fake-quantizer in test_fakequant, about batch norm while training in test_batch_norm_training, about
+training in test_qat, about sizes in test_export. Stochastic rounding (section 2.3) is not
+implemented, because the paper finds that it makes training worse and does not help without
+training.
 """
 
 from __future__ import annotations
@@ -53,14 +54,17 @@ def quantized(
 
 
 def decibels(signal: torch.Tensor, other: torch.Tensor) -> float:
-    """Signal to noise, as in appendix A."""
+    """The signal-to-noise ratio, as in appendix A."""
     return 10 * math.log10(float(signal.square().sum() / (signal - other).square().sum()))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.sampled_from([(8, 16, 1), (8, 16, 4), (8, 8, 8), (8, 16, 8)]), st.booleans(), st.integers(0, 2**31))
-def test_a_folded_norm_computes_the_same(shape: tuple[int, int, int], bias: bool, seed: int) -> None:
-    """Eq. 20 and 21 to 1e-5 in float32, exact in float64; plain, grouped and depthwise."""
+def test_a_folded_norm_gives_equal_outputs(shape: tuple[int, int, int], bias: bool, seed: int) -> None:
+    """Eq.
+
+    20 and 21: to 1e-5 in float32 and exactly in float64, for plain, grouped and depthwise layers.
+    """
     torch.manual_seed(seed)
     channels, outputs, groups = shape
     model = nn.Sequential(nn.Conv2d(channels, outputs, 3, groups=groups, bias=bias), nn.BatchNorm2d(outputs))
@@ -74,7 +78,10 @@ def test_a_folded_norm_computes_the_same(shape: tuple[int, int, int], bias: bool
 
 
 def test_ranges_come_from_the_folded_weight() -> None:
-    """Section 3.2.1; without folding first, results look better than what is deployed."""
+    """Section 3.2.1.
+
+    Without folding first, results would be better than those of the deployed model.
+    """
     model = randomize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
     scale = quantized(model, torch.randn(4, *SIZE)).layers()["0"].weight_quantizer.scale
     norm = model[1]
@@ -84,7 +91,7 @@ def test_ranges_come_from_the_folded_weight() -> None:
 
 @given(st.floats(0.125, 100, width=32), st.floats(-1.5, 5, width=32), st.booleans())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_moving_average_range_always_holds_zero(size: float, offset: float, is_symmetric: bool) -> None:
+def test_a_moving_average_range_always_contains_zero(size: float, offset: float, is_symmetric: bool) -> None:
     x = size * (torch.rand(4, 8) + offset)
     fake = UniformFakeQuantizer(TensorSpec("x", "activation", "", "conv", (1, 8)), is_symmetric=is_symmetric)
     fake.observing = True
@@ -99,7 +106,7 @@ def test_a_moving_average_range_always_holds_zero(size: float, offset: float, is
     assert float(x.max()) <= float(high) + 0.51 * float(fake.scale)
 
 
-def test_a_moving_average_stays_where_a_constant_is_and_still_in_evaluation() -> None:
+def test_a_moving_average_is_constant_for_constants_and_in_evaluation() -> None:
     average = MovingAverage()
     for _ in range(5):
         average.observe(torch.tensor([-2.0, 3.0]))
@@ -117,19 +124,21 @@ def test_a_moving_average_stays_where_a_constant_is_and_still_in_evaluation() ->
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "densenet121"])
-def test_every_layer_is_quantized_but_for_the_exempt(name: str) -> None:
-    """Whatever a tool leaves in float silently is found by counting."""
+def test_every_layer_except_the_exempt_is_quantized(name: str) -> None:
+    """Layers are counted, so that none stays in float unnoticed."""
     model = timm.create_model(name, num_classes=10).eval()
     layers = {n for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     exempt = tuple(sorted(layers))[:2]
     network = quantized(model, torch.rand(2, *SIZE), exempt=exempt)
-    of_model = {n for n in network.layers() if n in layers}  # beside them: norms that became layers of their own
+    of_model = {
+        n for n in network.layers() if n in layers
+    }  # besides them, there are norms that became layers of their own
     assert of_model == layers - set(exempt)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "regnety_002"])
-def test_no_rounding_between_an_addition_and_its_relu(name: str) -> None:
-    """Section 3.2.1: what the runtime fuses is one operator."""
+def test_there_is_no_rounding_between_an_addition_and_its_relu(name: str) -> None:
+    """Section 3.2.1: the runtime fuses them to one operator."""
     network = quantized(timm.create_model(name, num_classes=10).eval(), torch.rand(2, *SIZE))
     additions = [node for node in network.graph.nodes if kind(node) == "add"]
     assert additions
@@ -141,7 +150,7 @@ def test_no_rounding_between_an_addition_and_its_relu(name: str) -> None:
 
 
 def test_dead_channels_stay_dead_through_a_network() -> None:
-    """No NaN, no infinity: weights that are zero, behind a norm that is."""
+    """Weights are zero, and so are their norms. There must be no NaN and no infinity."""
     model = randomize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False)))
     with torch.no_grad():
         model[1].weight[2], model[1].bias[2] = 0.0, 0.0
@@ -176,11 +185,12 @@ def uneven_network() -> nn.Module:
     return model.eval()
 
 
-def test_one_scale_a_layer_loses_what_folded_norms_spread() -> None:
+def test_with_folded_norms_one_scale_per_layer_loses_accuracy() -> None:
     """Table 2 (weights alone) and appendix A.
 
-    At 8 bits a scale a channel loses little and a scale a layer nearly all, since folded norms make
-    channels differ by a factor of a thousand; at 4 bits a scale a channel is not enough.
+    At 8 bits, scales per channel lose little and one scale per layer almost everything, because
+    folded norms make channels differ by a factor of a thousand. At 4 bits, scales per channel are
+    not enough.
     """
     model, images = uneven_network(), torch.rand(16, *SIZE)
     ratio = {}

@@ -1,4 +1,4 @@
-"""Samplers see the last trials and the front of a long study; everything else sees all."""
+"""Samplers get the last trials and the front of a long study. Everything else gets all trials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tell(study: optuna.Study, first: float, second: float, excess: float = 0.0) 
     return trial.number
 
 
-def test_the_window_holds_the_last_trials_the_front_and_what_is_open() -> None:
+def test_the_window_has_the_last_trials_the_front_and_open_trials() -> None:
     study = study_in(windowed := Windowed(InMemoryStorage(), most=3), RandomSampler(seed=0))
     best = tell(study, 9.0, 1.0)
     cheap = tell(study, 1.0, 0.1)
@@ -38,7 +38,7 @@ def test_the_window_holds_the_last_trials_the_front_and_what_is_open() -> None:
     running = study.ask().number
     study.enqueue_trial({"x": 1.0})
     later = [tell(study, 2.0, 5.0 + step) for step in range(4)]
-    # The enqueued trial was the first of these.
+    # the enqueued trial was the first of these
     assert [trial.number for trial in study.get_trials()] == [best, cheap, running, *later[1:]]
     assert [trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))] == [running]
     everything = windowed.everything(study._study_id)
@@ -47,7 +47,7 @@ def test_the_window_holds_the_last_trials_the_front_and_what_is_open() -> None:
     assert windowed.get_n_trials(study._study_id) == 8
 
 
-def test_of_many_running_trials_samplers_see_the_last() -> None:
+def test_of_many_running_trials_samplers_get_the_last() -> None:
     study = study_in(Windowed(InMemoryStorage(), most=3, running=2), RandomSampler(seed=0))
     done = tell(study, 1.0, 1.0)
     running = [study.ask().number for _ in range(4)]
@@ -55,7 +55,7 @@ def test_of_many_running_trials_samplers_see_the_last() -> None:
     assert [trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))] == running
 
 
-def test_tpe_draws_as_without_a_window_while_the_study_is_short(tmp_path: Path) -> None:
+def test_while_the_study_is_short_tpe_draws_as_without_a_window(tmp_path: Path) -> None:
     drawn = []
     for storage in (InMemoryStorage(), Windowed(FileStorage(tmp_path / "study.journal"), most=40)):
         study = study_in(storage, TPESampler(multivariate=True, group=True, constant_liar=True, seed=3))
@@ -70,7 +70,7 @@ def test_tpe_draws_as_without_a_window_while_the_study_is_short(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("is_apart", [True, False])
-def test_tpe_that_remembers_trials_draws_as_optunas(is_apart: bool) -> None:
+def test_tpe_with_stored_trials_draws_like_optunas(is_apart: bool) -> None:
     drawn = []
     for sampler in (TPESampler, RememberingTPE):
         study = study_in(
@@ -94,7 +94,7 @@ def test_tpe_that_remembers_trials_draws_as_optunas(is_apart: bool) -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_results_that_another_process_tells_are_seen_when_they_are_looked_up(tmp_path: Path) -> None:
+def test_results_of_another_process_are_read_on_lookup(tmp_path: Path) -> None:
     study = study_in(windowed := Windowed(FileStorage(tmp_path / "j"), most=5), RandomSampler(seed=0))
     number = study.ask().number
     optuna.load_study(study_name="s", storage=FileStorage(tmp_path / "j")).tell(number, [1.0, 2.0])
@@ -102,7 +102,7 @@ def test_results_that_another_process_tells_are_seen_when_they_are_looked_up(tmp
     assert study.get_trials(states=(TrialState.RUNNING,)) == []
 
 
-def test_changes_that_are_made_together_reach_the_file_at_once(tmp_path: Path) -> None:
+def test_changes_made_together_are_written_at_once(tmp_path: Path) -> None:
     file = tmp_path / "study.journal"
     study = study_in(windowed := Windowed(FileStorage(file)), RandomSampler(seed=0))
     before = file.read_bytes()
@@ -112,7 +112,7 @@ def test_changes_that_are_made_together_reach_the_file_at_once(tmp_path: Path) -
         trial.set_user_attr("row", {"a": (1, 2)})
         study.tell(trial, [x, 1.0])
         assert file.read_bytes() == before
-        # What was not written yet is seen as it will be read.
+        # Changes that are not written yet are read as they will be.
         assert study.get_trials()[0].user_attrs == {"row": {"a": [1, 2]}}
     lines = file.read_bytes()[len(before) :].splitlines()
     assert len(lines) == 4, "asked, drawn, noted, told"
@@ -141,7 +141,7 @@ def refuse(file: Path, data: bytes) -> None:
     raise PermissionError
 
 
-def test_what_a_full_disk_does_not_take_never_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_that_a_full_disk_refuses_have_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "study.journal"
     windowed = Windowed(FileStorage(file))
     study = study_in(windowed, RandomSampler(seed=0))

@@ -1,7 +1,4 @@
-"""ZSKD as a data source.
-
-Images that the teacher answers with sampled soft labels, and what a student learns.
-"""
+"""ZSKD as a data source: images with sampled soft labels, and what a student learns from them."""
 
 from __future__ import annotations
 
@@ -52,7 +49,10 @@ def images_of(transfer: TransferSet) -> torch.Tensor:
 
 
 def divergence(teacher: nn.Module, images: torch.Tensor, targets: torch.Tensor, tau: float) -> torch.Tensor:
-    """KL(y || T(x, tau)) of each image: cross-entropy less the entropy of its target."""
+    """KL(y
+
+    T(x, tau)) of each image: the cross-entropy minus the entropy of its target.
+    """
     answers = (teacher_logits(teacher, images) / tau).log_softmax(1)
     return (targets * (targets.clamp_min(1e-30).log() - answers)).sum(1)
 
@@ -90,7 +90,7 @@ def test_the_scales_alone_are_searched() -> None:
 
 
 @pytest.mark.parametrize("tau", [4.0, 20.0])
-def test_the_teacher_comes_to_answer_with_the_soft_labels(tau: float) -> None:
+def test_the_outputs_of_the_teacher_approach_the_soft_labels(tau: float) -> None:
     teacher = digits_teacher()[0]
     targets = all_soft_labels(head_weight(teacher), 60, BETAS["mixed"], np.random.default_rng(0))
     values = {"tau": tau, "images": 60}
@@ -108,8 +108,8 @@ def test_the_teacher_comes_to_answer_with_the_soft_labels(tau: float) -> None:
     assert float(hits[clear].float().mean()) > 0.9
 
 
-def test_a_high_temperature_leaves_targets_out_of_reach() -> None:
-    """Digest 8.9: the optimum is the same, but a small teacher has no logits to get there."""
+def test_at_a_high_temperature_targets_are_out_of_reach() -> None:
+    """Digest 8.9: the optimum is equal, but a small teacher does not have the logits for it."""
     teacher = digits_teacher()[0]
     targets = all_soft_labels(head_weight(teacher), 40, BETAS["mixed"], np.random.default_rng(0))
     left = {}
@@ -121,17 +121,17 @@ def test_a_high_temperature_leaves_targets_out_of_reach() -> None:
     assert left[4.0] < left[20.0] / 2
 
 
-def test_images_start_from_even_noise_and_stay_images() -> None:
+def test_images_start_from_uniform_noise_and_stay_in_range() -> None:
     teacher = digits_teacher()[0]
     for steps in (1, 60):
         pixels = images_of(make(teacher, images=30, iterations=steps, lr=0.1)) * 0.35 + 0.3
         assert -1e-5 <= float(pixels.min()) <= float(pixels.max()) <= 1 + 1e-5
-        if steps == 1:  # the best of one iteration is the start
+        if steps == 1:  # after one iteration, the best images are the start
             assert float(pixels.mean()) == pytest.approx(0.5, abs=0.02)
             assert float(pixels.std()) == pytest.approx(12**-0.5, abs=0.02)
 
 
-def test_the_teacher_is_left_as_it_is_and_seeds_decide() -> None:
+def test_the_teacher_is_not_changed_and_results_depend_on_the_seed() -> None:
     teacher = copy.deepcopy(digits_teacher()[0]).train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     first, again, other = (make(teacher, seed=seed) for seed in (1, 1, 2))
@@ -142,18 +142,18 @@ def test_the_teacher_is_left_as_it_is_and_seeds_decide() -> None:
     assert all(module.training for module in teacher.modules())
 
 
-def test_batches_have_noise_and_optimiser_of_their_own() -> None:
-    """No image depends on its neighbours, so other batches give the same first images."""
+def test_batches_have_their_own_noise_and_optimizer() -> None:
+    """Images do not depend on each other, so other batches give the same first images."""
     teacher = digits_teacher()[0]
     whole, parts = (images_of(make(teacher, images=12, batch_size=size)) for size in (12, 6))
-    # Adam's epsilon shows where a gradient is next to nothing: the mean over a batch scales it by 1
-    # / B.
+    # Adam's epsilon matters where a gradient is almost zero: the mean over a batch scales it by 1 /
+    # B.
     same = (whole[:6] - parts[:6]).abs() < 1e-3
     assert float(same.float().mean()) > 0.95
     assert not torch.allclose(parts[:6], parts[6:], atol=0.1)
 
 
-def test_the_set_asks_the_teacher_again() -> None:
+def test_targets_of_the_set_are_outputs_of_the_teacher() -> None:
     teacher = digits_teacher()[0]
     transfer = make(teacher, most=7)
     assert len(transfer.train) == 7
@@ -174,7 +174,7 @@ def test_the_set_asks_the_teacher_again() -> None:
 # --- where it works -------------------------------------------------------------------------------
 
 
-def test_it_needs_a_linear_head_and_no_batch_norm() -> None:
+def test_it_needs_a_linear_head_but_no_batch_norm() -> None:
     assert METHOD.check(without_norms(), example_job()) == []
     assert len(make(without_norms()).train) == 12
     assert METHOD.check(example_model("test_vit"), example_job()) == []
@@ -190,10 +190,10 @@ def test_it_needs_a_linear_head_and_no_batch_norm() -> None:
 
 @given(tau=st.sampled_from([20.0, 50.0, 100.0]), seed=st.integers(0, 20))
 @settings(max_examples=10, deadline=None)
-def test_the_square_of_the_temperature_keeps_the_gradient(tau: float, seed: int) -> None:
-    """At a high temperature the gradient on the logits no longer depends on it.
+def test_the_square_of_the_temperature_keeps_the_size_of_the_gradient(tau: float, seed: int) -> None:
+    """At a high temperature, the gradient of the logits does not depend on it.
 
-    At S = T there is none, and the loss as the paper writes it, a cross-entropy, is tau^2 H(t).
+    At S = T it is zero, and the loss of the paper, a cross-entropy, is tau^2 H(t).
     """
     generator = torch.Generator().manual_seed(seed)
     teacher, student = torch.randn(2, 8, 10, generator=generator)
@@ -217,7 +217,7 @@ TOY_INFO = DataInfo(3, 1, (8, 8), (0.5,), (0.25,), ("left", "right", "below"))
 
 
 def toy_images(n: int, seed: int) -> TensorSplit:
-    """A bright bar on the left, on the right or below, in noise; uint8."""
+    """A bright bar on the left, on the right or below, with noise; uint8."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     pixels = 0.25 + 0.3 * torch.rand(n, *TOY, generator=generator)
@@ -290,19 +290,19 @@ def test_the_networks_of_the_paper(name: str, parameters: int, channels: int) ->
 
 @pytest.mark.parametrize("name", ["alexnet_cifar", "alexnet_cifar_half"])
 def test_response_normalisation_is_that_of_the_official_network(name: str) -> None:
-    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1.
+    """As in TensorFlow:
 
-    X / (1 + alpha sum x^2)^beta.
+    depth_radius 2, alpha 1e-4, beta 0.75, bias 1. X / (1 + alpha sum x^2)^beta.
     """
     norms = [m for m in timm.create_model(name).modules() if isinstance(m, nn.LocalResponseNorm)]
     assert len(norms) == 2
-    x = 100 * torch.randn(2, 12, 3, 3)  # large, or the normalisation would hardly be seen
+    x = 100 * torch.randn(2, 12, 3, 3)  # large values, or the normalisation would have little effect
     for norm in norms:
         squares = torch.stack([x[:, max(c - 2, 0) : c + 3].square().sum(1) for c in range(12)], 1)
         torch.testing.assert_close(norm(x), x / (1 + 1e-4 * squares) ** 0.75)
 
 
-def test_the_networks_are_backbones_like_any_other() -> None:
+def test_the_networks_are_usual_backbones() -> None:
     job = load_job(model="lenet5_half", data="digits")
     model = models.create(job, DataInfo(10, 1, (32, 32), (0.3,), (0.3,), tuple("0123456789")))
     assert models.classifier(model) == ("fc",)

@@ -1,6 +1,6 @@
-"""ZSKD's soft labels.
+"""ZSKD's soft labels:
 
-Class similarity, concentrations, Dirichlet draws, equal shares, and the layer behind them.
+class similarity, concentrations, Dirichlet draws, equal shares, and the last layer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def draws(alpha: list[float], beta: float, n: int = 200_000) -> torch.Tensor:
 
 @given(classes=st.integers(2, 12), width=st.integers(12, 40), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
-def test_similarity_is_of_directions_alone(classes: int, width: int, seed: int) -> None:
+def test_similarity_depends_on_directions_only(classes: int, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, width, generator=generator)
     similarity = class_similarity(weight)
@@ -61,14 +61,14 @@ def test_values_by_hand() -> None:
     assert not torch.allclose(alpha, alpha.T), "rows are normalised one by one"
 
 
-def test_a_row_that_tells_no_class_from_another_prefers_none() -> None:
+def test_equal_rows_give_equal_concentrations() -> None:
     alpha = concentrations(class_similarity(torch.ones(3, 5)))
     assert torch.equal(alpha, torch.ones(3, 3).double())
     assert torch.isfinite(concentrations(class_similarity(torch.zeros(3, 5)))).all()
 
 
 def test_beta_has_an_effect() -> None:
-    """In the official code a second normalisation cancels it."""
+    """The official code cancels it with a second normalisation."""
     alpha = concentrations(class_similarity(torch.randn(5, 8)))
     assert torch.allclose(scaled(alpha, 2.0) - EPSILON, 2 * (scaled(alpha, 1.0) - EPSILON))
     assert not torch.allclose(scaled(alpha, 0.1), scaled(alpha, 1.0))
@@ -91,7 +91,7 @@ def test_draws_are_probabilities(alpha: list[float], beta: float, n: int) -> Non
 @pytest.mark.parametrize(("beta", "variance"), [(1.0, 0.063131), (0.1, 0.124008)])
 def test_moments(beta: float, variance: float) -> None:
     drawn = draws([1.0, 0.1, 0.1], beta)
-    # Epsilon moves the mean by a thousandth at 0.1; four standard errors of the draws are 3e-3.
+    # Epsilon changes the mean by a thousandth at 0.1. Four standard errors of the draws are 3e-3.
     weights = torch.tensor([beta, 0.1 * beta, 0.1 * beta]) + EPSILON
     assert torch.allclose(drawn.mean(0), weights / weights.sum(), atol=3e-3)
     assert torch.allclose(drawn.mean(0), torch.tensor([0.8333, 0.0833, 0.0833]), atol=5e-3)
@@ -123,7 +123,7 @@ def test_images_are_shared_equally(images: int, classes: int, betas: int) -> Non
     assert {(k, beta) for k, beta, _ in found} == {(k, beta) for k in range(classes) for beta in scales}
 
 
-def test_labels_of_a_set_depend_on_the_seed_alone() -> None:
+def test_labels_of_a_set_depend_on_the_seed_only() -> None:
     weight = torch.randn(4, 6)
     first, again, other = (all_soft_labels(weight, 37, [1.0, 0.1], np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.shape == (37, 4)
@@ -142,7 +142,7 @@ def test_rows_of_the_last_layer() -> None:
     assert head_weight(one_by_one).shape[0] == 10
 
 
-def test_a_convolution_over_one_place_is_laid_flat() -> None:
+def test_a_convolution_over_one_position_is_flattened() -> None:
     net: Any = TinyNet()
     net.fc = nn.Sequential(nn.Conv2d(384, 10, 1), nn.Flatten())
     model = described(net, SIZE, 10)
@@ -152,7 +152,7 @@ def test_a_convolution_over_one_place_is_laid_flat() -> None:
         head_weight(model)
 
 
-def test_what_is_no_linear_head() -> None:
+def test_heads_that_are_not_linear() -> None:
     headless: Any = copy.deepcopy(example_model())
     headless.pretrained_cfg["num_classes"] = 0
     with pytest.raises(ValueError, match="no classifier"):

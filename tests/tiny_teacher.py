@@ -1,4 +1,4 @@
-"""A small teacher with batch norms, trained for a second, for making images."""
+"""A small teacher with batch norms for making images; training it takes a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = (1, 16, 16)
 
 
 class TinyNet(nn.Module):
-    """Two convolutions with batch norms and a classifier; any channels and size."""
+    """Two convolutions with batch norms and a classifier, for any channels and size."""
 
     def __init__(self, channels: int = 1, classes: int = 10, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class TinyNet(nn.Module):
 
 
 def described(model: nn.Module, size: tuple[int, int, int], classes: int) -> nn.Module:
-    """``model`` with what a timm backbone of this project carries."""
+    """``model`` with the attributes of a timm backbone in this project."""
     return describe(
         model,
         name="tiny",
@@ -45,7 +45,7 @@ def described(model: nn.Module, size: tuple[int, int, int], classes: int) -> nn.
 
 
 def untrained(size: tuple[int, int, int] = SIZE, classes: int = 10, seed: int = 0) -> nn.Module:
-    """Random weights; its batch norms have seen noise."""
+    """A network with random weights, whose batch norms have recorded statistics of noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TinyNet(size[0], classes)
@@ -55,7 +55,10 @@ def untrained(size: tuple[int, int, int] = SIZE, classes: int = 10, seed: int = 
 
 @cache
 def digits_teacher() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """A teacher of 16x16 digits, and 256 real images with labels. Treat it as read-only."""
+    """A teacher of 16x16 digits, and 256 real images with labels.
+
+    They are shared, so do not change them.
+    """
     split = Digits().load("digits").train
     images = F.avg_pool2d(split.images.float() / 255, 2)  # type: ignore[attr-defined]
     images, labels = (images - 0.3) / 0.35, split.labels()

@@ -1,10 +1,8 @@
-"""The command line with a toy job in place of an opened job.
+"""The command line with a toy job in place of a real one: ``python toy_cli.py search --model ...``.
 
-``python toy_cli.py search --model ...``.
-
-``TOY_OPENING``, ``TOY_CLOSING``: what opening the job and scoring the test split do first.
-``sleep`` waits in Python, ``moment`` not for long, ``block`` in C, where no signal handler of
-Python's runs.
+``TOY_OPENING`` and ``TOY_CLOSING`` make it wait before it opens the job and before it scores the
+test split. ``sleep`` waits in Python, ``moment`` for a short time, and ``block`` in C, where Python
+runs no signal handlers.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from autocompress.searching import run
 
 
 class SlowToy(OpenedToy):
-    """Takes long where the environment says so."""
+    """Waits where the environment says so."""
 
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
@@ -54,8 +52,8 @@ def wait(name: str) -> None:
 
 
 def start() -> None:
-    """Runs the command that ``sys.argv`` names."""
-    import toy_cli  # workers import it by this name
+    """Runs the command in ``sys.argv``."""
+    import toy_cli  # workers import it under this name
 
     offer_toy_device()
     run.search = partial(run.search, opener=toy_cli.open_slow_toy)  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Toy commands in processes that are forked from one with all imports.
 
-Python takes seconds to import torch, timm and Ray. ``python toy_forks.py`` does so once. Then it
-reads orders, a JSON line each, from its standard input, and answers each with a line.
+Python takes seconds to import torch, timm and Ray. ``python toy_forks.py`` imports them once. Then
+it reads orders from its standard input, a JSON line each, and answers each with a line.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, NoReturn
 from patience import Patience
 
 LOADED_LATE = ("autocompress.report", "autocompress.searching", "matplotlib.pyplot", "rich.live")
-"""What a search imports on the way."""
+"""Modules that a search imports while it runs."""
 
 
 class ForkedProcess:
-    """A command, with what ``subprocess.Popen`` has of it."""
+    """A command, with the methods of ``subprocess.Popen``."""
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self._server = server
@@ -33,7 +33,7 @@ class ForkedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code once it has ended, negative for a signal's number."""
+        """The exit code when it has ended (negative: the number of a signal); None before."""
         if self.returncode is None:
             self.returncode = self._server.ask({"poll": self.pid})
         return self.returncode
@@ -47,7 +47,7 @@ class ForkedProcess:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Unless it has ended."""
+        """Sends a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -73,13 +73,13 @@ class ForkServer:
         return json.loads(self._process.stdout.readline())
 
     def start(self, arguments: Sequence[str], folder: Path, out: Path, environment: Mapping[str, str]) -> ForkedProcess:
-        """``autocompress ARGUMENTS`` in ``folder``, with what it prints in ``out``."""
+        """Starts ``autocompress ARGUMENTS`` in ``folder``; its output goes to ``out``."""
         out.write_bytes(b"")
         order = {"arguments": list(arguments), "folder": str(folder), "out": str(out), "environment": dict(environment)}
         return ForkedProcess(self, self.ask(order))
 
     def stop(self) -> None:
-        """Ends it; its commands have ended."""
+        """Ends the server. Its commands must have ended."""
         self._process.communicate("")
 
 
@@ -100,7 +100,7 @@ def serve() -> None:
 
 
 def _become(order: dict[str, Any], start: Any) -> NoReturn:
-    """What a new process of Python would be like."""
+    """Makes the forked process like a new process of Python."""
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     sys.argv = ["autocompress", *order["arguments"]]
@@ -118,7 +118,7 @@ def _become(order: dict[str, Any], start: Any) -> NoReturn:
         code = ended.code
     atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(code or 0)  # libraries wait for threads that a forked process lacks
+    os._exit(code or 0)  # libraries would wait for threads that a forked process does not have
 
 
 if __name__ == "__main__":

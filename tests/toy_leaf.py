@@ -1,6 +1,6 @@
 """A toy leaf layer, ``y = -sum abs(x - w)``, with its LayerSpec and transform.
 
-It is what a plugin author would write, in plain torch and no faster than that.
+It is written as a plugin author would, in plain torch and without optimisation.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from autocompress.quantization.folding import affine
 from autocompress.quantization.ops import fake_quant
 
 MOST = 127
-"""Weights are integers of the input's grid, of either sign."""
+"""Weights are signed integers on the grid of the input."""
 
 
 class Distance(nn.Module):
-    """``(N, C, H, W)`` to ``(N, O, H', W')``.
+    """``(N, C, H, W)`` to ``(N, O, H', W')``:
 
-    Minus the L1 distance of patches, padded with zeros, to filters.
+    minus the L1 distance of zero-padded patches to filters.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> None:
@@ -64,7 +64,7 @@ class Distance(nn.Module):
 
 
 class SimulatedDistance(Distance):
-    """The layer with its weights on the grid of its input, and the norm behind it."""
+    """The layer with weights on the grid of its input, and the norm after it."""
 
     norm: nn.Module | None
     input_quantizer: FakeQuantizer | None = None
@@ -84,7 +84,7 @@ class SimulatedDistance(Distance):
 
 
 class HardenedDistance(Distance):
-    """Integers; the norm is a factor and an offset a channel."""
+    """The layer with integers. The norm is a factor and an offset per channel."""
 
     def __init__(self, simulated: SimulatedDistance, grid: Grid) -> None:
         nn.Module.__init__(self)
@@ -105,7 +105,7 @@ class HardenedDistance(Distance):
 
 
 class DistancePruner(BasePruningFunc):
-    """A removed input was zero: its taps were ``-|0 - w|``, which the bias keeps."""
+    """A removed input was zero, so its taps were ``-|0 - w|``, which become a part of the bias."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         keep = [i for i in range(layer.out_channels) if i not in set(idxs)]
@@ -129,7 +129,7 @@ class DistancePruner(BasePruningFunc):
 
 
 class DistanceSpec(LayerSpec):
-    """Two additions a tap, as an adder layer has them."""
+    """Two additions per tap, like an adder layer."""
 
     layer_type = Distance
     leaf = True
@@ -169,20 +169,20 @@ class FloatSpec(DistanceSpec):
 
 
 class WholeSpec(DistanceSpec):
-    """A layer that can lose no channel."""
+    """A layer that cannot lose channels."""
 
     def pruner(self) -> object | None:
         return None
 
 
 class SlowSpec(DistanceSpec):
-    """A layer that a stock runtime runs slowly."""
+    """A layer that is slow in a standard runtime."""
 
     slow_in_file = "distances have no kernel there"
 
 
 class Substitute(Transform):
-    """Puts :class:`Distance` in the place of the last convolutions."""
+    """Replaces the last convolutions by :class:`Distance`."""
 
     name = "distance"
     version = "1"
@@ -191,7 +191,7 @@ class Substitute(Transform):
     layers: ClassVar[Sequence[LayerSpec]] = (DistanceSpec(),)
     provides = frozenset({"convolution"})
     most = 4
-    """Of them; distances are slow."""
+    """Number of replaced convolutions; distances are slow."""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         chosen = space.categorical("layers", ["none", "all"], default="all", cheapest="all", neutral="none")
@@ -221,7 +221,7 @@ class Substitute(Transform):
 
 
 class SlowSubstitute(Substitute):
-    """The same layers, which say that they are slow in a file."""
+    """The same layers, which declare that they are slow in a file."""
 
     layers: ClassVar[Sequence[LayerSpec]] = (SlowSpec(),)
 
@@ -238,9 +238,9 @@ class ToyPlugin:
 
 
 class Block(nn.Module):
-    """A residual network whose blocks are distances.
+    """A residual network with distances in its block:
 
-    Stem, two distances with norms, addition, classifier.
+    stem, two distances with norms, addition, classifier.
     """
 
     def __init__(self, channels: int = 8) -> None:
@@ -261,7 +261,7 @@ class Block(nn.Module):
 
 
 def block(seed: int = 0, size: tuple[int, int, int] = (3, 8, 8), channels: int = 8) -> Block:
-    """A :class:`Block` whose statistics fit random images."""
+    """A :class:`Block` with batch-norm statistics of random images."""
     torch.manual_seed(seed)
     net = Block(channels)
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):

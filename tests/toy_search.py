@@ -46,7 +46,7 @@ BASELINE_ACCURACY = 90
 
 
 class ToyDevice(Device):
-    """Reads a file's cost out of it; the interval is a tenth either way."""
+    """Reads the cost of a file from the file. The interval is a tenth in each direction."""
 
     name = "toy"
     measures = frozenset({"latency", "energy"})
@@ -89,7 +89,7 @@ class ToyRecipe:
 
 @dataclass(frozen=True)
 class ToyCandidate:
-    """What a recipe gives: costs by width and bits, accuracy by all parameters."""
+    """The candidate of a recipe: costs by width and bits, accuracy by all parameters."""
 
     recipe: ToyRecipe
     correct: int
@@ -171,7 +171,7 @@ class OpenedToy:
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]
 
     def begin_proposals(self) -> bool:
-        """A toy needs nothing."""
+        """A toy job has no tables, so nothing begins."""
         return False
 
     def end_proposals(self) -> None:
@@ -239,7 +239,7 @@ class OpenedToy:
     ) -> tuple[float, np.ndarray]:
         del pause
         correct = np.arange(IMAGES) < _read(deployable)["correct"] - (split == "test")
-        if split == "whole_val":  # twice as many, and of the others half as many are wrong
+        if split == "whole_val":  # twice as many wrong images, or half as many
             correct = np.concatenate([correct, np.arange(IMAGES) < (IMAGES + _read(deployable)["correct"]) // 2])
         return 100.0 * float(correct.mean()), correct
 
@@ -251,7 +251,7 @@ class OpenedToy:
     def agreement(
         self, candidate: ToyCandidate, deployable: Deployable, pause: Callable[[], None] | None = None
     ) -> Agreement:
-        """The file says how many images are right, and so does the candidate."""
+        """The file contains the number of right images, and so does the candidate."""
         del pause
         return Agreement(float(_read(deployable)["correct"] == candidate.correct), IMAGES, 0.0, 0.0)
 
@@ -264,13 +264,13 @@ class OpenedToy:
         write_json(folder / "metrics.json", metrics)
 
     def _note_run(self, recipe: ToyRecipe) -> None:
-        """A line for each training, whichever process it runs in."""
+        """Writes a line for each training, in any process."""
         with (self.folder / "runs.txt").open("a") as file:
             file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values), "pid": os.getpid()}) + "\n")
 
 
 def toy_splits() -> Splits:
-    """Empty images: nothing here looks at them, but they have a number, a size and a digest."""
+    """Empty images. Only their number, size and digest are used."""
     info = DataInfo(10, 1, (8, 8), (0.5,), (0.5,), tuple("abcdefghij"))
     split = TensorSplit(torch.zeros(IMAGES, 1, 8, 8), torch.arange(IMAGES) % 10, info)
     return Splits(split, split, split, info)
@@ -315,13 +315,13 @@ def open_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> 
 
 
 def toy_job(folder: Path, **settings: Any) -> Job:
-    """A toy job; its results lie in ``folder``."""
+    """A toy job with results in ``folder``."""
     given = {"model": "resnet10t", "data": "digits", "device": "toy", "results": folder, "name": "toy", "workers": 1}
     return load_job(settings=given | settings)
 
 
 def main(folder: str, trials: int, **settings: Any) -> None:
-    """A toy search in a process of its own, for tests that interrupt or kill it."""
+    """Runs a toy search in a process of its own, for tests that interrupt or kill it."""
     from autocompress.searching import run
 
     offer_toy_device()

@@ -1,4 +1,4 @@
-"""A search on two real nodes: both get work, and any process may be killed."""
+"""A search on two real nodes: both get work, and every process may be killed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from shared.two_nodes import TwoNodes
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 SECONDS = 0.4
-"""Of a trial."""
+"""Seconds of a trial."""
 MORE = 8
-"""Trials after the driver's death."""
+"""Number of trials after the death of the driver."""
 
 
 @pytest.fixture(scope="module")
 def two(cache: Path) -> Iterator[TwoNodes]:
-    """The head, and a node that joins it."""
+    """The head node, and a node that joins it."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     cluster = TwoNodes({"PYTHONPATH": path, "AUTOCOMPRESS_CACHE": str(cache)})
     try:
@@ -47,7 +47,7 @@ def two(cache: Path) -> Iterator[TwoNodes]:
 
 
 def start_search(two: TwoNodes, folder: Path, resumed_to: int | None = None) -> subprocess.Popen[bytes]:
-    """The driver, in a process of its own; with a number of trials it resumes the run."""
+    """Starts the driver in a process of its own. With a number of trials, it resumes the run."""
     script = (
         "import json, sys, toy_search\n"
         "from pathlib import Path\n"
@@ -69,7 +69,7 @@ def start_search(two: TwoNodes, folder: Path, resumed_to: int | None = None) -> 
 
 
 class Run:
-    """What is seen of a search from outside."""
+    """A search, seen from outside."""
 
     def __init__(self, folder: Path, driver: subprocess.Popen[bytes]) -> None:
         self.folder, self.driver = folder / "toy", driver
@@ -80,11 +80,11 @@ class Run:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def workers(self) -> set[int]:
-        """Processes that trained and live."""
+        """Running processes that have trained."""
         return {one["pid"] for one in self.tried() if psutil.pid_exists(one["pid"])} - {self.driver.pid}
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 150) -> Any:
-        """Waits; a busy machine needs a minute to start a worker on both nodes."""
+        """Waits. A busy machine needs a minute to start a worker on both nodes."""
         patience = Patience(seconds)
         while not (found := condition()):
             assert not patience.is_over, f"{what}: {self.log()}"
@@ -98,7 +98,7 @@ class Run:
 
 
 def node_of(two: TwoNodes, worker: int) -> str:
-    """Whose process a worker is; "" where its node is gone."""
+    """The node of a worker process; "" if it is gone."""
     try:
         parents = {one.pid for one in psutil.Process(worker).parents()}
     except psutil.NoSuchProcess:
@@ -152,7 +152,7 @@ def test_any_process_may_die(two: TwoNodes, tmp_path: Path) -> None:
         ({"cpus": 4}, "a worker takes 4 processors, and no node of the cluster has more than 1"),
     ],
 )
-def test_what_no_node_has_is_told_at_once(
+def test_resources_that_no_node_has_are_refused_at_once(
     two: TwoNodes, tmp_path: Path, cluster: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(job: Any, progress: Any = None) -> Any:
