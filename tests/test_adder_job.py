@@ -63,7 +63,7 @@ def _has_adders(recipe: dict[str, object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("float_adders", [False, True])
 def test_training_in_integers(cache: Path, tmp_path: Path, float_adders: bool) -> None:
-    """Files at 4 bits, and files with some adder layers in float, after a finished schedule."""
+    """After a finished schedule, files agree at 4 bits, and with some adder layers in float."""
     del cache
     job = energy_job(tmp_path, name=f"qat{float_adders}")
     opened = OpenedJob.open(job)

@@ -164,7 +164,10 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _without_token(*words: object) -> str:
-    """What a command without a token says; Ray would remember the token of this process."""
+    """The error of a command without a token.
+
+    It runs in a new process, because Ray remembers tokens.
+    """
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-m", "autocompress.cli", *map(str, words)]

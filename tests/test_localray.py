@@ -101,7 +101,10 @@ def test_missing_shared_memory_is_no_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_files_of_a_killed_process_are_removed(short_folder: Path) -> None:
-    """Only what is old, and where nobody listens: another container may share the folder."""
+    """Files are removed if they are old and no process listens.
+
+    Another container may share the folder.
+    """
     names = ("old", "used", "young")
     servers = []
     for name in names:

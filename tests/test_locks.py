@@ -1,4 +1,4 @@
-"""FileLock by the kernel and by leases, the place of the machine's locks, imports without fcntl."""
+"""FileLock by the kernel and by leases, the machine's lock folder, and imports without fcntl."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_two_objects_of_one_process_exclude_each_other(tmp_path: Path, backend: 
 
 
 def test_a_lock_works_after_its_file_was_removed(tmp_path: Path, hold: Hold, backend: str) -> None:
-    """Who waits for a file that is removed would else hold a lock that nobody else sees."""
+    """Otherwise, a process that waits for a removed file would get a lock of its own."""
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     first.acquire()
     assert not second.acquire(seconds=0)

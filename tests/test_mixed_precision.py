@@ -1,6 +1,6 @@
 """Under autocast, simulated integers stay on their grid.
 
-What trains on a GPU is what the file holds.
+So training on a GPU simulates the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Accessibility of the page: contrast, headings, labels, and use without a script.
 
-axe-core reports no further rules for such pages. It cannot judge the contrast of text in pictures.
+axe-core finds no other faults on such pages. It cannot judge the contrast of text in pictures.
 """
 
 from __future__ import annotations

@@ -45,9 +45,11 @@ def described(model: nn.Module, size: tuple[int, int, int] = CIFAR) -> nn.Module
     ("name", "rate", "params", "macs"), [("resnet50", 0.35, 42.8, 45.4), ("cifar-resnet56", 0.45, 56.3, 56.1)]
 )
 def test_the_shares_that_scop_removes(name: str, rate: float, params: float, macs: float) -> None:
-    """SCOP-A of ResNet-50 (printed: 42.8 / 45.3) and ResNet-56 (56.3 / 56.0), as a job names them.
+    """SCOP-A of ResNet-50 (printed: 42.8 / 45.3) and ResNet-56 (56.3 / 56.0), named as in a job.
 
-    Counts are of full images; the structure is the same at 64 pixels, where it is found faster."""
+    Counts are for full images. The structure is found at 64 pixels, which is faster and gives the
+    same.
+    """
     model = described(timm.create_model(name), (3, 64, 64)) if name == "resnet50" else described(CifarResNet(56))
     counted = (3, 224, 224) if name == "resnet50" else CIFAR
     before = facts(model, counted)

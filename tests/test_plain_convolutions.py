@@ -1,4 +1,4 @@
-"""Special convolutions of timm become plain ones, with equal outputs and integers in the file."""
+"""Special convolutions of timm are replaced by plain ones, which have integer kernels."""
 
 from __future__ import annotations
 

@@ -140,10 +140,7 @@ def test_a_recipe_that_would_remove_nothing_is_invalid(multiple: int) -> None:
 
 
 def test_a_recipe_whose_substitution_leaves_nothing_to_remove_is_invalid() -> None:
-    """The recipe would remove channels of the baseline.
-
-    The network that enters the stage has none to give.
-    """
+    """The recipe names channels of the baseline. The substituted network has none to remove."""
     model, other = Small(), Small()
     other.conv, other.fc = nn.Conv2d(8, 10, 1), nn.Identity()  # type: ignore[assignment]
     with pytest.raises(InvalidRecipe, match="no layer loses a channel"):

@@ -105,7 +105,7 @@ def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: floa
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_prefixes_take_equal_shares_of_blocks(data: st.DataObject) -> None:
-    """In every prefix, blocks of equal size have lost the same number of channels, up to one."""
+    """In every prefix, blocks of equal size have lost equally many channels, up to one."""
     coupling = data.draw(couplings())
     order = coupling.interleaved(coupling.blocks)
     assert sorted(order) == list(range(coupling.channels))

@@ -78,7 +78,7 @@ def test_listing_plugins_imports_no_exporter_and_no_plotting() -> None:
 @pytest.mark.timing
 def test_start_up_is_quick(arguments: list[str], seconds: float) -> None:
     bare, spent = (min(cpu_seconds(code) for _ in range(3)) for code in (["-c", ""], arguments))
-    assert spent - bare < 2 * seconds  # the better of two, because a busy machine counts more time for the same work
+    assert spent - bare < 2 * seconds  # twice, because a busy machine counts more time for the same work
 
 
 def cpu_seconds(arguments: list[str]) -> float:

@@ -186,7 +186,7 @@ def test_its_settings_for_the_engine() -> None:
 @pytest.mark.parametrize("granularity", Quantize.granularities)
 @pytest.mark.parametrize("operator", ["conv", "depthwise", "linear"])
 def test_the_runtime_computes_what_torch_simulates(operator: str, granularity: str, grid: str) -> None:
-    """Integers, scales and zero points of a QDQ file, run by ONNX Runtime's integer kernels."""
+    """They are compared with a QDQ file of these integers and scales, run by integer kernels."""
     torch.manual_seed(0)
     layer: nn.Module = {
         "conv": nn.Conv2d(8, 16, 3, bias=False),

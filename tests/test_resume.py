@@ -222,7 +222,7 @@ def never(job: Job, progress: Any = None) -> OpenedToy:
     ],
 )
 def test_resume_refuses_a_changed_job(tmp_path: Path, key: str, value: Any) -> None:
-    """Rows of different jobs must not be in one table, with ratios in different units."""
+    """Rows of different jobs must not be in one table, because ratios have other references."""
     folder = begun(tmp_path)
     edit(folder, key, value)
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as error:

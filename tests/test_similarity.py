@@ -98,7 +98,7 @@ def test_the_batch_size_does_not_matter() -> None:
 
 
 def test_few_images_have_an_upward_bias_of_one_over_their_number() -> None:
-    """A channel of n independent normal values of the right distribution scores 1/n on average."""
+    """A channel with n independent normal values scores 1/n on average."""
     torch.manual_seed(0)
     net = described(nn.Sequential(nn.BatchNorm2d(64, eps=0.0)).eval(), (64, 1, 1), 10)
     net[0].running_mean += 1e-3  # type: ignore[index]  # or it would count as untrained

@@ -20,7 +20,7 @@ from autocompress_slb.state_norm import StateBatchNorm2d, calibrate, norms_behin
 
 
 def network(bits: int = 2, **options: Any) -> nn.Sequential:
-    """A float stem with a norm, two searched convolutions with norms, a norm, a classifier."""
+    """A float stem with a norm, two searched convolutions with norms, a norm, and a classifier."""
     torch.manual_seed(0)
 
     def searched(name: str, inputs: int) -> nn.Module:

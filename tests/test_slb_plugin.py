@@ -94,7 +94,7 @@ def test_its_space_has_the_defaults_of_the_digest_and_changes_no_structure() -> 
         Settings.of({"temprature": 3})
 
 
-def test_depthwise_weights_keep_four_bits_with_a_note() -> None:
+def test_depthwise_weights_have_at_least_four_bits() -> None:
     context = Context(input_size=(3, 8, 8))
     for bits, expected in ((1, 4), (2, 4), (4, 4)):
         fake = Slb().apply(weight_spec(bits, "depthwise", (8, 1, 3, 3)), {}, context)

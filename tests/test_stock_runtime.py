@@ -1,7 +1,4 @@
-"""Low-bit artifacts in a stock onnxruntime.
-
-A process that can import neither autocompress nor torch.
-"""
+"""Low-bit artifacts in a standard onnxruntime, without autocompress and torch in the process."""
 
 from __future__ import annotations
 

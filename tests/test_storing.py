@@ -167,7 +167,7 @@ def test_a_study_that_the_server_has_lost_is_not_begun_again(server: Server, tmp
 
 
 @REDIS_ONLY
-def test_a_server_without_persistence_gives_a_note(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_out_of_memory_gives_one_sentence(server: Server, tmp_path: Path) -> None:
     import redis
 
     job = job_with(server, tmp_path)

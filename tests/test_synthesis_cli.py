@@ -50,7 +50,10 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 def save(folder: Path, name: str, normed: bool = True, channels: int = 1) -> Path:
-    """A checkpoint of ``name`` for grey images of 32x32 and 10 classes, with set batch norms."""
+    """A checkpoint of ``name`` for 10 classes of grey 32x32 images.
+
+    Its batch norms have statistics.
+    """
     job = load_job(model=name, data="digits", seed=1)
     info = DataInfo(10, channels, (32, 32), (MEAN,) * channels, (STD,) * channels, tuple("0123456789"))
     model = models.create(job, info)

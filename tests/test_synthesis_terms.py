@@ -1,7 +1,4 @@
-"""Terms of objectives on pixels have their papers' exact values.
-
-Statistics are those of what batch norms read.
-"""
+"""Objectives on pixels: terms have the exact values of their papers, and norms are recorded."""
 
 from __future__ import annotations
 

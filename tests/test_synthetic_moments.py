@@ -74,8 +74,8 @@ def test_images_with_less_contrast_are_reported(net: Net, data: torch.Tensor) ->
 
 
 @pytest.mark.parametrize(("ratio", "wanted"), [(1.9, 1.0), (0.51, 1.0), (4.0, 0.5), (0.25, 2.0), (0.0, 8.0)])
-def test_factors_are_limited_to_two(ratio: float, wanted: float) -> None:
-    """An input that is almost constant must not get a huge factor."""
+def test_only_factors_of_two_and_more_are_corrected(ratio: float, wanted: float) -> None:
+    """The largest factor is 8, for inputs that are almost constant."""
     assert correction(torch.tensor([ratio], dtype=torch.float64)).tolist() == [pytest.approx(wanted)]
 
 

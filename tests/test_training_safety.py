@@ -1,4 +1,4 @@
-"""Trainings with too little memory, accumulated gradients, averages, memory of a GPU."""
+"""Trainings with too little memory, accumulated gradients, averaged weights, and GPU memory."""
 
 from __future__ import annotations
 

@@ -167,11 +167,11 @@ def test_dead_channels_stay_dead_through_a_network() -> None:
 
 
 def uneven_network() -> nn.Module:
-    """As in a MobileNet.
+    """A network with very uneven folded weights, as in a MobileNet.
 
-    A depthwise layer whose inputs differ in size, which its norm makes equal again. So the folded
-    weights of both layers differ from channel to channel by a factor of a thousand, and all
-    channels matter alike.
+    The inputs of a depthwise layer differ in size, and its norm makes them equal again. So the
+    folded weights of both layers differ between channels by a factor of a thousand, and all
+    channels matter equally.
     """
     layers: list[nn.Module] = []
     for before, behind, groups in ((3, 16, 1), (16, 16, 16), (16, 16, 1)):
