@@ -1,6 +1,6 @@
 """Compares AdderNet with its targets: CPU kernels, a step of training, a whole network in uint8.
 
-Each part is written to one JSON as soon as it is done; parts may be run one by one.
+Each part is written to the JSON file when it is finished. Parts can be run one by one.
 
     python benchmarks/adder.py [--parts kernels cost whole] [--sizes 32 224] [--threads 2] [--out
     FILE]
@@ -35,21 +35,25 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224], help="pixels, of kernels")
-    parser.add_argument("--batch", type=int, default=32, help="of kernels at small sizes")
-    parser.add_argument("--layers", type=int, default=len(adder_kernels.LAYERS), help="of ResNet-18, of kernels")
-    parser.add_argument("--rounds", type=int, default=9, help="of kernels in float")
-    parser.add_argument("--integer-rounds", type=int, default=60, help="of kernels in integers")
-    parser.add_argument("--depth", type=int, default=20, help="of CIFAR's ResNet, of cost")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[32, 224], help="sizes of images in pixels (part kernels)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="batch size at small sizes (part kernels)")
+    parser.add_argument(
+        "--layers", type=int, default=len(adder_kernels.LAYERS), help="number of layers of ResNet-18 (part kernels)"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of float kernels")
+    parser.add_argument("--integer-rounds", type=int, default=60, help="rounds of integer kernels")
+    parser.add_argument("--depth", type=int, default=20, help="depth of the ResNet for CIFAR (part cost)")
     parser.add_argument("--cost-rounds", type=int, default=5)
     parser.add_argument("--cost-batch", type=int, default=128)
     parser.add_argument("--whole-model", default="resnet18")
     parser.add_argument("--whole-size", type=int, default=224)
     parser.add_argument("--whole-rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2, help="of torch; integers always run on one")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch; integers always run on one thread")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser
 

@@ -1,21 +1,22 @@
-"""Every method on many timm backbones: does it apply, and what does it change?
+"""Runs every method on many timm backbones: whether it applies, and what it changes.
 
 A row is one method, or one pair of methods of different stages, on one backbone with random weights
-and images of noise, at a small input size. The recipe is the default one. It is built by the
-project's own pipeline, with one step of training where a method needs training, exported, and the
-file is run in ONNX Runtime. A row says one of these:
+and images of noise, at a small input size. The recipe has default values. The project's pipeline
+builds it, with one step of training if a method needs training, and exports it. The file is run in
+ONNX Runtime. A row has one of these statuses:
 
-    applies   with parameters, multiply-adds, bytes of the file and latency, before and after;
-              ``agrees`` says whether file and torch give the same outputs
-    refused   by a sentence
-    fault     by an exception that is no error for users
-    limit     it took more than the limit, and its process was ended
+    applies   the row has parameters, multiply-adds, bytes of the file and latency, before and
+              after; ``agrees`` says whether file and torch give the same outputs
+    refused   the method gave a reason
+    fault     there was an exception that is no error for users
+    limit     it took too long, and its process was ended
 
-Each backbone has a process of its own, forked from one that has imported everything. Rows are kept
-as they come; rows that are there are not made again, but those that ``--again`` names.
+Each backbone has a process of its own, forked from one that has imported everything. Each row is
+stored when it is finished. Existing rows are only made again if ``--again`` names their status.
 
-With ``--check`` nothing is built: rows then say whether the method would act in a job, which finds
-couplings of channels and tries their removal. A run without it makes these rows again.
+With ``--check``, nothing is built. Rows then say whether the method would apply in a job, which
+includes finding couplings of channels and trying their removal. A run without ``--check`` makes
+these rows again.
 
     python benchmarks/breadth.py [--pairs] [--models NAME ...] [--minutes 14] [--again fault limit]
     python benchmarks/breadth.py --table docs/breadth.md
@@ -51,16 +52,16 @@ FOLDER = Path("results/breadth")
 LIMIT = 60.0
 """Seconds of processor time for a row."""
 PATIENCE = 6
-"""Times the limit that a row may take by the clock, on a busy machine."""
+"""Factor of the limit that a row may take by the clock, because the machine may be busy."""
 
 
 class Table:
     """Rows in one JSON file, by backbone and case.
 
     Args:
-        path: of the file.
+        path: the JSON file.
         again: statuses of rows that are made again, once.
-        checked: only rows that are not there at all are made.
+        checked: whether only missing rows are made.
     """
 
     def __init__(self, path: Path, again: Sequence[str] = (), *, checked: bool = False) -> None:
@@ -72,12 +73,12 @@ class Table:
         return not self.checked and row["status"] == "applies" and bool(row["checked"])
 
     def lacks(self, backbone: str, case: Case) -> bool:
-        """Whether a row has still to be made."""
+        """Whether a row is missing."""
         key = key_of(backbone, case)
         return key not in self.rows or key in self._open
 
     def put(self, backbone: Backbone, case: Case, row: dict[str, Any]) -> None:
-        """Keeps and shows a row."""
+        """Stores and prints a row."""
         key = key_of(backbone.name, case)
         self._open.discard(key)
         about = {"backbone": backbone.name, "methods": list(case), "pixels": backbone.size}
@@ -91,21 +92,21 @@ class Table:
 
 
 def run(backbone: Backbone, cases: Sequence[Case], table: Table) -> None:
-    """Makes the missing rows of a backbone; each that takes too long costs its process."""
+    """Makes the missing rows of a backbone. If a row takes too long, its process is ended."""
     todo = [case for case in cases if table.lacks(backbone.name, case)]
     while todo:
         for case, row in _sent(backbone, todo, table.checked):
             if case != (BASELINE,):
                 todo.remove(case)
             elif not table.lacks(backbone.name, case):
-                continue  # a process begins with it anew
+                continue  # a new process begins with it
             table.put(backbone, case, row)
             if case == (BASELINE,) and row["status"] != "applies":
                 todo = []
 
 
 def _sent(backbone: Backbone, cases: Sequence[Case], checked: bool) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """The rows that a forked process makes; the last one says so where it had to be ended."""
+    """The rows of a forked process. If the process was ended, the last row says so."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(backbone, cases, checked, sender), daemon=True)
@@ -133,7 +134,7 @@ def _sent(backbone: Backbone, cases: Sequence[Case], checked: bool) -> Iterator[
 
 
 def _next(pid: int, receiver: Any) -> Any:
-    """What a process sends next; None where it takes too long, a sentence where it died."""
+    """The next message of a process; None if it takes too long, a sentence if it died."""
     own = psutil.Process(pid)
     spent, started = sum(own.cpu_times()[:2]), time.monotonic()
     while not receiver.poll(0.2):
@@ -152,14 +153,14 @@ def _work(backbone: Backbone, cases: Sequence[Case], checked: bool, sender: Any)
 
 
 def main() -> None:
-    """Makes rows until all are there or time is up, or writes the table."""
+    """Makes rows until none is missing or the time is up, or writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=None)
     parser.add_argument("--pairs", action="store_true", help="pairs of methods, on twelve backbones")
-    parser.add_argument("--check", action="store_true", help="only whether methods apply")
-    parser.add_argument("--methods", nargs="+", default=None, help="only rows of these alone")
-    parser.add_argument("--minutes", type=float, default=14.0, help="no backbone is begun later")
-    parser.add_argument("--again", nargs="+", default=(), help="statuses of rows to make again")
+    parser.add_argument("--check", action="store_true", help="only check whether methods apply")
+    parser.add_argument("--methods", nargs="+", default=None, help="methods of the rows; all by default")
+    parser.add_argument("--minutes", type=float, default=14.0, help="minutes after which no backbone begins")
+    parser.add_argument("--again", nargs="+", default=(), help="make rows with these statuses again")
     parser.add_argument("--out", type=Path, default=None, help=f"alone.json or pairs.json in {FOLDER} by default")
     parser.add_argument("--table", type=Path, default=None, help="write the table of docs, and measure nothing")
     chosen = parser.parse_args()

@@ -45,10 +45,10 @@ from shared.two_nodes import TwoNodes
 TARGET = 1.8
 """Target for the speed of two nodes relative to one."""
 MOST_WAITING = 1.0
-"""Target for the percent of time for which two searches wait for locks."""
+"""Maximum percent of the time for which two searches may wait for locks."""
 VICTIMS = ("worker", "node", "driver", "head")
 WARM = 3
-"""Rows at the beginning that do not count for the speed, because workers are still starting."""
+"""First rows that do not count for the speed, because workers are still starting."""
 ALL_RECIPES = {
     "quantize.weight_granularity": ["per_channel", "per_tensor"],
     "quantize.weight_range": ["minmax", "mse"],
@@ -61,13 +61,13 @@ ALL_RECIPES = {
     "bits.weight.model": "quantize:8",
     "bits.activation.model": 8,
 }
-"""The space of 24 recipes."""
+"""The space with 24 recipes."""
 MOST_S = 600.0
 """Seconds after which a run counts as hanging."""
 
 
 def write_job(file: Path, trials: int, qat_epochs: int) -> None:
-    """The job of all runs."""
+    """Writes the job of all runs."""
     job = load_job(
         model="test_resnet",
         data="digits",
@@ -85,7 +85,7 @@ def write_job(file: Path, trials: int, qat_epochs: int) -> None:
 
 
 def start(job: Path, home: Path, nodes: TwoNodes, cache: Path, workers: int) -> subprocess.Popen[bytes]:
-    """Starts the command that a user would call."""
+    """Starts the command as a user does."""
     flags = ["--address", nodes.address, "--workers", str(workers), "--results", str(home)]
     with (home / "said.txt").open("wb") as said:
         return subprocess.Popen(
@@ -97,7 +97,7 @@ def start(job: Path, home: Path, nodes: TwoNodes, cache: Path, workers: int) -> 
 
 
 def finished(folder: Path) -> list[float]:
-    """The time of each row, in seconds since the epoch."""
+    """The time at which each row was finished, in seconds since the epoch."""
     file = folder / "log.txt"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     times = [line[:23] for line in lines if re.search(r"\[\d+/\d+\] trial ", line)]
@@ -124,7 +124,7 @@ def a_cluster(second: bool, processors: int = 1) -> Any:
 
 
 def speed(trials: int, most_nodes: int) -> dict[str, Any]:
-    """Trials an hour by number of nodes."""
+    """Trials per hour by number of nodes."""
     rows = [one_speed(trials, count) for count in range(1, most_nodes + 1)]
     ratio = rows[-1]["trials_per_hour"] / rows[0]["trials_per_hour"]
     return {"rows": rows, "ratio": round(ratio, 3), "target": TARGET, "met": ratio >= TARGET}
@@ -156,7 +156,7 @@ def faults(runs: int, seed: int, first: int, earlier: list[dict[str, Any]]) -> d
 
     Args:
         runs: number of runs to make now.
-        seed: of the moments of kills.
+        seed: random seed of the times of kills.
         first: number of the first run; ``earlier`` has the rows of runs before it.
         earlier: these rows.
     """
@@ -190,7 +190,7 @@ def fault_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def is_right(row: Mapping[str, Any]) -> bool:
-    """Whether a run survived."""
+    """Whether a run survived the kill."""
     return row["code"] in (0, 4) and row["rows"] == row["recipes"] == 24 and not row["lost"] and bool(row["same_front"])
 
 
@@ -226,7 +226,7 @@ def one_run(
 
 
 def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool:
-    """Sends SIGKILL; False while there is no such process."""
+    """Sends SIGKILL; returns False if there is no such process."""
     if victim == "driver":
         for child in psutil.Process(process.pid).children():
             child.kill()
@@ -260,7 +260,7 @@ def front_of(result: SearchResult) -> list[tuple[float, float]]:
 
 
 def together(trials: int) -> dict[str, Any]:
-    """Two searches of the same network on one cluster, with one cache that is empty at first."""
+    """Runs two searches of the same network on one cluster. Their cache is empty at first."""
     with a_cluster(second=True, processors=2) as (nodes, home):
         waits = home / "waits"
         waits.mkdir()
@@ -291,7 +291,7 @@ def together(trials: int) -> dict[str, Any]:
 
 
 def job_of_two(home: Path, name: str, trials: int) -> Path:
-    """The job of one of the two searches; they differ in their seed."""
+    """The job of one of the two searches. Their seeds differ."""
     (home / name).mkdir()
     job = load_job(
         model="test_resnet",
@@ -312,7 +312,7 @@ def job_of_two(home: Path, name: str, trials: int) -> Path:
 
 
 def speed_lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of speeds."""
     told = [
         f"{row['nodes']} nodes: {row['trials_per_hour']:.0f} trials an hour, {row['trials']} trials in "
         f"{row['seconds_in_all']:.0f} s with the start; load before {row['load_before']}"
@@ -322,7 +322,7 @@ def speed_lines(part: dict[str, Any]) -> list[str]:
 
 
 def fault_lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of runs with a kill."""
     return [
         *(
             f"{row['victim']:7} after {row['after']:2} rows: exit code {row['code']}, {row['rows']} rows, "
@@ -334,7 +334,7 @@ def fault_lines(part: dict[str, Any]) -> list[str]:
 
 
 def together_lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of waiting times."""
     shares = part["waited_percent"]
     return [
         f"two searches of {part['trials'][0]} and {part['trials'][1]} trials, {part['processes']} processes, "
@@ -349,10 +349,12 @@ LINES = {"speed": speed_lines, "faults": fault_lines, "together": together_lines
 
 
 def main() -> None:
-    """Runs the parts."""
+    """Runs the parts, prints their tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
-    parser.add_argument("--trials", type=int, default=24, help="of the speed, and of each of two searches")
+    parser.add_argument(
+        "--trials", type=int, default=24, help="number of trials of the part speed, and of each of two searches"
+    )
     parser.add_argument("--most-nodes", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first fault run")

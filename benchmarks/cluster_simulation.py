@@ -55,7 +55,7 @@ OPTUNA = (
     (optuna.Trial, ("__init__", "_suggest", "set_user_attr", "set_constraint")),
 )
 OURS = ((Journal, ("_write",)), (Windowed, ("get_all_trials", "of")))
-"""Methods that Optuna calls, but that count as our own time."""
+"""Methods that Optuna calls, whose time counts as our own."""
 
 
 class Meter:
@@ -74,7 +74,7 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The time within the block counts for ``name``."""
+        """Counts the time of the block for ``name``."""
         self._turn()
         self._parts.append(name)
         try:
@@ -84,7 +84,7 @@ class Meter:
             self._parts.pop()
 
     def wrap(self, owner: Any, method: str, name: str) -> None:
-        """The time of calls of a method counts for ``name``."""
+        """Counts the time of calls of a method for ``name``."""
         original = getattr(owner, method)
 
         def timed(*arguments: Any, **keywords: Any) -> Any:
@@ -211,7 +211,7 @@ class Driver:
         self.done += not row.get("reached")
 
     def send(self, worker: int) -> None:
-        """Gives a worker its next recipe; the recorded row decides when it answers."""
+        """Gives a worker its next recipe. The recorded row determines the time of the answer."""
         asked = self.dispatcher.hand_out(str(worker))
         assert asked is not None
         seconds = float(self.table.rows[asked.number % len(self.table.rows)]["seconds"])
@@ -262,12 +262,12 @@ def main() -> None:
     """Extends the study, and prints a row for each part of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, default=1000)
-    parser.add_argument("--trials", type=int, default=100_000, help="that the study has at the end")
+    parser.add_argument("--trials", type=int, default=100_000, help="number of trials of the study at the end")
     parser.add_argument("--every", type=int, default=5000, help="results between two rows")
     parser.add_argument("--sampler", default="random", choices=["random", "tpe"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument(
-        "--minutes", type=float, default=12.0, help="seconds after which the run ends, to be continued later"
+        "--minutes", type=float, default=12.0, help="minutes after which the run ends; it can be continued"
     )
     parser.add_argument("--out", type=Path, default=Path("results/cluster/simulation.json"))
     chosen = parser.parse_args()

@@ -23,7 +23,7 @@ from autocompress.devices.machine import machine
 from autocompress.files import write_json
 
 TARGET = 60.0
-"""Most seconds of one method."""
+"""Maximum seconds for one method."""
 ONE = "import sys; from conformance import one; one(sys.argv[1])"
 
 
@@ -33,7 +33,7 @@ def one(name: str) -> None:
     from autocompress.testing import ContractViolation, check_method
 
     method = Manager().method(name)
-    # The methods that need energy figures get a cost model, as a job would give one.
+    # Methods that need energy figures get a cost model, as in a job.
     job = load_job(
         settings={"model": "test_resnet", "data": "digits", "objectives": ["accuracy", "energy"], "cost_model": "45nm"}
     )

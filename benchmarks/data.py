@@ -51,7 +51,7 @@ OPENING = Path(__file__).parent / "parts" / "opening.py"
 BATCH = 32
 OLD = 1_600_000_000
 Pass = Callable[[int], Iterable[Any]]
-"""One epoch of batches, by its number."""
+"""Iterates over the batches of an epoch, given its number."""
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int], ending: str) -> Path:
@@ -70,7 +70,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int], ending: str) ->
 
 
 def in_turn(ours: Pass, theirs: Pass, rounds: int) -> dict[str, Any]:
-    """Images per second of both, and the ratio of ours to theirs."""
+    """Images per second of both loaders, and the ratio of ours to the other."""
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     for number in range(rounds + 1):
         for name, read in (("ours", ours), ("theirs", theirs)):
@@ -92,7 +92,7 @@ def whole(folder: Path, workers: int, size: tuple[int, int]) -> DatasetSplit:
 def loader_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
     """Our loader compared with timm's."""
     folder = photographs(home / "photographs", asked.pictures, (500, 375), "jpg")
-    os.environ["AUTOCOMPRESS_PICTURES_GB"] = "0"  # as where pictures do not fit into memory
+    os.environ["AUTOCOMPRESS_PICTURES_GB"] = "0"  # as for pictures that do not fit into memory
     rows = []
     for workers in asked.workers:
         for augment in (False, True):
@@ -121,7 +121,7 @@ def timms(folder: Path, info: DataInfo, workers: int, augment: bool) -> Pass:
 
 
 class Before(Dataset[Any]):
-    """Opens, seeds and prepares a picture whenever it is read."""
+    """Opens and prepares a picture whenever it is read."""
 
     def __init__(self, split: DatasetSplit, augment: bool, seed: int) -> None:
         self.split, self.augment, self.seed = split, augment, seed
@@ -138,7 +138,7 @@ class Before(Dataset[Any]):
 
 
 def trained(info: DataInfo) -> Any:
-    """The former training transform."""
+    """The training transform before pictures were stored."""
     from timm.data import create_transform
 
     how = {"mean": info.mean, "std": info.std, "interpolation": info.interpolation}
@@ -146,7 +146,7 @@ def trained(info: DataInfo) -> Any:
 
 
 def kept_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
-    """Kept pictures compared with pictures that are opened each time."""
+    """Stored pictures compared with pictures that are opened each time."""
     folder = photographs(home / "small", 2 * asked.pictures, (32, 32), "png")
     rows = []
     for augment in (False, True):
@@ -188,7 +188,7 @@ def listing_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
 
 
 def lite0_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """Equal tensors and logits."""
+    """The numbers of equal input tensors and logits."""
     found = compared(home / "lite0", asked.weights, count=min(60, max(40, asked.pictures)))
     print(found, flush=True)
     return found
@@ -220,7 +220,7 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", default=["loader", "kept", "listing", "lite0"])
-    parser.add_argument("--weights", type=Path, help="of EfficientNet-Lite0; random ones without it")
+    parser.add_argument("--weights", type=Path, help="weights of EfficientNet-Lite0; random by default")
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 2, 4])
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)

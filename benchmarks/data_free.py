@@ -75,7 +75,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument(
@@ -83,25 +83,25 @@ def options() -> argparse.ArgumentParser:
         nargs="+",
         default=TEACHERS,
         metavar="DATA=BACKBONE",
-        help="of students; the first one's images are on the papers' contact sheets",
+        help="teachers of students; images of the first one are on the contact sheets of the papers",
     )
     parser.add_argument("--ways", nargs="+", choices=list(free_students.WAYS), default=list(free_students.WAYS))
-    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
-    parser.add_argument("--images", type=int, default=512, help="of a set that a student learns from")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of float baselines")
+    parser.add_argument("--images", type=int, default=512, help="number of images in a set for a student")
     parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=1500, help="of a student")
-    parser.add_argument("--model", default=free_students.HALF, help="of uses")
-    parser.add_argument("--data", default="glyphs", help="of uses")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of a student")
+    parser.add_argument("--model", default=free_students.HALF, help="model (part uses)")
+    parser.add_argument("--data", default="glyphs", help="data set (part uses)")
     parser.add_argument("--uses", nargs="+", choices=list(free_uses.USES), default=list(free_uses.USES))
     parser.add_argument("--use-images", type=int, default=1024)
     parser.add_argument("--use-epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sets and students")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="random seeds of sets and students")
     parser.add_argument("--speed-model", default="resnet18")
     parser.add_argument("--speed-images", type=int, default=256)
     parser.add_argument("--speed-iterations", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=7, help="of speed")
-    parser.add_argument("--papers", type=Path, default=PAPERS, help="folder of the papers' tables")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (part speed)")
+    parser.add_argument("--papers", type=Path, default=PAPERS, help="folder for the tables of the papers")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser
 

@@ -38,8 +38,8 @@ COLUMNS += ["test_accuracy", "test_accuracy_drop", "recipe"]
 class Family:
     """A process and all its descendants.
 
-    A descendant still counts when its parent ends, and so do orphans of Ray or autocompress since
-    the start. Another search on the same machine does not count.
+    Descendants still count when their parent has ended, and so do orphans of Ray or autocompress
+    that are newer than the benchmark. Other searches on the machine do not count.
     """
 
     def __init__(self, root: psutil.Process) -> None:
@@ -47,7 +47,7 @@ class Family:
         self._members = {root}
 
     def pss(self) -> int:
-        """Bytes of all living members together."""
+        """The memory of all running members together in bytes (PSS)."""
         self._members = {process for process in self._members | self._orphans() if process.is_running()}
         for process in tuple(self._members):
             try:
@@ -99,16 +99,13 @@ def watched(command: list[str], environment: dict[str, str], home: Path) -> tupl
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values, with null for missing ones."""
+    """Rows as JSON values, with null for missing figures."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
     return rows
 
 
 def best(front: pd.DataFrame) -> dict[str, Any] | None:
-    """The fastest model that meets both of the demo's targets on the test split.
-
-    None if there is none.
-    """
+    """The fastest model within both targets of the demo on the test split; None without one."""
     meets = (front["latency_ratio"] <= TARGETS["latency_ratio"]) & (
         front["test_accuracy_drop"] <= TARGETS["test_accuracy_drop"]
     )
@@ -116,7 +113,7 @@ def best(front: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def run(job: Path, trials: int | None, keep: Path | None) -> dict[str, Any]:
-    """Searches once and gives the figures; ``keep`` gets the run's small files, without models."""
+    """Runs one search, and returns its figures. Small files of the run are copied to ``keep``."""
     with tempfile.TemporaryDirectory(prefix="autocompress-demo-") as folder:
         home = Path(folder)
         command = [sys.executable, "-m", "autocompress.cli", "search", str(job.resolve())]
@@ -148,9 +145,9 @@ def main() -> None:
     """Prints the figures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", type=Path, default=JOB)
-    parser.add_argument("--trials", type=int, help="fewer than the job's, to shorten it")
+    parser.add_argument("--trials", type=int, help="number of trials; that of the job by default")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/demo.json"))
-    parser.add_argument("--keep", type=Path, help="folder for the report and tables of the run")
+    parser.add_argument("--keep", type=Path, help="folder for a copy of the report and tables")
     chosen = parser.parse_args()
     figures = run(chosen.job, chosen.trials, chosen.keep)
     write_json(chosen.out, figures)

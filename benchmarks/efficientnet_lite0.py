@@ -1,11 +1,11 @@
 """EfficientNet-Lite0 at 224 pixels, compressed with crops of a few photographs without labels.
 
 The job names a checkpoint and a folder of pictures (``data: {train: unlabelled:PATH}``), and has 15
-minutes. The photographs are those that come with scikit-learn, matplotlib and scikit-image. The
-crops that judge here are of photographs that the search never sees. Agreement is the share of these
-crops on which a file predicts the class that the float file predicts. The rival is ONNX Runtime's
-``quantize_static`` with the same float file and training crops, by each of its three ways to choose
-ranges. One thread times all files in turn.
+minutes. The photographs are those of scikit-learn, matplotlib and scikit-image. Files are judged on
+crops of other photographs, which the search does not use. Agreement is the share of these crops
+with the class of the float file. The rival is ONNX Runtime's ``quantize_static`` with the same
+float file and training crops, and each of its three calibration methods. One thread times all files
+alternately.
 
 Before the search, the script checks that the input tensors of a job equal timm's bit for bit, and
 that the logits are equal.
@@ -52,12 +52,12 @@ from shared.rivals import by_quantize_static
 from shared.trained import environment
 
 BOUND = 0.85
-"""Largest latency ratio of the models that are compared by their agreement."""
+"""Maximum latency ratio of the models whose agreement is compared."""
 SIDE = 256
-"""Pixels of a stored crop: timm resizes it to 256, which changes nothing, and takes 224 of it."""
+"""Size of a stored crop in pixels. timm resizes it to 256, which changes nothing, and crops 224."""
 BATCH = 20
 CHECKED = 60
-"""Pictures whose tensors and logits are compared with timm's."""
+"""Number of pictures whose tensors and logits are compared with timm's."""
 WAYS = ("MinMax", "Entropy", "Percentile")
 
 
@@ -65,12 +65,16 @@ def main() -> None:
     """Checks the inputs, searches, and scores the front beside the rival."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--crops", type=int, default=600, help="for the search; a fifth of them judges its trials")
-    parser.add_argument("--held-out", type=int, default=400, help="crops of other photographs, which judge here")
-    parser.add_argument("--calibration", type=int, default=64, help="crops for quantize_static")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of timing")
+    parser.add_argument(
+        "--crops", type=int, default=600, help="number of crops for the search; a fifth of them judges its trials"
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=400, help="number of crops of other photographs, which judge the files"
+    )
+    parser.add_argument("--calibration", type=int, default=64, help="number of crops for quantize_static")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds for timing")
     parser.add_argument("--weights", default=None, help="a .pth file; by default that of the package")
-    parser.add_argument("--keep", type=Path, default=None, help="a folder for the run, by default thrown away")
+    parser.add_argument("--keep", type=Path, default=None, help="folder in which the run is kept")
     parser.add_argument("--out", type=Path, default=Path("results/search/efficientnet-lite0.json"))
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,14 +130,14 @@ def write_crops(files: list[Path], count: int, folder: Path, seed: int) -> None:
 
 
 def tensors(model: nn.Module, folder: Path, most: int | None = None) -> np.ndarray:
-    """The pictures of a folder as timm prepares them, ``(N, 3, 224, 224)``, in a drawn order."""
+    """The pictures of a folder as timm prepares them, ``(N, 3, 224, 224)``, in random order."""
     transform = create_transform(**resolve_data_config(model=model), is_training=False)
     files = np.random.default_rng(0).permutation(sorted(folder.iterdir()))[:most]  # type: ignore[arg-type]
     return np.stack([transform(Image.open(file)).numpy() for file in files])
 
 
 def beside_timm(settings: Mapping[str, Any], theirs: nn.Module) -> dict[str, Any]:
-    """How many pictures give the tensors, and the logits, that timm's code gives."""
+    """The number of pictures with the tensors, and with the logits, of timm."""
     job = load_job(settings=dict(settings))
     splits = data.load(job.data, **models.preprocessing(job), has_weights=True)
     ours = created(settings)
@@ -158,7 +162,7 @@ def created(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def of_search(result: SearchResult, seconds: float) -> dict[str, Any]:
-    """What the search says of itself."""
+    """The figures that the search reports."""
     front = result.front[["trial", "latency_ratio", "accuracy_drop", "recipe"]].iloc[1:]
     return {
         "seconds": round(seconds, 1),
@@ -170,7 +174,7 @@ def of_search(result: SearchResult, seconds: float) -> dict[str, Any]:
 
 
 def rival(source: Path, images: np.ndarray, folder: Path) -> dict[str, Path]:
-    """The files of ``quantize_static``, by way."""
+    """The files of ``quantize_static``, by calibration method."""
     files = {f"quantize_static {way}": folder / f"static-{way}.onnx" for way in WAYS}
     for way, file in zip(WAYS, files.values(), strict=True):
         by_quantize_static(source, images, file, CalibrationMethod[way])
@@ -178,13 +182,13 @@ def rival(source: Path, images: np.ndarray, folder: Path) -> dict[str, Path]:
 
 
 def compared(files: Mapping[str, Path], images: np.ndarray, seconds: float) -> list[dict[str, Any]]:
-    """Agreement with the float file, latency beside it, and size."""
+    """Agreement with the float file, latency and size of each file."""
     sessions = {name: open_session(file, 1) for name, file in files.items()}
     classes = {
         name: np.array([session.run(None, {INPUT: image[None]})[0].argmax() for image in images])
         for name, session in sessions.items()
     }
-    # Processor time of one thread: other processes on the machine do not count.
+    # processor time of one thread does not include other processes on the machine
     order, times = np.random.default_rng(0), {name: list[float]() for name in sessions}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -202,7 +206,7 @@ def compared(files: Mapping[str, Path], images: np.ndarray, seconds: float) -> l
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best agreement within the bound: of the search, and of the rival."""
+    """The highest agreement within the latency bound: of the search, and of the rival."""
     within = [row for row in rows if row["latency_ratio"] <= BOUND]
     static = [row for row in within if row["file"].startswith("quantize_static")]
     own = [row for row in within if row not in static]

@@ -1,9 +1,9 @@
-"""Linear layers of 2 and 4 bits in ONNX Runtime's MatMulNBits against 8 bits and float, one thread.
+"""Times linear layers of 2 and 4 bits (MatMulNBits), compared with 8 bits and float, on one thread.
 
 MatMulNBits has float inputs and outputs, and multiplies in 8 bits inside (``accuracy_level`` 4). It
 is compared with the float product, an 8-bit layer between floats (with quantization and
 dequantization), and an 8-bit layer inside an integer network (uint8 inputs and outputs). All
-alternate; ratios are relative to the last one, so a ratio above 1 means that few bits are slower.
+alternate. Ratios are relative to the last one, so few bits are slower if a ratio is above 1.
 
     python benchmarks/few_bits.py [--rows 1 4 16 49 196] [--shapes 512x512 192x768] [--seconds 4]
 """
@@ -27,7 +27,7 @@ from autocompress.runtime import session_options
 from int8 import environment, ratio
 
 BLOCK = 32
-"""Weights that share a scale in MatMulNBits."""
+"""Number of weights per scale in MatMulNBits."""
 INTEGERS = "int8 in an integer network"
 
 
@@ -45,13 +45,13 @@ def model(nodes: list[NodeProto], arrays: dict[str, Any], rows: int, width: int,
 
 
 def float_layer(rows: int, width: int, outputs: int) -> ModelProto:
-    """A product of floats."""
+    """A float product."""
     weight = np.random.default_rng(0).standard_normal((width, outputs), dtype=np.float32)
     return model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, rows, width, TensorProto.FLOAT)
 
 
 def integer_layer(rows: int, width: int, outputs: int, *, between_floats: bool) -> ModelProto:
-    """Gemm on uint8 activations and int8 weights a channel."""
+    """Gemm with uint8 activations, and int8 weights with a scale per channel."""
     random = np.random.default_rng(0)
     arrays = {
         "w": random.integers(-127, 128, (outputs, width)).astype(np.int8),
@@ -98,7 +98,7 @@ def few_bits_layer(rows: int, width: int, outputs: int, bits: int) -> ModelProto
 
 
 def row(rows: int, width: int, outputs: int, seconds: float) -> dict[str, Any]:
-    """All forms of one layer in turn."""
+    """All forms of one layer, timed alternately."""
     layers = {
         INTEGERS: integer_layer(rows, width, outputs, between_floats=False),
         "int8 between floats": integer_layer(rows, width, outputs, between_floats=True),
@@ -118,7 +118,7 @@ def row(rows: int, width: int, outputs: int, seconds: float) -> dict[str, Any]:
             feed = {"x": values.astype(np.float32 if is_float else np.uint8)}
             session.run(None, feed)
             runs[name] = partial(session.run, None, feed)
-        except Exception as error:  # the runtime's exceptions have no common base
+        except Exception as error:  # exceptions of the runtime have no common base
             refused[name] = str(error).strip().splitlines()[0]
     timed: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 49, 196])
     parser.add_argument("--shapes", nargs="+", default=["512x512", "192x768", "1280x1000"], help="inputs x outputs")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of measuring, a layer")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds for measuring each layer")
     parser.add_argument("--out", type=Path, default=Path("results/placement/few_bits.json"))
     arguments = parser.parse_args()
     found = []

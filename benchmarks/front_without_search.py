@@ -1,8 +1,8 @@
 """Makes a front of int8 models without training and without a search, in one process.
 
-From a trained baseline: couplings, moments, orders, divergence tables, a latency model from
-profiled probes, an allocation for each budget, one-shot repair, QUANTIZE, export. Any scorer can
-score the files against base.onnx.
+The steps, from a trained baseline, are: couplings, moments, orders, divergence tables, a latency
+model from profiled probes, an allocation for each budget, one-shot repair, QUANTIZE, export. Any
+scorer can compare the files with base.onnx.
 
     python benchmarks/front_without_search.py --checkpoint base.safetensors --files FOLDER
         [--model resnet18] [--data glyphs] [--count 8] [--check 20] [--out FILE]
@@ -63,11 +63,10 @@ MOMENT_IMAGES = 512
 TABLE_IMAGES = 256
 PROBES = 6
 MOST_DIVERGENCE = 0.06
-"""Largest predicted divergence in nats; above it, models lose more than about five points."""
+"""Maximum predicted divergence in nats. Above it, models lose more than about five points."""
 QUANTIZER = "quantize"
 WEIGHT_WORK = 8
-"""Multiply-adds to which reading a weight is equivalent, for choosing probes.
-"""
+"""Number of multiply-adds that take as long as reading a weight; for choosing probes."""
 HELD_OUT = 8
 """Number of width vectors whose files are measured to check the latency model."""
 
@@ -95,12 +94,12 @@ class Front:
         self.done("load")
 
     def done(self, phase: str) -> None:
-        """Records and prints the end of a phase: wall time and processor time."""
+        """Records and prints the end of a phase, with wall time and processor time."""
         self.log.append((phase, round(time.perf_counter() - STARTED, 1), round(time.process_time(), 1)))
         print(*self.log[-1], flush=True)
 
     def prepare(self) -> None:
-        """Couplings, moments and orders."""
+        """Finds couplings, moments and orders."""
         self.network = facts(self.model, self.size)
         every = couplings(self.model, self.size, "group")
         self.couplings = [coupling for coupling in every if coupling.prunable]
@@ -114,7 +113,7 @@ class Front:
         )
         self.done("moments")
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of each of the pool's
+        torch.set_num_threads(1)  # images of each of the pool
         with ThreadPoolExecutor(threads) as pool:
             wide_first = sorted(self.couplings, key=lambda coupling: -coupling.channels)
             orders = pool.map(lambda coupling: order(self.model, coupling, self.moments, self.norms), wide_first)
@@ -123,7 +122,7 @@ class Front:
         self.done("orders")
 
     def measure(self, deadline: float) -> None:
-        """The table and the costs."""
+        """Measures the table and the costs."""
         self.removed = RemovedChannels(
             self.model,
             self.network,
@@ -145,7 +144,7 @@ class Front:
         self.done(f"table of {len(self.table.cells)} cells and {len(self.table.pairs)} pairs")
 
     def cost(self, folder: Path, probes: int) -> None:
-        """The latency model, from ``count`` probes."""
+        """Makes the latency model from ``count`` probes."""
         self.kept = {
             part.name: kept_shares(part, coupling, self.multiple)
             for part, coupling in zip(self.parts, self.couplings, strict=True)
@@ -172,17 +171,17 @@ class Front:
         )
 
     def widths(self, indices: Sequence[int]) -> dict[str, tuple[float, float]]:
-        """Kept inputs and outputs of every layer."""
+        """The numbers of kept inputs and outputs of every layer."""
         share = {part.name: self.kept[part.name][at] for part, at in zip(self.parts, indices, strict=True)}
         return layer_widths(self.layers, share)
 
     def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], sittings: int = 1) -> list[Profile]:
-        """Times of files, relative to the first one."""
+        """Times of files relative to the first one."""
         times = layer_times(files, list(self.network.layers), self.size, seconds=sittings * self.profile_seconds)
         return [Profile(self.widths(at), own.layers, own.total) for at, own in zip(points, times, strict=True)]
 
     def pruned(self, indices: Sequence[int], *, fit: bool = True) -> nn.Module:
-        """The network at some widths, repaired."""
+        """The network with given widths, repaired."""
         keep = {
             part.name: keep_set(coupling, self.orders[part.name], float(part.choices[at]), self.multiple)
             for part, coupling, at in zip(self.parts, self.couplings, indices, strict=True)
@@ -194,7 +193,7 @@ class Front:
         return remove(model, keep, self.size, "group", couplings=self.couplings)
 
     def file(self, model: nn.Module, path: Path, *, images: bool = True) -> Path:
-        """QUANTIZE and export; without images the ranges mean nothing."""
+        """Quantizes and exports a network. Without images, its ranges mean nothing."""
         bits = {name: LayerBits(QUANTIZER) for name in self.network.layers}
         context = self.context if images else Context(self.size, dry_run=True)
         assert isinstance(self.quantizer, Quantizer)
@@ -243,8 +242,8 @@ def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, An
             points.append(found.indices)
             name = folder / f"held_out{number}.onnx"
             files.append(front.file(front.pruned(found.indices, fit=False), name, images=False))
-    # Probes are measured again beside the held-out files: a busy machine changes between two
-    # measurements.
+    # Probes are measured again together with the held-out files, because a busy machine changes
+    # between two measurements.
     probes, probed = front.probes
     profiles = front.profiles([*probes, *files], [*probed, *points], sittings=2)
     model = LatencyModel.fit(front.layers, profiles[: len(probes)])
@@ -260,21 +259,25 @@ def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, An
 
 
 def main() -> None:
-    """Writes base.onnx, m0.onnx, m1.onnx ... to a folder, and what was predicted of them."""
+    """Writes base.onnx, m0.onnx, m1.onnx ... to a folder, and the predictions for them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--data", default="glyphs")
-    parser.add_argument("--checkpoint", help="of the baseline; it is trained, or taken from the cache, if not given")
+    parser.add_argument(
+        "--checkpoint", help="checkpoint of the baseline; by default it is trained, or read from the cache"
+    )
     parser.add_argument("--baseline-epochs", type=int, default=12)
-    parser.add_argument("--files", type=Path, help="folder of the ONNX files; a temporary one if not given")
+    parser.add_argument("--files", type=Path, help="folder for the ONNX files; a temporary one by default")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--table-seconds", type=float, default=30.0)
-    parser.add_argument("--profile-seconds", type=float, default=0.3, help="of each file, when the layers are timed")
-    parser.add_argument("--probes", type=int, default=PROBES, help="files that the latency model is fitted to")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="files that it is checked with")
+    parser.add_argument("--profile-seconds", type=float, default=0.3, help="seconds for timing the layers of each file")
+    parser.add_argument("--probes", type=int, default=PROBES, help="number of files for fitting the latency model")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="number of files for checking it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=int, default=0, help="so many random allocations are compared with the truth")
+    parser.add_argument(
+        "--check", type=int, default=0, help="number of random allocations whose predictions are checked"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/front_without_search.json"))
     asked = parser.parse_args()
     settings: dict[str, Any] = {"model": asked.model, "data": asked.data, "seed": asked.seed}
@@ -293,7 +296,7 @@ def main() -> None:
 
 
 def made(front: Front, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Makes the front's files; returns phases with their seconds, models and table."""
+    """Makes the files of the front; returns phases with their seconds, models and table."""
     export(front.model, folder / "base.onnx", front.size)
     front.done("baseline exported")
     front.prepare()

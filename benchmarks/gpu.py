@@ -52,7 +52,7 @@ CLASSES = 10
 
 
 def noise(count: int, size: int) -> TensorSplit:
-    """Images of noise with labels, uint8."""
+    """Noise images with labels, uint8."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     half = (0.5, 0.5, 0.5)
@@ -61,7 +61,7 @@ def noise(count: int, size: int) -> TensorSplit:
 
 
 def seconds_of(step: Callable[[], None], rounds: int) -> float:
-    """The median of ``rounds`` after one that is not counted."""
+    """The median of ``rounds`` calls, after one call that does not count."""
     found = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
@@ -71,7 +71,7 @@ def seconds_of(step: Callable[[], None], rounds: int) -> float:
 
 
 def training(model: nn.Module, compute: Compute, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a step by precision and memory format."""
+    """Milliseconds of a training step by precision and memory format."""
     halves = [None, *([torch.bfloat16, torch.float16] if compute.is_cuda else [])]
     found = {}
     for half in halves:
@@ -83,7 +83,7 @@ def training(model: nn.Module, compute: Compute, rounds: int) -> dict[str, Any]:
 
 
 def repair(model: nn.Module, compute: Compute, split: TensorSplit, folder: Path) -> dict[str, float]:
-    """Seconds of a first and of a later candidate with half of the channels, repaired."""
+    """Seconds of the first and of a later candidate with half of the channels, repaired."""
     methods = [method for method in manager().methods() if method.name == "obs"]
     transfer = TransferSet(train=split, calibration=split, digest=split.digest)
     pipeline = Pipeline(model, "gpu", methods, transfer, "stage", 0, compute, Store(folder))
@@ -98,7 +98,7 @@ def repair(model: nn.Module, compute: Compute, split: TensorSplit, folder: Path)
 
 
 def scoring(model: nn.Module, compute: Compute, split: TensorSplit, batch: int, folder: Path) -> dict[str, float]:
-    """Images a second of the torch model, and the share of labels on which its file agrees."""
+    """Images per second of the torch model, and the share of labels on which its file agrees."""
     size = models.input_size(model)
     predictions(model, split.subset(batch), compute.device, batch)  # warm-up
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def scoring(model: nn.Module, compute: Compute, split: TensorSplit, batch: int, 
 
 
 def loading(model: nn.Module, compute: Compute, asked: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Images a second of a training from JPEG files, and the share of time that steps take."""
+    """Images per second of a training from JPEG files, and the share of its time in steps."""
     write_pictures(folder, asked.images, asked.size)
     splits = data.load(
         DataConfig(train=f"folder:{folder}", workers=asked.workers), manager().datasets(), input_size=(asked.size,) * 2
@@ -137,7 +137,7 @@ def loading(model: nn.Module, compute: Compute, asked: argparse.Namespace, folde
         return count
 
     batch = torch.randn(asked.batch, *splits.info.input_size, device=compute.device)
-    epoch()  # warm-up: the workers start
+    epoch()  # warm-up: worker processes start
     started = time.perf_counter()
     count = epoch()
     whole = time.perf_counter() - started
@@ -150,7 +150,7 @@ def loading(model: nn.Module, compute: Compute, asked: argparse.Namespace, folde
 
 
 def finish(compute: Compute) -> None:
-    """Waits until the GPU is done."""
+    """Waits until the GPU has finished."""
     if compute.is_cuda:
         torch.cuda.synchronize(compute.device)
 

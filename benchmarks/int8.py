@@ -1,10 +1,10 @@
-"""Int8 files against float files and against ONNX Runtime's own quantizer, one thread, interleaved.
+"""Latency of int8 files, compared with float files and ``quantize_static``, on one thread.
 
 The reference, ``onnxruntime.quantization.quantize_static``, gets the same float ONNX file and the
-same calibration images (uint8 activations, int8 weights a channel, QDQ). Weights are random: they
-change no latency here. All files run with the fastest session options for exact integers on this
-processor (``autocompress.runtime``), which the table has. A block gives each file the same time;
-the order of the files changes from block to block.
+same calibration images (uint8 activations, int8 weights with a scale per channel, QDQ). Weights are
+random, which does not change latencies. All files run with the fastest session options for exact
+integers on this processor (``autocompress.runtime``), which the table has. Files alternate: each
+block gives each file the same time, and their order changes between blocks.
 
     python benchmarks/int8.py [--models resnet18 resnet50] [--sizes 32 224] [--seconds 20] [--out
     FILE]
@@ -42,7 +42,7 @@ from autocompress.runtime import session_config
 
 TARGETS = {"fp32_over_int8": 2.5, "int8_over_quantize_static": 1.03}
 TARGET_SIZE = 224
-"""Smallest size in pixels with a target for ``fp32_over_int8``."""
+"""Minimum size in pixels with a target for ``fp32_over_int8``."""
 
 
 class _Images(CalibrationDataReader):
@@ -54,7 +54,7 @@ class _Images(CalibrationDataReader):
 
 
 def files(name: str, size: int, folder: Path) -> dict[str, Path]:
-    """Writes the float file, ours, and quantize_static's of one backbone."""
+    """Writes the float file, ours, and that of quantize_static for one backbone."""
     torch.manual_seed(0)
     arguments: dict[str, Any] = {"img_size": size} if "vit" in name else {}
     model = reparameterise(timm.create_model(name, **arguments)).eval()
@@ -84,7 +84,7 @@ def files(name: str, size: int, folder: Path) -> dict[str, Path]:
 
 
 def measure(paths: dict[str, Path], size: int, threads: int, seconds: float) -> dict[str, np.ndarray]:
-    """Median milliseconds of each block, the files taking turns, ``(blocks,)`` each."""
+    """Median milliseconds of each file in each block, ``(blocks,)``. Files alternate."""
     sessions = {kind: open_session(path, threads) for kind, path in paths.items()}
     image = {INPUT: np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)}
     blocks: dict[str, list[float]] = {kind: [] for kind in sessions}
@@ -92,8 +92,7 @@ def measure(paths: dict[str, Path], size: int, threads: int, seconds: float) -> 
         for _ in range(3):
             session.run(None, image)
     random = np.random.default_rng(0)
-    # As the device measures: other processes do not lengthen the time that one thread is on a
-    #     processor.
+    # Processor time of one thread, as the device measures, does not include other processes.
     clock = time.thread_time if threads == 1 else time.perf_counter
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -103,7 +102,7 @@ def measure(paths: dict[str, Path], size: int, threads: int, seconds: float) -> 
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, float]:
-    """Median of the blocks' ratios with its 95 % bootstrap interval."""
+    """The median of the ratios of blocks, with its 95 % bootstrap interval."""
     ratios = above / below
     draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
@@ -126,14 +125,14 @@ def run(name: str, size: int, threads: int, seconds: float) -> dict[str, Any]:
             "int8_over_quantize_static": ratio(blocks["int8"], blocks["quantize_static"]),
             "operators": {kind: operator_histogram(path) for kind, path in paths.items()},
         }
-    # At small sizes, the fixed cost of operators is a larger part, in float and in integers.
+    # at small sizes, the fixed cost of operators is a larger part of the latency
     fast = size < TARGET_SIZE or row["fp32_over_int8"]["median"] >= TARGETS["fp32_over_int8"]
     row["met"] = fast and row["int8_over_quantize_static"]["median"] <= TARGETS["int8_over_quantize_static"]
     return row
 
 
 def environment() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and versions on which the figures depend."""
     return {
         **machine(),
         "load": psutil.getloadavg()[0],
@@ -149,7 +148,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring, a model and size")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for measuring each model and size")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/int8.json"))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

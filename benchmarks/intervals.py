@@ -36,14 +36,17 @@ from autocompress.runtime import runtime_version
 from int8 import files
 
 TARGET = 0.9
-"""Share of cases whose interval holds the median of later measurements."""
+"""Target for the share of intervals that contain the median of later measurements."""
 BUSY = "import itertools, numpy\nx = numpy.ones((400, 400))\nfor _ in itertools.count(): x @ x / 400"
 
 Structures = dict[str, tuple[Deployable, Deployable]]
 
 
 def structures(models: Sequence[str], sizes: Sequence[int], folder: Path) -> Structures:
-    """(file, its reference) by name: int8 and a copy of the float file, against the float file."""
+    """(file, its reference) by name:
+
+    int8 and a copy of the float file, with the float file as reference.
+    """
     found: Structures = {}
     for name, size in itertools.product(models, sizes):
         place = folder / f"{name}-{size}"
@@ -58,7 +61,7 @@ def structures(models: Sequence[str], sizes: Sequence[int], folder: Path) -> Str
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Keeps ``count`` processes computing within the block."""
+    """Keeps ``count`` processes computing inside the block."""
     running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
     try:
         yield
@@ -69,7 +72,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def measure_rounds(chosen: Structures, rounds: int, seconds: float) -> dict[str, list[tuple[Measurement, float]]]:
-    """(measurement, seconds that it took) of each round, by structure."""
+    """(measurement, its seconds) of each round, by structure."""
     device, config = OnnxRuntimeCpu(), DeviceConfig()
     found: dict[str, list[tuple[Measurement, float]]] = {name: [] for name in chosen}
     for _, (name, (file, reference)) in itertools.product(range(rounds), chosen.items()):
@@ -80,7 +83,7 @@ def measure_rounds(chosen: Structures, rounds: int, seconds: float) -> dict[str,
 
 
 def cases(name: str, rows: Sequence[tuple[Measurement, float]], later: int) -> list[dict[str, Any]]:
-    """Each measurement that has ``later`` ones behind it, against their median."""
+    """Each measurement with ``later`` following ones, and their median."""
     found = []
     for first, (measured, took) in enumerate(rows[:-later]):
         truth = statistics.median(other.latency_ratio for other, _ in rows[first + 1 : first + 1 + later])
@@ -91,7 +94,7 @@ def cases(name: str, rows: Sequence[tuple[Measurement, float]], later: int) -> l
 
 
 def table(chosen: Structures, processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Coverage with so many busy processes."""
+    """Coverage with this number of busy processes."""
     with busy(processes):
         rounds = measure_rounds(chosen, arguments.rounds, arguments.seconds)
         load = psutil.getloadavg()[0]
@@ -116,9 +119,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenetv3_small_050"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--later", type=int, default=5, help="measurements that a first one is compared with")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a measurement")
-    parser.add_argument("--busy", type=int, nargs="+", default=[0, 4], help="processes that load the machine")
+    parser.add_argument("--later", type=int, default=5, help="number of later measurements for each comparison")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of a measurement")
+    parser.add_argument(
+        "--busy", type=int, nargs="+", default=[0, 4], help="numbers of processes that keep the machine busy"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/intervals.json"))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

@@ -1,14 +1,14 @@
-"""A newcomer's job: small pictures of clothes, a small network, half the latency for at most one
-point of accuracy. Measured is how long the search takes until a model meets that.
+"""The job of a new user: a small network must get twice as fast and lose at most one point.
 
-The pictures are those of Fashion-MNIST (Debian's package dataset-fashion-mnist), 28x28 PNG files in
-a folder a class: 2,000 to train, 500 to validate, 1,000 to test. The time counts from the start of
-this process; the training of the baseline alone is outside.
+It measures the time until the search finds such a model. The pictures are those of Fashion-MNIST
+(Debian's package dataset-fashion-mnist), as 28x28 PNG files in class folders: 2,000 for training,
+500 for validation, 1,000 for the test. The time counts from the start of this process, without the
+training of the baseline.
 
     python benchmarks/newcomer.py [--model mobilenetv3_small_050] [--minutes 5] [--seeds 0]
         [--source /usr/share/datasets/fashion-mnist] [--out results/search/newcomer.json]
 
-``--source digits`` takes scikit-learn's digits, to try the script out.
+``--source digits`` uses scikit-learn's digits, to try the script out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from shared.trained import environment
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 COUNTS = {"train": 2000, "val": 500, "test": 1000}
 IDX_HEADER = {"images": 16, "labels": 8}
-"""Bytes before the values of an IDX file."""
+"""Number of bytes before the values in an IDX file."""
 TARGET_SECONDS = 300
 
 
@@ -57,7 +57,7 @@ def images_of(source: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def written(source: str, folder: Path, seed: int) -> None:
-    """Writes the pictures of each split, drawn at random."""
+    """Writes a random sample of pictures for each split."""
     images, labels = images_of(source)
     order = np.random.default_rng(seed).permutation(len(labels))
     scale = min(1.0, len(labels) / sum(COUNTS.values()))
@@ -72,7 +72,7 @@ def written(source: str, folder: Path, seed: int) -> None:
 
 
 def row(result: SearchResult, seconds_before: float) -> dict[str, Any]:
-    """What a search reached."""
+    """The figures of a search."""
     seconds = float(result.summary["seconds"]) + seconds_before
     trials = result.trials
     complete = trials[trials["status"] == "complete"]

@@ -1,14 +1,12 @@
-"""AdderNet's comparisons on small backbones.
-
-Accuracy, multiplications, additions and energy beside convolutions.
+"""AdderNet's comparisons on small backbones: accuracy, operations and energy beside convolutions.
 
 Chen et al., CVPR 2020, arXiv 1912.13200. Adder networks are made from the trained convolution
-network and recovered with distillation, by the plugin's defaults; energy is arithmetic on the 45 nm
-profile.
+network, and recovered by distillation with the defaults of the plugin. Energy is computed from the
+45 nm profile.
 
     python benchmarks/papers_adder.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
-An interrupted run goes on where it was.
+An interrupted run is continued.
 """
 
 from __future__ import annotations
@@ -36,9 +34,9 @@ PAPER = (
     ("ResNet-20", "41.17M / 41.17M", 92.25, "0 / 82.34M", 91.84, 84.87, 68.14, 67.60),
     ("ResNet-32", "69.12M / 69.12M", 93.29, "0 / 138.24M", 93.01, 86.74, 69.74, 69.02),
 )
-"""Multiplications / additions and accuracies on CIFAR-10, then CIFAR-100, as printed."""
+"""Multiplications and additions, and accuracies on CIFAR-10 and CIFAR-100, as printed."""
 IMAGENET = (("ResNet-18", 69.8, 67.0, 51.2), ("ResNet-50", 76.2, 74.9, 55.8))
-"""Top-1 of convolution, adder and binary network."""
+"""Top-1 of the convolution, adder and binary network."""
 
 
 def networks(data: list[str], epochs: int) -> dict[str, Network]:
@@ -47,7 +45,7 @@ def networks(data: list[str], epochs: int) -> dict[str, Network]:
 
 
 def markdown(part: dict[str, Any], command: str) -> str:
-    """The table for people."""
+    """The table in Markdown."""
     narrow = any("4 bits" in row["way"] for found in part["data"] for row in found["rows"])
     text = [
         "# AdderNet: convolutions without multiplications",
@@ -102,7 +100,7 @@ def markdown(part: dict[str, Any], command: str) -> str:
 
 
 def drawn(part: dict[str, Any], file: Path) -> None:
-    """Accuracy against energy, a panel a data set, with Wilson's intervals, as a PNG."""
+    """A picture of accuracy over energy as PNG: a panel per data set, with Wilson's intervals."""
     figure = Figure(figsize=(5.2 * len(part["data"]), 4), layout="constrained")
     for number, found in enumerate(part["data"], 1):
         axes = figure.add_subplot(1, len(part["data"]), number)
@@ -131,11 +129,11 @@ def main() -> None:
     """Makes the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["digits", "glyphs"])
-    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of float baselines")
     parser.add_argument("--recovery-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", choices=list(adder_accuracy.WAYS), default=list(adder_accuracy.WAYS))
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)

@@ -1,16 +1,14 @@
-"""The whitepaper's comparisons on small backbones.
+"""The whitepaper's comparisons on small backbones: bits, granularity, grid, and batch norm.
 
-Bits, granularity and grid, batch norm while training.
-
-R. Krishnamoorthi, arXiv 1806.08342, tables 2 to 6 and figure 14. One factor is varied at a time
-from the paper's own setting: all layers at the same bits, ranges by min-max, weights symmetric with
-a scale a channel, activations asymmetric, batch norm corrected and then frozen. Accuracies are
-those of simulated quantization, as in the paper.
+R. Krishnamoorthi, arXiv 1806.08342, tables 2 to 6 and figure 14. Each row changes one factor of the
+paper's setting: all layers have the same bits, ranges are from minimum to maximum, weights are
+symmetric with a scale per channel, activations are asymmetric, and batch norm is corrected and then
+frozen. Accuracies are those of simulated quantization, as in the paper.
 
     python benchmarks/papers_quantize.py [--threads 2] [--seeds 0 1 2] [--models mobilenetv2_050]
     [--out FILE]
 
-An interrupted run goes on where it was; ``--fresh`` starts again.
+An interrupted run is continued; ``--fresh`` starts again.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ NOTES = (
 def setting(
     weights: int | None, activations: int | None, *params: dict[str, str], qat: dict[str, object] | None = None
 ) -> Setting:
-    """All layers alike; ``params`` over the paper's."""
+    """A setting with the same bits for all layers; ``params`` override those of the paper."""
     merged = {**PAPER_RANGES, **CHANNEL, **SYMMETRIC}
     for own in params:
         merged |= own
@@ -50,7 +48,7 @@ def setting(
 
 
 def lines(epochs: int, *, is_mobile: bool) -> list[Line]:
-    """Rows of one backbone, with the figures of its relatives in the paper."""
+    """The rows of one backbone, with figures of similar networks in the paper."""
 
     def paper(v1: float | None, v2: float | None, r50: float | None) -> dict[str, float]:
         figures = {V1: v1, V2: v2} if is_mobile else {R50: r50}
@@ -89,7 +87,7 @@ def lines(epochs: int, *, is_mobile: bool) -> list[Line]:
 
 
 def claims(*, is_mobile: bool) -> list[Claim]:
-    """The paper's orders, with its own points on Mobilenet-v2 or Resnet-v1-50."""
+    """The orders that the paper claims, with its own points on Mobilenet-v2 or Resnet-v1-50."""
     found = [
         Claim("8-bit activations are almost free", "W8A8 sym per channel", "W8 sym per channel", 1.0, 0.0),
         Claim("8 bits per channel are near float", "W8A8 sym per channel", FLOAT, 2.0, -2.1 if is_mobile else -0.1),

@@ -1,14 +1,13 @@
-"""SCOP's comparisons on a small backbone.
+"""SCOP's comparisons on a small backbone: rates, knockoffs, mixing, score epochs, criteria.
 
-Rates, knockoffs, where features are mixed, score epochs, criteria.
-
-Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels go by the official scheme: the same rate in
-every convolution behind the stem, shortcuts and residual width kept. One factor is varied at a time
-from the plugin's defaults: Gaussian knockoffs, mixed before batch norm, four score epochs.
+Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels are removed by the official scheme: the same
+rate in every convolution after the stem, while shortcuts and residual width are kept. Each row
+changes one factor of the plugin's defaults: Gaussian knockoffs, mixing before batch norm, four
+score epochs.
 
     python benchmarks/papers_scop.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
-An interrupted run goes on where it was; ``--fresh`` starts again.
+An interrupted run is continued; ``--fresh`` starts again.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ BACKBONE = Backbone("resnet10t-half", "resnet10t", {"channels": [32, 64, 128, 25
 SCHEME = "scatter"
 RATES = (0.2, 0.35, 0.5)
 EPOCHS = 1
-"""Of recovery."""
+"""Epochs of recovery."""
 DEFAULT = ScoreSettings()
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """One row: rate, criterion, how scores are made, and epochs of recovery."""
+    """One row: rate, criterion, settings of the scores, and epochs of recovery."""
 
     rate: float
     epochs: int
@@ -79,7 +78,7 @@ PAPER = (
     ("MobileNetV2", "CIFAR-10", 5.52, 5.76, 36.1, 40.3, "from memory"),
 )
 COLUMNS = ("network", "data", "error_before", "error_after", "params_cut", "flops_cut", "remark")
-"""Of ``PAPER``: top-1 errors in percent, percent of parameters and FLOPs that went."""
+"""Rows of ``PAPER``: top-1 errors in percent, percent of removed parameters and FLOPs."""
 
 NOTES = (
     "Paper: Tang et al., arXiv 2010.10732; its own rows are at the end. It varies networks and rates; of its ablations "
@@ -91,12 +90,12 @@ NOTES = (
 
 
 def label(kind: str, rate: float) -> str:
-    """Of a row."""
+    """The label of a row."""
     return f"{kind}, rate {rate:g}"
 
 
 def lines(epochs: int) -> list[Line]:
-    """All rows; the rates of one kind of scores follow each other, as they share them."""
+    """All rows. Rates with equal scores follow each other, because they share them."""
     scored = [
         Line(SECTIONS[kind], label(kind, rate), Pruned(rate, epochs, scores=scores), {})
         for kind, scores in VARIED.items()
@@ -110,7 +109,7 @@ def lines(epochs: int) -> list[Line]:
 
 
 def claims() -> list[Claim]:
-    """The paper's trend, then the plugin's own questions at the highest rate."""
+    """The trend of the paper, then questions about the plugin at the highest rate."""
     low, middle, high = RATES
     default = label("gaussian", high)
     return [
@@ -126,9 +125,9 @@ def claims() -> list[Claim]:
 
 
 class Maker:
-    """Prunes and recovers.
+    """Prunes and recovers networks.
 
-    The scores of the last row are kept for the next, which often has the same.
+    The scores of the last row are kept, because the next often has the same.
     """
 
     def __init__(self) -> None:
@@ -136,7 +135,7 @@ class Maker:
         self._state: Any = None
 
     def __call__(self, baseline: Trained, setting: Pruned, *, seed: int, images: int) -> np.ndarray:
-        """Which test images the pruned and recovered network labels rightly, bool ``(images,)``."""
+        """Whether each test image is classified correctly after recovery, bool ``(images,)``."""
         pruner = Scop(setting.scores) if setting.criterion == "scop" else CRITERIA[setting.criterion]
         context = context_of(baseline, seed=seed, images=images)
         assert context.teacher is not None
@@ -149,14 +148,14 @@ class Maker:
 
 
 def shares(data: str) -> dict[float, tuple[float, float]]:
-    """Percent of the parameters and of the MACs that each rate takes from the backbone."""
+    """Percent of parameters and MACs that each rate removes from the backbone."""
     model = trained(job_of(BACKBONE.name, data, 0, model_args=BACKBONE.args)).model
     found = {rate: left(model, rate, SCHEME) for rate in RATES}
     return {rate: (100 * (1 - params), 100 * (1 - macs)) for rate, (params, macs) in found.items()}
 
 
 def appendix(gone: Mapping[float, tuple[float, float]]) -> list[str]:
-    """What rates remove here, and the paper's rows."""
+    """The removed shares here, and the rows of the paper."""
     ours = [f"| {rate:g} | {params:.1f} | {macs:.1f} |" for rate, (params, macs) in gone.items()]
     theirs = [
         f"| {name} | {on} | {before:.2f} | {after:.2f} | {before - after:+.2f} | {params:.1f} | {macs:.1f} | {remark} |"

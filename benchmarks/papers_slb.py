@@ -1,13 +1,13 @@
 """SLB's comparisons on a small backbone: bits of weights and activations, temperature, batch norm.
 
-Yang et al., NeurIPS 2020, arXiv 2009.08695. One factor is varied at a time from the plugin's
-defaults: exponential temperature, batch norm calibrated after each epoch, PACT activations, start
-from the trained weights; stem and classifier at 8 bits. The backbone is of the size of the paper's
-ResNet-20 (0.35 million parameters).
+Yang et al., NeurIPS 2020, arXiv 2009.08695. Each row changes one factor of the plugin's defaults:
+exponential temperature, batch norm calibrated after each epoch, PACT activations, start from the
+trained weights. Stem and classifier have 8 bits. The backbone has the size of the paper's ResNet-20
+(0.35 million parameters).
 
     python benchmarks/papers_slb.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
-An interrupted run goes on where it was; ``--fresh`` starts again.
+An interrupted run is continued; ``--fresh`` starts again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIGURES = {
     "W4A8": (91.8, 94.0),
     "W4A32": (92.1, 94.1),
 }
-"""As reported in the paper: ResNet-20 and VGG-Small; it has no W4A2."""
+"""Figures of the paper for ResNet-20 and VGG-Small; it has no W4A2."""
 NOTES = (
     "Paper: Yang et al., arXiv 2009.08695, top-1 on CIFAR-10 after 500 epochs. A32 is activations in float.",
     "Setting: start from trained weights, logits as fast as other parameters, T from 1 to 1000 exponentially between "
@@ -49,8 +49,8 @@ NOTES = (
 
 def lines(epochs: int) -> list[Line]:
     """All rows."""
-    # The quantizer's own callback does what its layers need; the norms of the exempt ones are left
-    # to train.
+    # The callback of the quantizer does what its layers need. The norms of exempt layers are
+    # trained.
     qat = {"epochs": epochs, "lr": 2e-3, "norm_freeze": NEVER}
 
     def setting(weights: int, activations: int | None, **params: object) -> Setting:

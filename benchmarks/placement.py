@@ -1,11 +1,11 @@
-"""Placement tuned by measurement, against float, plain int8 and ONNX Runtime's own quantizer.
+"""Integer placement tuned by measurement, compared with float, plain int8 and ``quantize_static``.
 
-Each backbone (random weights: they change no latency here) is written four times: in float, with
-integers wherever ONNX Runtime has them (plain), as ``autocompress.integer_placement`` places them
-(tuned), and by ``onnxruntime.quantization.quantize_static``. One thread alternates between all
+Each backbone (with random weights, which do not change latencies) is written four times: in float,
+with integers wherever ONNX Runtime has them (plain), as ``autocompress.integer_placement`` places
+them (tuned), and by ``onnxruntime.quantization.quantize_static``. One thread alternates between all
 files, in blocks of changing order. Only ratios within a block are reported, because milliseconds
 depend on other processes. If ``openvino`` is installed, float, plain and tuned files for it are
-compared there too.
+compared too.
 
 A row is written as soon as its backbone is done. Backbones with a row are skipped, so a second run
 continues the first one.
@@ -49,13 +49,13 @@ MODELS = (
     "tinynet_c",
 )  # fmt: skip
 TARGETS = {"over_the_better": 1.0, "over_float": 0.9, "over_quantize_static": 1.0}
-"""The target ``over_float`` is for three quarters of the backbones, the others are for all."""
+"""The target ``over_float`` is for three quarters of the backbones. The others are for all."""
 NOISE = 0.02
-"""Excess over 1 that counts as noise on a busy machine."""
+"""Ratio minus 1 that counts as noise on a busy machine."""
 
 
 def devices() -> list[Device]:
-    """ONNX Runtime, and OpenVINO where it is installed."""
+    """ONNX Runtime, and OpenVINO if it is installed."""
     names = ["onnxruntime-cpu"] + (["openvino-cpu"] if importlib.util.find_spec("openvino") else [])
     known = {device.name: device for device in manager().devices()}
     return [known[name] for name in names if name in known]
@@ -75,7 +75,7 @@ def tuned_costs(device: Device, network: Network) -> tuple[MeasuredCosts | None,
 
 
 def blocks(device: Device, paths: dict[str, Path], size: int, seconds: float) -> dict[str, np.ndarray]:
-    """Seconds per run of each file in each block; files alternate."""
+    """Seconds per run of each file in each block. Files alternate."""
     config = DeviceConfig(name=device.name)
     image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     runs = {kind: device.open(Deployable(path, (3, size, size)), image, config) for kind, path in paths.items()}
@@ -124,7 +124,7 @@ def on_device(device: Device, name: str, size: int, seconds: float, folder: Path
 
 
 def summary(rows: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
-    """How many backbones reach the targets."""
+    """The number of backbones that reach the targets."""
     own = {name: row[device] for name, row in rows.items() if device in row}
     reached = {
         key: sum(row[key]["low"] <= most and row[key]["median"] <= most * (1 + NOISE) for row in own.values())
@@ -135,7 +135,7 @@ def summary(rows: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
 
 
 def show(name: str, device: str, row: dict[str, Any]) -> str:
-    """One line for people."""
+    """One line of the table."""
     keys = ("plain_over_float", "over_float", "over_the_better", "over_quantize_static")
     told = ["{median:.2f} ({low:.2f}..{high:.2f})".format(**row[key]) if key in row else "" for key in keys]
     floats = f"{row['layers_in_float']}/{row['layers']}"
@@ -146,7 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--seconds", type=float, default=16.0, help="of measuring, a backbone and device")
+    parser.add_argument(
+        "--seconds", type=float, default=16.0, help="seconds for measuring each backbone on each device"
+    )
     parser.add_argument("--devices", nargs="+", default=[device.name for device in devices()])
     parser.add_argument("--out", type=Path, default=Path("results/placement/backbones.json"))
     arguments = parser.parse_args()

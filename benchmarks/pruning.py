@@ -1,7 +1,7 @@
-"""Pruning against its targets: counts, accuracy at half the MACs, latency, cost of the scores.
+"""Compares pruning with its targets: counts, accuracy at half the MACs, latency, cost of scores.
 
-Each part is written into one JSON as soon as it is done; parts may run one by one. Rows of
-``accuracy`` lie in a file beside it, and an interrupted run goes on where it was.
+Each part is written to the JSON file when it is finished. Parts can be run one by one. Rows of
+``accuracy`` are in a file beside it, and an interrupted run is continued.
 
     python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t] [--out
     FILE]
@@ -47,27 +47,29 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument(
         "--counts-models", nargs="+", choices=list(prune_counts.TARGETS), default=["resnet50", "cifar-resnet56"]
     )
-    parser.add_argument("--models", nargs="+", default=["resnet10t", "mobilenetv2_050"], help="of accuracy")
+    parser.add_argument("--models", nargs="+", default=["resnet10t", "mobilenetv2_050"], help="models (part accuracy)")
     parser.add_argument("--data", default="glyphs")
-    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
-    parser.add_argument("--recovery-epochs", type=int, default=2, help="of every pruned network")
-    parser.add_argument("--images", type=int, help="that scores and recovery use; all of the training split by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of scores and recovery")
-    parser.add_argument("--mode", choices=["inner", "group"], default="group", help="of accuracy and latency")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of float baselines")
+    parser.add_argument("--recovery-epochs", type=int, default=2, help="epochs of recovery of each pruned network")
+    parser.add_argument("--images", type=int, help="number of training images for scores and recovery; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="random seeds of scores and recovery")
+    parser.add_argument(
+        "--mode", choices=["inner", "group"], default="group", help="mode of removal (parts accuracy and latency)"
+    )
     parser.add_argument("--latency-model", default="resnet18")
-    parser.add_argument("--size", type=int, default=224, help="pixels, of latency")
-    parser.add_argument("--multiples", type=int, nargs="+", default=[8, 1], help="of latency")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring latency")
+    parser.add_argument("--size", type=int, default=224, help="size of images in pixels (part latency)")
+    parser.add_argument("--multiples", type=int, nargs="+", default=[8, 1], help="multiples of channels (part latency)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for measuring latency")
     parser.add_argument("--cost-model", default="resnet18")
-    parser.add_argument("--cost-images", type=int, default=4096, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=4, help="of cost")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--cost-images", type=int, default=4096, help="number of images in an epoch (part cost)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds (part cost)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--runtime-threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     return parser

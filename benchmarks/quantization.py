@@ -1,14 +1,13 @@
-"""Quantization against its targets.
+"""Compares quantization with its targets.
 
-File size, rivals, latency, accuracy at low bits, granularity, cost of SLB.
-
-Each part is written into one JSON as soon as it is done; parts may run one by one.
+The parts are file size, rivals, latency, accuracy at low bits, granularity, and the cost of SLB.
+Each part is written to the JSON file when it is finished. Parts can be run one by one.
 
     python benchmarks/quantization.py [--parts size rivals latency accuracy granularity slb-cost]
     [--out FILE]
 
-``rivals`` makes an environment of its own for NNCF in the cache folder, which takes a download the
-first time.
+``rivals`` installs NNCF into an environment of its own in the cache folder, which needs a download
+the first time.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def value_of(word: str) -> tuple[str, Value]:
-    """``qat.lr=0.002`` as name and value."""
+    """Parses ``qat.lr=0.002`` to name and value."""
     name, _, text = word.partition("=")
     try:
         found: Value = json.loads(text)
@@ -67,30 +66,32 @@ def value_of(word: str) -> tuple[str, Value]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
-    parser.add_argument("--model", default="resnet18", help="of accuracy and slb-cost")
+    parser.add_argument("--model", default="resnet18", help="model (parts accuracy and slb-cost)")
     parser.add_argument(
-        "--mobilenet", default="mobilenetv2_050", help="of granularity; NAME:output_stride=8 gives timm arguments"
+        "--mobilenet",
+        default="mobilenetv2_050",
+        help="model (part granularity); NAME:output_stride=8 gives timm arguments",
     )
     parser.add_argument("--rival-models", nargs="+", default=["resnet18", "resnet10t", "mobilenetv2_050"])
     parser.add_argument("--latency-models", nargs="+", default=list(latency.MODELS))
     parser.add_argument("--size-model", default="resnet18")
-    parser.add_argument("--classes", type=int, default=1000, help="of the size model")
-    parser.add_argument("--size", type=int, default=224, help="pixels, of size and latency")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring, a model")
+    parser.add_argument("--classes", type=int, default=1000, help="classes of the model (part size)")
+    parser.add_argument("--size", type=int, default=224, help="size of images in pixels (parts size and latency)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for measuring each model")
     parser.add_argument("--data", default="glyphs")
-    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
-    parser.add_argument("--qat-epochs", type=int, default=4, help="of accuracy")
-    parser.add_argument("--repair-epochs", type=int, default=2, help="of granularity")
-    parser.add_argument("--images", type=int, default=12000, help="that granularity trains on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of accuracy")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of float baselines")
+    parser.add_argument("--qat-epochs", type=int, default=4, help="epochs of the training (part accuracy)")
+    parser.add_argument("--repair-epochs", type=int, default=2, help="epochs of the training (part granularity)")
+    parser.add_argument("--images", type=int, default=12000, help="number of training images (part granularity)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="random seeds (part accuracy)")
     parser.add_argument("--widths", nargs="+", choices=list(accuracy.TARGETS), default=list(accuracy.TARGETS))
-    parser.add_argument("--rounds", type=int, default=8, help="of slb-cost")
-    parser.add_argument("--set", type=value_of, nargs="+", default=[], metavar="NAME=VALUE", help="recipe values")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds (part slb-cost)")
+    parser.add_argument("--set", type=value_of, nargs="+", default=[], metavar="NAME=VALUE", help="values of recipes")
     parser.add_argument("--no-nncf", action="store_true")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--runtime-threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     return parser

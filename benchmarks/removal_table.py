@@ -34,8 +34,7 @@ from autocompress.models.architecture import reparameterise
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4
-"""If a removal changes the outputs by less than this, its row does not count.
-"""
+"""A row only counts if the removal changes the outputs by at least this."""
 TARGETS = {"backbones": 40, "families": 20}
 SIZED = {"vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "gmixer_12_224"}
 SIZES = {
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--mode", default="group")
     parser.add_argument("--rate", type=float, default=0.5)
-    parser.add_argument("--size", type=int, default=64, help="for backbones that take any size")
+    parser.add_argument("--size", type=int, default=64, help="size in pixels, for backbones that take any size")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/removal.json"))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

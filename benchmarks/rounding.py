@@ -1,13 +1,13 @@
-"""Loss and cost of each way of rounding at each number of bits, without training.
+"""Loss and cost of each rounding method at each number of bits, without training.
 
 docs/rounding.md has the results.
 
     python benchmarks/rounding.py [--model resnet18] [--data glyphs] [--widths quantize:4 slb:1]
         [--threads 1] [--seconds 150] [--out results/rounding/rounding.json]
 
-Stem and classifier have 8 bits, activations 8 bits. KL, in nats, is that of the float network's
-logits to the rounded network's; KL and accuracy are on the first validation images. A run goes on
-where it was interrupted; with ``--seconds`` no further row is begun after that time.
+Stem, classifier and activations have 8 bits. KL is the divergence of the rounded network's logits
+from those of the float network, in nats. KL and accuracy are on the first validation images. An
+interrupted run is continued. With ``--seconds``, no row begins after that time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from shared.rows import Rows, TimeIsUp
 from shared.trained import Trained, environment, job_of, trained
 
 TARGETS = {4: {"kl": 0.003}, 3: {"kl": 0.01}, 2: {"kl": 0.03, "accuracy": 86.0}, 1: {"kl": 0.12, "accuracy": 82.5}}
-"""By bits; for ResNet-18 on glyphs."""
+"""Targets by bits, for ResNet-18 on glyphs."""
 WIDTHS = ("quantize:4", "quantize:3", "quantize:2", "slb:2", "slb:1", "quantize:8", "quantize:5")
 WAYS = ("nearest", "least squares", "gptq", "descent")
 
@@ -46,9 +46,9 @@ class Rounded:
     """One float network, rounded in many ways.
 
     Args:
-        baseline: trained.
-        images: of the validation split that judge.
-        seed: of what is drawn.
+        baseline: the trained network.
+        images: number of validation images that judge.
+        seed: random seed.
     """
 
     def __init__(self, baseline: Trained, images: int, seed: int = 0) -> None:
@@ -58,7 +58,7 @@ class Rounded:
         self.teacher = logits(self.model, self.val)
 
     def row(self, width: str, way: str) -> dict[str, Any]:
-        """KL, accuracy and the processor seconds of QUANTIZE for one width and way."""
+        """KL, accuracy and processor seconds of QUANTIZE for one number of bits and one method."""
         name, _, bits = width.partition(":")
         method = manager().method(name)
         params = {**params_of(method, Space(Replay({})), self.model)}
@@ -75,7 +75,7 @@ class Rounded:
         network = facts(self.model, self.context.input_size)
         assigned = precision.assign(network, self.model, "model", recipe)
         methods = {each: manager().method(each) for each in recipe.quantizers}
-        began = time.process_time()  # other work on the machine hardly changes it
+        began = time.process_time()  # processor time depends little on other work of the machine
         hardened, _ = precision.quantize(copy.deepcopy(self.model), assigned, recipe, methods, self.context)
         return {"quantize_seconds": round(time.process_time() - began, 2), **self.judged(hardened)}
 
@@ -87,7 +87,7 @@ class Rounded:
 
 
 def ways_of(width: str) -> tuple[str, ...]:
-    """The ways that a width has: slb's own start is its nearest value."""
+    """The methods for a number of bits. For slb, its own start is the nearest value."""
     return WAYS if width.startswith("quantize") else ("descent",)
 
 
@@ -97,10 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--data", default="glyphs")
     parser.add_argument("--widths", nargs="+", default=list(WIDTHS))
-    parser.add_argument("--epochs", type=int, default=12, help="of the float baseline")
-    parser.add_argument("--images", type=int, default=1000, help="of the validation split")
-    parser.add_argument("--threads", type=int, default=1, help="threads that torch uses")
-    parser.add_argument("--seconds", type=float, default=None, help="begin no row after that time")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of the float baseline")
+    parser.add_argument("--images", type=int, default=1000, help="number of validation images")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--seconds", type=float, default=None, help="seconds after which no row begins")
     parser.add_argument("--out", type=Path, default=Path("results/rounding/rounding.json"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def reached(rows: Rows) -> dict[str, bool]:
-    """By width whether its best row meets the targets."""
+    """Whether the best row of each number of bits meets the targets."""
     found = {}
     for bits, target in TARGETS.items():
         own = [row for key, row in rows.rows.items() if key.partition(",")[0].endswith(f":{bits}")]

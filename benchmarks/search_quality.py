@@ -1,19 +1,19 @@
-"""Hypervolume over wall clock.
+"""Hypervolume over time of a search, compared with a sweep of Torch-Pruning and int8.
 
-A search of autocompress against a sweep of Torch-Pruning with ONNX Runtime's int8.
-
-Both start from the same trained baseline and from images that are kept. The clock starts with each
-process, so start-up and preparation count, but training the baseline does not. The time of the
-sweep is T, and its hypervolume is R. The front of a search at a time is its non-dominated trials by
-validation, at most 12. All files are scored by the neutral scorer on the test split.
+The sweep quantizes with ONNX Runtime. Both start from the same trained baseline and from stored
+images. The clock starts with each process, so start-up and preparation count, but the training of
+the baseline does not. The time of the sweep is T, and its hypervolume is R. The front of a search
+at a time has at most 12 of its non-dominated trials, by validation. One scorer scores all files on
+the test split.
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
-    [--epochs 12] [--seeds 0]
-        [--space joint] [--without rungs proposals] [--out results/search/resnet18-glyphs.json]
+        [--epochs 12] [--seeds 0] [--space joint] [--without rungs proposals]
+        [--out results/search/resnet18-glyphs.json]
 
-FOLDER holds tp_sweep.py and score.py. Without it, hypervolume is that of a search's own figures on
-the validation split. With ``--without``, further searches of the first seed have a switch off. A
-picture of hypervolume over time is written beside the JSON. Measure on a quiet machine.
+FOLDER contains tp_sweep.py and score.py. Without it, hypervolume is computed from the search's own
+figures on the validation split. With ``--without``, further searches with the first seed have a
+switch off. A picture of hypervolume over time is written beside the JSON. Measure on a machine
+without other work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from shared.trained import Trained, environment, job_of, trained
 
 TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0}
 CURVE = tuple(step / 8 for step in range(2, 25))
-"""Times at which hypervolume is drawn, in T."""
+"""Times at which hypervolume is drawn, as multiples of T."""
 SWITCHES = ("tables", "proposals", "repair", "rungs", "crop")
 RIVAL = "Torch-Pruning and int8"
 MOST_FILES = 12
@@ -61,7 +61,7 @@ GRACE_SECONDS = 60.0
 
 
 def arrays(split: Split, file: Path) -> None:
-    """Images as the model wants them, and labels."""
+    """Images prepared for the model, and labels."""
     batches = list(split.loader(500))
     x = np.concatenate([images.numpy() for images, _ in batches]).astype(np.float32)
     np.savez(file, x=x, y=np.concatenate([labels.numpy() for _, labels in batches]).astype(np.int64))
@@ -125,7 +125,7 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
             for file in (folder / name / "artifacts").glob("*/model.onnx"):
                 trial = file.parent.name
                 if trial not in found and not trial.startswith("."):
-                    with suppress(FileNotFoundError):  # dominated, and dropped already
+                    with suppress(FileNotFoundError):  # it is dominated, and its file was removed already
                         shutil.copy(file, kept / f"{trial}.onnx")
                         found[trial] = now
             time.sleep(POLL_SECONDS)
@@ -134,7 +134,7 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a search without closing."""
+    """Ends a search without closing it."""
     process.terminate()
     try:
         process.wait(GRACE_SECONDS)
@@ -181,7 +181,7 @@ def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> dict[str, dict[
 
 
 def own_figures(folder: Path, search: str, trials: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The same of a search's own figures, on the validation split."""
+    """The same rows from the search's own figures, on the validation split."""
     table = read_trials(folder / f"search-{search}")
     return {
         str(kept_file(folder, search, str(row.trial))): {
@@ -194,7 +194,7 @@ def own_figures(folder: Path, search: str, trials: Sequence[str]) -> dict[str, d
 
 
 def kept_file(folder: Path, search: str, trial: str) -> Path:
-    """Where the file of a trial is kept."""
+    """The path of the stored file of a trial."""
     return folder / f"kept-{search}" / f"{trial}.onnx"
 
 
@@ -209,17 +209,21 @@ def part(files: Sequence[Path], rows: Mapping[str, dict[str, Any]]) -> dict[str,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the rival once and a search for each seed, in one go, and writes a table."""
+    """Runs the rival once and a search for each seed, one after another, and writes a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rivals", type=Path, help="folder of tp_sweep.py and score.py; without, our own figures")
-    parser.add_argument("--seconds", type=float, default=90.0, help="T, where no rival is run")
+    parser.add_argument(
+        "--rivals", type=Path, help="folder of tp_sweep.py and score.py; by default, figures of the search are used"
+    )
+    parser.add_argument("--seconds", type=float, default=90.0, help="T if no rival is run")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--data", default="glyphs")
-    parser.add_argument("--epochs", type=int, default=12, help="of the baseline's training")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of the training of the baseline")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--without", choices=SWITCHES, nargs="*", default=[], help="also searches without these")
+    parser.add_argument(
+        "--without", choices=SWITCHES, nargs="*", default=[], help="run further searches without these parts"
+    )
     parser.add_argument("--space", default="joint")
-    parser.add_argument("--times", type=float, default=2.0, help="how long a search runs, in T")
+    parser.add_argument("--times", type=float, default=2.0, help="duration of a search as a multiple of T")
     parser.add_argument("--out", type=Path, default=Path("results/search/resnet18-glyphs.json"))
     asked = parser.parse_args(arguments)
     baseline = trained(job_of(asked.model, asked.data, asked.epochs))
@@ -283,7 +287,7 @@ def drawn(told: dict[str, Any], file: Path) -> None:
 
 
 def show(told: dict[str, Any]) -> None:
-    """The table for people."""
+    """The table of a result."""
     rival_volume = None if told["rival"] is None else told["rival"]["hypervolume"]
     print(f"T {told['T']:.0f} s, rival {rival_volume}")
     for search, found in told["searches"].items():

@@ -37,10 +37,9 @@ from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.progress import Silent
 
 WORK = ("train", "export", "measure", "accuracy")
-"""Stages of a trial that are work of the recipe.
-"""
+"""Stages of a trial that are work of the recipe."""
 CHECKS = ("candidate", "agreement")
-"""Stages that the search adds, to end misses early and to find wrong files."""
+"""Stages that the search adds: to end misses early, and to find wrong files."""
 TARGET_S = 0.3
 
 
@@ -48,7 +47,7 @@ DRIVER_TARGET_S = 0.01
 
 
 def driver_seconds(count: int) -> float:
-    """Processor seconds of the driver for each of ``count`` made-up rows that arrive one by one."""
+    """Processor seconds of the driver per row, for ``count`` made-up rows."""
     draw = np.random.default_rng(0)
     job = load_job(settings={"model": "resnet18", "data": "digits", "budget": {"trials": count, "stall": count}})
     baseline = {"accuracy": 90.0, "size_bytes": 4_000_000, "macs": 10**7, "params": 10**6}
@@ -68,7 +67,7 @@ def driver_seconds(count: int) -> float:
 
 
 def made_up(number: int, draw: np.random.Generator) -> dict[str, Any]:
-    """A row as a search has it: twice as fast loses about a point."""
+    """A made-up row, as in a search: a model twice as fast loses about a point."""
     ratio = float(draw.uniform(0.05, 1.0))
     drop = float(max(0.0, -np.log2(ratio) + draw.normal(0.0, 0.7)))
     recipe = {f"prune.keep.layer{index}": float(draw.integers(1, 17)) / 16 for index in range(20)}
@@ -101,11 +100,11 @@ class Clock(Silent):
 
 
 def main() -> None:
-    """Runs the search and prints a row a trial."""
+    """Runs the search and prints a row per trial."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="resnet10t")
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--methods", nargs="+", help="all that are installed, if not given")
+    parser.add_argument("--methods", nargs="+", help="methods of the search; all installed ones by default")
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--driver-rows", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/trial_overhead.json"))
@@ -146,7 +145,7 @@ def main() -> None:
 
 
 def gaps(at: list[float]) -> list[float]:
-    """Seconds from row to row, which with one worker is the whole time of the later trial."""
+    """Seconds from row to row. With one worker, they are the whole time of the later trial."""
     return [later - earlier for earlier, later in itertools.pairwise(at)]
 
 

@@ -1,4 +1,4 @@
-"""Low bits with training, against float: the exported files' accuracy in their runtime."""
+"""Accuracy of trained low-bit models in ONNX Runtime, compared with float."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.orders import difference
 from shared.trained import job_of, recipe_of
 
 TARGETS = {"quantize:4": -0.5, "slb:2": -1.5, "slb:1": -3.0}
-"""Points, at least, against float; activations of 8 bits."""
+"""Targets: minimum points relative to float, with 8-bit activations."""
 SPLITS = ("val", "test")
 
 
@@ -36,12 +36,12 @@ def run(
 
     Args:
         model, data, epochs: the float baseline (one, with seed 0).
-        qat_epochs: of the training that QUANTIZE does.
-        seeds: of that training.
-        widths: those that are measured now.
-        before: rows of earlier runs; those of other widths are kept.
-        values: of the recipes, where they are not the defaults, for example ``{"qat.lr": 5e-4}``.
-        keep: called with the part so far whenever a row is done.
+        qat_epochs: epochs of the training in QUANTIZE.
+        seeds: random seeds of that training.
+        widths: rows to measure now.
+        before: rows of earlier runs; rows that are not measured now are kept.
+        values: values of recipes that differ from the defaults, for example ``{"qat.lr": 5e-4}``.
+        keep: called with the part so far after each row.
     """
     opened = OpenedJob.open(job_of(model, data, epochs, qat_epochs=qat_epochs))
     floats = {split: opened.accuracy(opened.baseline.deployable, split)[1] for split in SPLITS}
@@ -86,7 +86,7 @@ def _row(
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     return [
         f"{row['weights']:<12} {split:<5} float {part['float'][split]:.2f}  {row[split]['accuracy']}  "
         "{points:+.2f} ({low:+.2f}..{high:+.2f})".format(**row[split])

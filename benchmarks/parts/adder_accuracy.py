@@ -1,6 +1,6 @@
-"""Adder networks beside their convolution twins.
+"""Adder networks and the same networks with convolutions:
 
-Accuracy, operations, and energy on a 45 nm profile.
+accuracy, operations, and energy on a 45 nm profile.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from shared.trained import baseline_of, environment
 
 PROFILE = "45nm"
 TARGETS = {"digits": 1.0, "glyphs": 2.0}
-"""Points that an adder network in float may lose against its twin, by data set."""
+"""Maximum points that an adder network in float may lose, by data set."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One row: adder layers or not, and bits of weights and activations (32 for float)."""
+    """One row: adder layers or convolutions, and bits of weights and activations (32 for float)."""
 
     adder: bool
     bits: int
@@ -48,13 +48,13 @@ WAYS = {
     "adder, 4 bits": Way(True, 4),
 }
 KINDS = {"multiply-add": ("multiply", "add"), "accumulate": ("add",)}
-"""What the operations of a layer are in the paper's words."""
+"""The paper's words for the operations of a layer."""
 TWIN, ADDER = "convolution, float32", "adder, float32"
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone in timm, with its arguments, and epochs of its float training."""
+    """A backbone of timm with its arguments, and epochs of its float training."""
 
     model: str
     args: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Network:
 
 
 def open_network(network: Network, data: str, recovery_epochs: int) -> OpenedJob:
-    """The network's job: adder layers and 8 or fewer bits, for energy."""
+    """The opened job of the network: adder layers and at most 8 bits, with the objective energy."""
     return OpenedJob.open(
         load_job(
             model=network.model,
@@ -79,9 +79,9 @@ def open_network(network: Network, data: str, recovery_epochs: int) -> OpenedJob
 
 
 def recipe_of(opened: OpenedJob, way: Way, values: Mapping[str, Value] | None = None) -> Recipe:
-    """The row's recipe.
+    """The recipe of a row.
 
-    RECOVER with its defaults where layers were replaced, 4 bits trained, 8 bits not.
+    Replaced layers are recovered with defaults, 4 bits are trained, 8 bits are not.
     """
     rules = {"quantize": "default"}
     if way.adder:
@@ -107,12 +107,12 @@ def run(
     """A row a data set, way and seed.
 
     Args:
-        networks: by data set; one float baseline each, with seed 0.
-        recovery_epochs: of the adder network.
-        seeds: of conversion and recovery.
-        ways: of ``WAYS``.
-        out: where rows are kept.
-        keep: called with the part as far as it is.
+        networks: networks by data set. Each has one float baseline, with seed 0.
+        recovery_epochs: epochs of recovery of the adder network.
+        seeds: random seeds of conversion and recovery.
+        ways: rows, by their names in ``WAYS``.
+        out: the file of the rows.
+        keep: called with the part so far after each row.
     """
     own = {method.name: method.version for method in manager().methods()}
     head = {
@@ -140,7 +140,10 @@ def _row(opened: OpenedJob, way: Way, seed: int) -> dict[str, Any]:
 
 
 def costs(operators: Sequence[OperatorCount], opened: OpenedJob) -> dict[str, Any]:
-    """Multiplications, additions and microjoules of one image; a multiply-add is one of each."""
+    """Multiplications, additions and microjoules of one image.
+
+    A multiply-add counts as one of each.
+    """
     counted: Counter[str] = Counter()
     for one in operators:
         for kind in KINDS.get(one.kind, (one.kind,)):
@@ -185,7 +188,7 @@ def _judged(table: Rows, data: str, ways: Sequence[str], seeds: Sequence[int]) -
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     text = [f"{part['recovery_epochs']} epochs of recovery, seeds {part['seeds']}, energy on {part['profile']}"]
     for found in part["data"]:
         network = part["networks"][found["data"]]

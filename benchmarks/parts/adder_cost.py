@@ -1,7 +1,4 @@
-"""What a step of training costs in an adder network over its convolution twin.
-
-Time, interleaved, and memory.
-"""
+"""Time and memory of a training step: an adder network compared with convolutions."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from shared.cifar import cifar_resnet
 
 TARGETS = {"time": 6.0, "memory": 2.0}
 STEPS = 2
-"""Of one training in a row, then it is the other's turn."""
+"""Steps of one training before the other one has its turn."""
 KINDS = ("convolution", "adder")
 
 
@@ -39,10 +36,10 @@ def run(depth: int, data_name: str, rounds: int, batch: int) -> dict[str, Any]:
     """Steps of a CIFAR ResNet with adder layers against the same with convolutions.
 
     Args:
-        depth: 20 for ResNet-20.
-        data_name: of images of ten classes.
-        rounds: of ``STEPS`` steps for each; the first is not counted.
-        batch: images in a step.
+        depth: depth of the network: 20 for ResNet-20.
+        data_name: name of a data set with ten classes.
+        rounds: number of rounds with ``STEPS`` steps of each; the first does not count.
+        batch: number of images in a step.
     """
     trainings = {kind: training_of(kind, depth, data_name, rounds, batch) for kind in KINDS}
     for turn in range(1, rounds + 1):
@@ -68,7 +65,7 @@ def run(depth: int, data_name: str, rounds: int, batch: int) -> dict[str, Any]:
 
 
 def training_of(kind: str, depth: int, data_name: str, rounds: int, batch: int) -> tuple[Training, Clock]:
-    """A training of ``STEPS`` steps an epoch, and its clock."""
+    """A training with ``STEPS`` steps per epoch, and its clock."""
     splits = _splits(data_name)
     split = splits.train.subset(batch * STEPS)
     model: nn.Module = cifar_resnet(depth, splits.info)
@@ -92,12 +89,12 @@ def _splits(data_name: str) -> Splits:
 
 
 def _repeated(split: Split, batch: int) -> Split:
-    """As many images as the steps need, the same ones again where there are too few."""
+    """As many images as the steps need. They are repeated if there are too few."""
     return split.take(torch.arange(batch * STEPS) % len(split))
 
 
 def _peak(kind: str, depth: int, data_name: str, batch: int) -> int:
-    """Bytes by which a process grows while it trains ``STEPS`` steps."""
+    """Bytes of memory that a process needs for a training of ``STEPS`` steps."""
     arguments = f"{kind!r}, {depth}, {data_name!r}, {torch.get_num_threads()}, {batch}"
     code = f"from parts.adder_cost import grown; print(grown({arguments}))"
     done = subprocess.run(
@@ -111,7 +108,7 @@ def _peak(kind: str, depth: int, data_name: str, batch: int) -> int:
 
 
 def grown(kind: str, depth: int, data_name: str, threads: int, batch: int) -> int:
-    """Peak memory of this process in a training, minus that before the first step, in bytes."""
+    """Peak memory of this process in a training, minus that before its first step, in bytes."""
     torch.set_num_threads(threads)
     training, _ = training_of(kind, depth, data_name, 1, batch)
     before = psutil.Process().memory_info().rss
@@ -120,7 +117,7 @@ def grown(kind: str, depth: int, data_name: str, threads: int, batch: int) -> in
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     time, targets = part["time"], part["targets"]
     return [
         f"{part['model']}, batch {part['batch']}: adder {part['milliseconds']['adder']:.0f} ms a step, convolution "

@@ -25,16 +25,16 @@ from autocompress_adder.ops import adder2d, adder2d_backward, sad2d
 
 TARGETS = {"forward": 8.0, "forward_and_backward": 8.0, "integers": 1.5}
 CHUNK = 1 << 18
-"""Differences that the rival's backward pass holds at once.
+"""Number of differences in memory during the rival's backward pass.
 
-The quickest of 2**16 to 2**22 nearly everywhere.
+It is the fastest of 2**16 to 2**22 for almost all layers.
 """
 
 
 class Layer(NamedTuple):
-    """An adder layer of ResNet-18.
+    """An adder layer of ResNet-18:
 
-    Channels, columns of a 224-pixel input, filters, their size, stride, how often.
+    channels, columns of its input at 224 pixels, filters, kernel, stride, count.
     """
 
     channels: int
@@ -45,12 +45,12 @@ class Layer(NamedTuple):
     count: int
 
     def name(self) -> str:
-        """As in ``64x56 to 64, 3x3``."""
+        """A name such as ``64x56 to 64, 3x3``."""
         down = f", stride {self.stride}" if self.stride > 1 else ""
         return f"{self.channels}x{self.size} to {self.filters}, {self.kernel}x{self.kernel}{down}"
 
     def of(self, pixels: int) -> Layer:
-        """The same layer for images of so many pixels."""
+        """The same layer for images of another size in pixels."""
         return self._replace(size=max(self.size * pixels // 224, 1))
 
 
@@ -66,10 +66,7 @@ LAYERS = (
     Layer(256, 14, 512, 1, 2, 1),
     Layer(512, 7, 512, 3, 1, 3),
 )
-"""All but the stem, which stays a convolution.
-
-With each also its count, for the sum over the network.
-"""
+"""All layers except the stem, which is a convolution, with their counts in the network."""
 
 
 def run(sizes: list[int], batch: int, layers: int, rounds: int, integer_rounds: int) -> dict[str, Any]:
@@ -77,9 +74,9 @@ def run(sizes: list[int], batch: int, layers: int, rounds: int, integer_rounds: 
 
     Args:
         sizes: pixels of the images.
-        batch: of images below 64 pixels; of larger ones there is one.
-        layers: so many of LAYERS.
-        rounds, integer_rounds: of each rival at each layer.
+        batch: batch size for images below 64 pixels; for larger ones it is 1.
+        layers: number of layers of ``LAYERS`` to compare.
+        rounds, integer_rounds: number of rounds for each layer, in float and in integers.
     """
     threads = torch.get_num_threads()
     floats, integers = [], []
@@ -182,7 +179,7 @@ def _integers(layer: Layer, pixels: int, images: int, rounds: int) -> dict[str, 
 
 
 def _turns(rivals: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each, ``(rounds,)``, after one run each that is not counted."""
+    """Seconds of each in each round, ``(rounds,)``, after one run that does not count."""
     blocks: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in range(rounds + 1):
         for name, rival in rivals.items():
@@ -194,7 +191,7 @@ def _turns(rivals: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np
 
 
 def _total(floats: list[dict[str, Any]], integers: list[dict[str, Any]], pixels: int) -> dict[str, Any]:
-    """The network's adder layers together, round by round; and the least of the layers' ratios."""
+    """The sum over the adder layers of the network by round, and the minimum ratio of a layer."""
 
     def summed(rows: list[dict[str, Any]], *names: str) -> np.ndarray:
         here = [row for row in rows if row["pixels"] == pixels]
@@ -219,7 +216,7 @@ def _total(floats: list[dict[str, Any]], integers: list[dict[str, Any]], pixels:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     shown = []
     for of_floats, of_integers in zip(part["float"], part["integers"], strict=True):
         exact = "exact" if of_integers["exact"] else "NOT EXACT"

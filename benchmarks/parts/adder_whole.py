@@ -1,4 +1,4 @@
-"""A whole uint8 adder network by the plugin against convolutions in ONNX Runtime."""
+"""A whole uint8 adder network, compared with convolutions in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run(model: str, data: str, size: int, rounds: int) -> dict[str, Any]:
     Nothing is trained: structures alone.
 
     Args:
-        model, data: of the job.
-        size: of an image, pixels.
-        rounds: of one run each.
+        model, data: model and data of the job.
+        size: size of the images in pixels.
+        rounds: number of rounds with one run of each.
     """
     torch.set_num_threads(1)
     job = load_job(
@@ -64,7 +64,7 @@ def run(model: str, data: str, size: int, rounds: int) -> dict[str, Any]:
                 for name, work in todo.items():
                     started = time.perf_counter()
                     work()
-                    if turn:  # the first compiles and warms up
+                    if turn:  # the first run compiles the kernels
                         seconds[name].append(time.perf_counter() - started)
     adder = np.array(seconds["adder, uint8, the plugin's kernels in PyTorch"])
     return {
@@ -73,12 +73,12 @@ def run(model: str, data: str, size: int, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "milliseconds": {name: 1e3 * float(np.median(found)) for name, found in seconds.items()},
         "adder_over": {name: int8.ratio(adder, np.array(seconds[name])) for name in RULES},
-        "met": True,  # the ratio is reported, whatever it is
+        "met": True,  # the ratio is reported in any case
     }
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     text = [f"{part['model']} at {part['size']} pixels, one thread"]
     text += [f"  {name:<48} {value:8.2f} ms" for name, value in part["milliseconds"].items()]
     text += [

@@ -1,6 +1,6 @@
-"""8-bit accuracy after training, against quantize_static and NNCF.
+"""Accuracy of 8-bit models without training, compared with quantize_static and NNCF.
 
-Same model, data and calibration images.
+All use the same model, data and calibration images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared import rivals
 from shared.trained import job_of, recipe_of
 
 TARGET = -0.2
-"""Points, at least, against the better rival."""
+"""Target: minimum points relative to the better rival."""
 SPLITS = ("val", "test")
 
 
@@ -31,11 +31,11 @@ def run(
     """One row a model.
 
     Args:
-        models: backbones, trained here first.
+        models: backbones, which are trained first.
         data: name of a data set.
-        epochs: of that training.
-        with_nncf: False leaves NNCF out, and says so.
-        values: of our recipe, where they are not the defaults.
+        epochs: epochs of that training.
+        with_nncf: whether NNCF is compared; the table says if it is not.
+        values: values of our recipe that differ from the defaults.
     """
     nncf: rivals.Nncf | None = None
     reason = "not asked for"
@@ -79,10 +79,7 @@ def _row(
 
 
 def calibration_images(opened: OpenedJob, params: dict[str, Any]) -> np.ndarray:
-    """The images that QUANTIZE observes ranges on, as the model takes them.
-
-    Float32 ``(N, C, H, W)``.
-    """
+    """The calibration images of QUANTIZE, prepared for the model, float32 ``(N, C, H, W)``."""
     method = next(method for method in opened.methods if method.name == "quantize")
     assert isinstance(method, Quantizer)
     transfer = opened.pipeline.transfer
@@ -114,7 +111,7 @@ def _compared(correct: dict[str, np.ndarray], baseline: np.ndarray) -> dict[str,
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     shown = [f"NNCF left out: {part['nncf_skipped']}"] if "nncf_skipped" in part else []
     for row in part["rows"]:
         for split in SPLITS:

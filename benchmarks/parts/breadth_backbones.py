@@ -1,4 +1,7 @@
-"""The backbones of the breadth table: the smallest of each kind, at a small input size."""
+"""The backbones of the breadth table:
+
+the smallest network of each family, at a small input size.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SMALL = 64
-"""Pixels of the networks that take images of any size."""
+"""Size in pixels for networks that take any size."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ ONE_OF_EACH = [
     *_at(64, "sequencer2d_s", layers=(1, 1, 1, 1)),
     *_at(64, "naflexvit_base_patch16_gap", depth=2),
 ]  # fmt: skip
-"""One of each of timm's families, with which a pass begins."""
+"""One backbone of each of timm's families. A run begins with these."""
 
 MORE = [
     *_at(64, "resnet50d", "seresnet18", "ecaresnet26t", "resnetblur18", "bat_resnext26ts", "resnetv2_50d_gn"),
@@ -86,4 +89,4 @@ PAIRED = (
     "resnet18", "resnet50d", "mobilenetv2_035", "mobilenetv3_small_050", "efficientnet_b0", "regnety_002", "vgg11_bn",
     "densenet121", "ghostnet_050", "convnext_atto", "vit_tiny_patch16_224", "mixer_s32_224",
 )  # fmt: skip
-"""On which pairs of methods are tried too."""
+"""Backbones on which pairs of methods are tried too."""

@@ -1,4 +1,4 @@
-"""One backbone of the breadth table: the baseline, then each case, a row each."""
+"""One backbone of the breadth table: a row for the baseline, then a row for each case."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ from parts.breadth_backbones import Backbone
 
 CLASSES, IMAGES, BATCH = 10, 48, 4
 FLOAT_ERROR = 1e-4
-"""Largest difference of a float file, relative to the largest logit."""
+"""Maximum difference of a float file from torch, relative to the largest logit."""
 NUDGE, NUDGES, FACTOR = 1e-6, 4, 4.0
-"""A file with integers may differ from torch as torch differs from itself where its images change
-by ``NUDGE`` of their size: codes at the edge of a step fall to the other side. ``FACTOR`` allows
-for few draws."""
+"""Tolerance for files with integers:
+
+how much torch differs from itself if its images change by ``NUDGE`` of their size, because codes at
+the edge of a step change. ``FACTOR`` allows for few draws.
+"""
 RUNS = 7
-"""Of each file, in turns."""
+"""Number of runs of each file, alternately."""
 BASELINE = "baseline"
 REFUSALS = (UserError, InvalidRecipe, TrialFailed, UntraceableModel)
 SOURCE_SETTINGS: dict[str, Value] = {"images": 4, "iterations": 2, "batch_size": 4}
@@ -76,7 +78,7 @@ def key_of(backbone: str, case: Case) -> str:
 
 
 def every_case(*, pairs: bool) -> list[Case]:
-    """The methods one by one, or in pairs of different stages."""
+    """Single methods, or pairs of methods of different stages."""
     methods = manager().methods()
     if not pairs:
         return [(method.name,) for method in methods]
@@ -158,7 +160,7 @@ class Tried:
 
     @cached_property
     def images(self) -> torch.Tensor:
-        """Noise, smoothed, float32."""
+        """Smoothed noise images, float32."""
         generator = torch.Generator().manual_seed(1)
         coarse = torch.randn(IMAGES, 3, 8, 8, generator=generator)
         smooth = nn.functional.interpolate(coarse, self.size[1:], mode="bilinear")
@@ -166,7 +168,7 @@ class Tried:
 
     @cached_property
     def transfer(self) -> TransferSet:
-        """Those images, with labels that mean nothing."""
+        """These images with random labels."""
         split = TensorSplit(self.images, torch.arange(IMAGES) % CLASSES, models.data_info(self.model))
         return TransferSet(split, split, split.digest)
 
@@ -219,7 +221,7 @@ class Tried:
 
     @cached_property
     def store(self) -> Store:
-        """Shared by the cases of a backbone."""
+        """The store that the cases of a backbone share."""
         return Store(self.folder / "store")
 
     def _offered(self, methods: Sequence[Method]) -> dict[str, Any]:
@@ -264,7 +266,7 @@ class Tried:
         }
 
     def _latency(self, session: Any) -> tuple[float, float]:
-        """Medians of candidate and baseline in ms of processor time, one image, one thread."""
+        """Median processor time of candidate and baseline in ms, for one image and one thread."""
         image = self.images[:1].numpy()
         times: tuple[list[float], list[float]] = [], []
         for _ in range(RUNS):
@@ -275,7 +277,7 @@ class Tried:
         return round(float(np.median(times[0])), 3), round(float(np.median(times[1])), 3)
 
     def _agreement(self, model: nn.Module, session: Any, *, integers: bool) -> dict[str, Any]:
-        """Difference of file and torch, relative to the largest logit, and what it may be."""
+        """The difference of file and torch relative to the largest logit, and the tolerance."""
         images = self.images[:BATCH]
         with evaluating(model):
             ours = model(images)
@@ -298,13 +300,16 @@ def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def arguments(backbone: Backbone) -> dict[str, Any]:
-    """Those of ``timm.create_model``; networks of one input size must be told another one."""
+    """Arguments of ``timm.create_model``. Networks with one input size need it as an argument."""
     fixed = timm.get_pretrained_cfg(backbone.name, allow_unregistered=False).fixed_input_size
     return {**backbone.args, **({"img_size": backbone.size} if fixed else {})}
 
 
 def _network(backbone: Backbone) -> nn.Module:
-    """With random weights; constant ones are random too, so that no branch gives zeros."""
+    """A network with random weights.
+
+    Constant weights are random too, so that no branch gives zeros.
+    """
     torch.manual_seed(0)
     model = models.from_architecture(
         {
@@ -338,7 +343,7 @@ def _no_limits(job: Job, more: dict[str, Value] | None = None) -> Limits:
 
 
 def tried(backbone: Backbone, cases: Sequence[Case], checked: bool, send: Callable[[Any], None]) -> None:
-    """Sends the rows of one backbone, each as soon as it is there."""
+    """Sends the rows of one backbone, each when it is finished."""
     with tempfile.TemporaryDirectory() as folder:
         for case, row in Tried(backbone, Path(folder), checked=checked).rows(cases):
             send((case, row))

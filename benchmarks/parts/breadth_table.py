@@ -1,4 +1,4 @@
-"""The breadth table for people: written between two marks of a page."""
+"""The breadth table in Markdown, written between two marks of a page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def write(folder: Path, page: Path) -> None:
-    """Replaces what stands between the marks of ``page`` by the tables of ``folder``."""
+    """Replaces the text between the marks of ``page`` by the tables of ``folder``."""
     rows = list(read(folder / "alone.json")["rows"].values())
     pairs = list(read(folder / "pairs.json").get("rows", {}).values())
     rows.sort(key=lambda row: row["backbone"])
@@ -51,7 +51,7 @@ def works(own: Mapping[str, Row], stage: str, *, built: bool) -> bool | None:
     Args:
         own: the rows of a backbone by method.
         stage: one of ``STAGES``.
-        built: a row that only says that the method would act does not count.
+        built: whether rows of a run with ``--check`` are left out.
     """
     if stage == "substitute" and own.get(BASELINE, {}).get("dense_convolutions") == 0:
         return None
@@ -59,13 +59,13 @@ def works(own: Mapping[str, Row], stage: str, *, built: bool) -> bool | None:
 
 
 def is_good(row: Row, *, built: bool) -> bool:
-    """Whether the method applies, and its file, if there is one, does what its model does."""
+    """Whether the method applies, and its file, if there is one, agrees with its model."""
     seen = not (built and row.get("checked"))
     return row.get("status") == "applies" and seen and bool(row.get("agrees", True))
 
 
 def figures(rows: Sequence[Row], *, built: bool) -> dict[str, int]:
-    """The counts that targets are about."""
+    """The counts for the targets."""
     backbones = by_backbone(rows)
     stages = {name: [works(own, stage, built=built) for stage in STAGES] for name, own in backbones.items()}
     methods = [row for row in rows if row["methods"] != [BASELINE]]
@@ -144,7 +144,7 @@ def _share(pair: Sequence[float] | None) -> str:
 
 
 def _reasons(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
-    """Every refusal: reasons that differ by a name only stand together."""
+    """All refusals. Reasons that differ only by a name are one entry."""
     found: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in [*rows, *pairs]:
         if row["status"] in ("refused", "fault", "limit"):
@@ -162,7 +162,7 @@ def _reasons(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
 
 
 def pattern(reason: str) -> str:
-    """A reason without the names of layers and figures."""
+    """A reason without names of layers and numbers."""
     plain = re.sub(r"'[^']*'", "'...'", reason)
     plain = re.sub(r"\b\w+(\.\w+)+\b", "...", plain)
     return re.sub(r"\d+(\.\d+)?", "N", plain)

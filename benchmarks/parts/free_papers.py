@@ -1,6 +1,6 @@
-"""Tables of the three papers on data-free compression.
+"""Tables of the three papers on data-free compression:
 
-Rows that other parts have made, each paper's own beside them, and a contact sheet of the images.
+rows of other parts beside those of each paper, and a contact sheet of the images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.trained import environment, job_of, trained
 
 ON_SHEET = 32
 BESIDE = (free_students.REAL, "noise")
-"""Ways that are no method's own: a teacher with these alone is not in a paper's table."""
+"""Ways that belong to no paper. A teacher with these only is not in the table of a paper."""
 COMMAND = "python benchmarks/data_free.py --parts students uses papers"
 
 
@@ -103,11 +103,11 @@ def run(
     """Writes ``<paper>/table.md``, ``table.json`` and ``contact_sheet.png`` for each paper.
 
     Args:
-        parts: what ``students`` and ``uses`` have found.
-        teacher: data set and backbone of the sheets.
-        epochs: of that teacher.
+        parts: results of ``students`` and ``uses``.
+        teacher: data set and backbone for the contact sheets.
+        epochs: epochs of the training of that teacher.
         images, iterations: of the sheets' sets; those of a run of students are not made again.
-        folder: of all.
+        folder: folder for all papers.
     """
     written = []
     for name, paper in PAPERS.items():
@@ -158,7 +158,7 @@ def _sheet(paper: Paper, teacher: tuple[str, str], epochs: int, images: int, ite
     model = trained(job_of(backbone, data, epochs)).model
     transfer = made(way.source, {"images": images, **way.values, "iterations": iterations}, model, 0)
     shown, labels = next(iter(transfer.train.loader(len(transfer.train))))
-    order = torch.argsort(labels, stable=True)  # some of each class
+    order = torch.argsort(labels, stable=True)  # some images of each class
     chosen = order[torch.linspace(0, len(order) - 1, min(ON_SHEET, len(order))).round().long()]
     file.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(shown[chosen], transfer.train.info, file, labels=labels[chosen])
@@ -250,5 +250,5 @@ def _list(values: Sequence[float]) -> str:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     return [f"wrote {file}" for file in part["written"]]

@@ -1,4 +1,4 @@
-"""Time of an iteration of DeepInversion and of plain passes, interleaved."""
+"""Time of an iteration of DeepInversion, compared with plain passes, timed alternately."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def run(model: str, data: str, images: int, iterations: int, rounds: int) -> dic
 
     Args:
         model, data: the teacher; its weights are random.
-        images: of the batch.
-        iterations: of either, each round.
-        rounds: how often.
+        images: number of images in the batch.
+        iterations: number of iterations of each in a round.
+        rounds: number of rounds.
     """
     teacher = trained(job_of(model, data, 0)).model
-    with torch.no_grad():  # its norms have to have seen something
+    with torch.no_grad():  # its norms need recorded statistics
         teacher.train()(torch.randn(16, *models.input_size(teacher)))
     teacher.eval()
     source = source_named("deepinversion")
@@ -61,7 +61,7 @@ def run(model: str, data: str, images: int, iterations: int, rounds: int) -> dic
 
 
 def _plain(teacher: torch.nn.Module, images: int, iterations: int) -> float:
-    """Seconds of ``iterations`` forward passes with the gradient of the images alone."""
+    """Seconds of ``iterations`` forward passes with the gradient of the images."""
     model = copy.deepcopy(teacher).eval().requires_grad_(False)
     x = torch.randn(images, *models.input_size(teacher), requires_grad=True)
     started = time.perf_counter()
@@ -71,7 +71,7 @@ def _plain(teacher: torch.nn.Module, images: int, iterations: int) -> float:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     return [
         f"{part['model']}, {part['images']} images: {part['ours_ms']:.0f} ms an iteration, "
         f"plain {part['plain_ms']:.0f} ms, "

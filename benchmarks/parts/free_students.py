@@ -1,6 +1,6 @@
-"""Students trained from scratch on images that a source made of the teacher alone.
+"""Students trained from scratch on images that a data source made from the teacher.
 
-Accuracies on real images.
+Accuracies are on real images.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from shared.trained import Trained, environment, job_of, trained
 BATCH = 64
 LENET = "lenet5"
 HALF = "resnet10t:channels=[32,64,128,256]"
-"""Half its channels, as in the other papers' tables."""
+"""LeNet-5 with half its channels, as in the tables of other papers."""
 REAL = "real images, unlabelled"
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a transfer set is made.
+    """How a transfer set is made:
 
-    By a source with parameters, or None for the real training images.
+    by a source with parameters, or None for the real training images.
     """
 
     source: str | None
@@ -63,9 +63,9 @@ FLOORS: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "resnet18"): {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0},
     ("digits", LENET): {"zskd": 85.0},
 }
-"""Percent of the teacher's accuracy, by data and teacher.
+"""Targets in percent of the teacher's accuracy, by data and teacher.
 
-ZSKD's is that of LeNet-5, as in its paper.
+ZSKD's is for LeNet-5, as in its paper.
 """
 CLAIMS = (
     Claim("adaptive at least as good as plain", "deepinversion, adaptive", "deepinversion"),
@@ -77,7 +77,7 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one set and one student."""
+    """Amount of work for one set and one student."""
 
     images: int
     iterations: int
@@ -99,13 +99,13 @@ def run(
 
     Args:
         teachers: data set and backbone of each.
-        epochs: of the teachers.
-        ways: of ``WAYS``; LeNet-5 has its own.
-        seeds: of sets and students.
-        budget: of each.
-        out: rows are kept in files beside it, one a teacher.
-        command: that runs this; tables say it.
-        keep: called with what is found so far whenever a teacher is done.
+        epochs: epochs of the training of teachers.
+        ways: names in ``WAYS``; LeNet-5 has its own.
+        seeds: random seeds of sets and students.
+        budget: amount of work for each set and student.
+        out: the JSON file; rows of each teacher are in a file beside it.
+        command: the command of this run, for tables.
+        keep: called with the results so far after each teacher.
     """
     found = []
     for data, backbone in teachers:
@@ -120,14 +120,14 @@ def run(
 
 
 def part(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The part: earlier results of other teachers, maybe with other budgets, and new ones."""
+    """The results: earlier ones of other teachers, possibly with other budgets, and new ones."""
     data = list({(one["data"], one["teacher"]): one for one in (*before, *found)}.values())
     met = all(row["met"] for one in data for row in one["rows"] if row["met"] is not None)
     return {"data": data, "met": met}
 
 
 def short(backbone: str) -> str:
-    """For names of files and tables."""
+    """A short name for files and tables."""
     return "resnet10t-half" if backbone == HALF else re.sub(r"[^\w.]+", "-", backbone).strip("-")
 
 
@@ -151,13 +151,13 @@ def _make(
         return {"images": images, **_scored(student, teacher())}
 
     table.row(_key(data, backbone, "teacher", 0), of_teacher)
-    for seed in seeds:  # seed by seed: what is interrupted has whole seeds
+    for seed in seeds:  # seed by seed, so that an interrupted run has complete seeds
         for way in ways:
             table.row(_key(data, backbone, way, seed), lambda w=way, s=seed: of(w, s))
 
 
 def _teach(student: nn.Module, teacher: Trained, way: Way, seed: int, budget: Budget) -> int:
-    """Trains the student; returns how many images it was shown."""
+    """Trains the student; returns the number of images that it was trained on."""
     options: dict[str, Any] = {"batch_size": BATCH, "seed": seed}
     if way.source is None:
         found: TransferSet = user_data(teacher.splits, seed)
@@ -170,8 +170,8 @@ def _teach(student: nn.Module, teacher: Trained, way: Way, seed: int, budget: Bu
         found = made(way.source, values, teacher.model, seed)
         taught(student, teacher.model, found, budget.steps, **options)
         return len(found.train)
-    # As RECOVER does: half of the images first, the others against the student that came of them;
-    #     steps in all equal.
+    # As in RECOVER: half of the training uses the first images, the rest also those made against
+    # the student. The number of steps is the same.
     values["images"] = budget.images // 2
     first = made(way.source, values, teacher.model, seed)
     taught(student, teacher.model, first, budget.steps // 2, **options)
@@ -182,7 +182,10 @@ def _teach(student: nn.Module, teacher: Trained, way: Way, seed: int, budget: Bu
 
 
 def _fresh(teacher: Trained, seed: int) -> nn.Module:
-    """The student: the teacher's shape with random weights; for LeNet-5 its paper's half."""
+    """The student:
+
+    the teacher's architecture with random weights; for LeNet-5, the half network of its paper.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 17)
         name = f"{LENET}_half" if teacher.job.model == LENET else teacher.job.model
@@ -234,7 +237,7 @@ def _judged(table: Rows, data: str, backbone: str, ways: Sequence[str], seeds: S
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     text = []
     for found in part["data"]:
         budget = found["budget"]

@@ -1,6 +1,6 @@
-"""What else synthetic images are for.
+"""Other uses of synthetic images, compared with real ones.
 
-Ranges, training with quantization, recovery of a pruned network; each against real images.
+The uses are ranges, training with quantization, and recovery of a pruned network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SOURCES: Mapping[str, tuple[str, Mapping[str, Value]]] = {
 }
 QAT_LR = 1e-3
 SHARE = 0.5
-"""Of the MACs, that stays."""
+"""Share of the MACs that is kept."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ USES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one set, and of training on it; the real images are trained on for as many steps."""
+    """Amount of work for one set, and for training on it.
+
+    Real images are used for as many steps.
+    """
 
     images: int
     iterations: int
@@ -91,11 +94,11 @@ def run(
 
     Args:
         model, data, epochs: the float baseline.
-        uses: of ``USES``.
-        seeds: of sets and trainings.
-        budget: of each.
-        out: where rows are kept.
-        keep: called with the part as far as it is.
+        uses: names in ``USES``.
+        seeds: random seeds of sets and trainings.
+        budget: amount of work for each set and training.
+        out: the file of the rows.
+        keep: called with the part so far after each row.
     """
     head = {
         "model": model,
@@ -139,9 +142,9 @@ def _flags(correct: np.ndarray) -> dict[str, Any]:
 
 
 def _used(use: str, baseline: Trained, transfer: TransferSet, seed: int, budget: Budget) -> np.ndarray:
-    """Which test images the compressed network labels rightly."""
-    # The real set is larger: as many images of it are trained on, drawn by the seed, for as many
-    #     steps.
+    """Whether each test image is classified correctly by the compressed network."""
+    # The real set is larger. As many images are drawn from it by the seed, and trained on for as
+    # many steps.
     if transfer.labelled:
         transfer = replace(transfer, train=transfer.train.subset(budget.images, seed))
     if use == "calibrate":
@@ -188,7 +191,7 @@ def _judged(table: Rows, use: str, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The table of this part."""
     budget = part["budget"]
     text = [
         f"{part['model']} on {part['data']}, float {part['float']:.2f} %; sets of {budget['images']} images, "

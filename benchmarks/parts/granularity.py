@@ -1,6 +1,6 @@
-"""One scale a layer against one a channel on a MobileNet.
+"""One scale per layer, compared with one per channel, on a MobileNet:
 
-The collapse, and its repair by training (tables 2 to 4).
+the loss of accuracy, and training against it (tables 2 to 4).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAPER = {
     "trained, per tensor": 70.9,
     "trained, per channel": 71.1,
 }
-"""Mobilenet-v2-1-224 on ImageNet, percent; float 71.9."""
+"""Mobilenet-v2-1-224 on ImageNet in percent; float has 71.9."""
 CLAIMS = (
     Claim("weights only: per channel is better", "weights only, per channel", "weights only, per tensor", None, 69.7),
     Claim(
@@ -42,8 +42,8 @@ def run(model: str, data: str, epochs: int, qat_epochs: int, images: int) -> dic
 
     Args:
         model, data, epochs: the float baseline.
-        qat_epochs: of the repair.
-        images: of the training split that it trains on.
+        qat_epochs: epochs of the training with quantization.
+        images: number of training images for it.
     """
     baseline = trained(job_of(model, data, epochs))
     qat = {"epochs": qat_epochs}
@@ -82,7 +82,7 @@ def run(model: str, data: str, epochs: int, qat_epochs: int, images: int) -> dic
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     rows = [f"{row['row']:<40} {row['accuracy']:6.2f}   paper {row['paper']:5.1f}" for row in part["rows"]]
     orders = [
         "{claim:<48} {points:+.2f} ({low:+.2f}..{high:+.2f})  {verdict}".format(**order) for order in part["orders"]

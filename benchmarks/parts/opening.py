@@ -19,7 +19,7 @@ from autocompress.files import write_json
 
 def opened(root: Path) -> dict[str, Any]:
     """Seconds and megabytes of opening ``root`` in this process, with splits and their digests."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest memory counts from now on
+    Path("/proc/self/clear_refs").write_text("5")  # from now on, the peak is measured
     before = peak()
     began = time.perf_counter()
     split_folders(root)
@@ -35,7 +35,7 @@ def opened(root: Path) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """Highest memory of this process so far, megabytes."""
+    """The peak memory of this process so far in megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 

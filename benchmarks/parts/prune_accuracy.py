@@ -1,6 +1,6 @@
-"""SCOP against other criteria at the same share of the MACs and the same recovery.
+"""SCOP compared with other criteria at the same share of the MACs and with the same recovery.
 
-Accuracies in torch.
+Accuracies are those of torch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from shared.rows import Rows, packed, unpacked
 from shared.trained import SLOW, Trained, environment, job_of, trained
 
 SHARE = 0.5
-"""Of the MACs, that stays."""
+"""Share of the MACs that is kept."""
 TORCH_PRUNING = "torch-pruning group magnitude"
 ROWS = (*CRITERIA, TORCH_PRUNING)
 JUDGED = ("magnitude", "bn-scale", TORCH_PRUNING)
-"""What SCOP must not be worse than; ``random`` is shown beside."""
+"""Criteria that SCOP must not be worse than. ``random`` is only shown."""
 SPLITS = ("val", "test")
 
 
@@ -48,12 +48,12 @@ def run(
 
     Args:
         models, data, epochs: float baselines, each trained once with seed 0.
-        recovery_epochs: of every pruned network.
-        seeds: of scores and recovery.
-        mode: of removal, "inner" or "group".
-        images: of the training split, for scores and recovery; None for all.
-        out: file of the rows, from which an interrupted run goes on.
-        keep: called with the part so far whenever a model is done.
+        recovery_epochs: epochs of recovery of each pruned network.
+        seeds: random seeds of scores and recovery.
+        mode: mode of removal, "inner" or "group".
+        images: number of training images for scores and recovery; None for all.
+        out: file of the rows, from which an interrupted run is continued.
+        keep: called with the part so far after each model.
     """
     head: dict[str, Any] = {
         "data": data,
@@ -63,7 +63,7 @@ def run(
         "images": images,
         "share": SHARE,
     }
-    # What rows depend on, too: other defaults of the method or other baselines make them anew.
+    # rows also depend on defaults of the method and on the baseline
     versions = {**environment()["versions"], "scop": Scop.version}
     slow = {name: SLOW[name] for name in models if name in SLOW}
     table = Rows(out, {**head, "versions": versions, "scores": asdict(ScoreSettings()), "slow_baselines": slow})
@@ -79,7 +79,7 @@ def run(
 def _make(table: Rows, name: str, head: dict[str, Any], seeds: Sequence[int]) -> None:
     mode = head["mode"]
 
-    # Whatever a row that is there already does not need is not made.
+    # values that existing rows do not need are not computed
     @cache
     def baseline() -> Trained:
         return trained(job_of(name, head["data"], head["epochs"]))
@@ -91,7 +91,9 @@ def _make(table: Rows, name: str, head: dict[str, Any], seeds: Sequence[int]) ->
     @cache
     def theirs() -> tuple[TorchPruning, float, float]:
         pruner = TorchPruning(baseline().model, mode)
-        return pruner, *nearest(pruner.share, ours()[1])  # widths come in steps: those that we have, not just half
+        return pruner, *nearest(
+            pruner.share, ours()[1]
+        )  # shares of widths are discrete, so the share of the MACs is not exactly a half
 
     @cache
     def context(seed: int) -> Context:
@@ -176,7 +178,7 @@ def _judged(table: Rows, name: str, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     shown = []
     for found in part["models"]:
         shown.append(f"{found['model']}  float val {found['float']['val']:.2f}  test {found['float']['test']:.2f}")

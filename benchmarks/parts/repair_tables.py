@@ -1,4 +1,4 @@
-"""Tables of accuracy and KL: by cut, order and repair."""
+"""Tables of accuracy and KL: by share of the MACs, order and repair."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ class Asked:
 
 PRUNERS = ("obs", "magnitude", "bn_scale", "random")
 CUTS = ("inner:0.7", "inner:0.5", "inner:0.35", "group:0.5", "group:0.35")
-"""Of the part 'uniform': a mode of couplings, and the share of the multiply-adds that stays."""
+"""Rows of the part 'uniform':
+
+a mode of couplings, and the share of the multiply-adds that is kept.
+"""
 
 
 def uniform(asked: Asked, model: str, cuts: Sequence[str] = CUTS) -> None:
-    """The same share of every coupling's channels: by order and by repair."""
+    """The same share of the channels of every coupling, by order and by repair."""
     opened, rows = _opened(model, asked, 12)
     for mode, _, text in (cut.partition(":") for cut in cuts):
         share = float(text)
@@ -58,7 +61,7 @@ def uniform(asked: Asked, model: str, cuts: Sequence[str] = CUTS) -> None:
 
 
 def mobilenetv2(asked: Asked) -> None:
-    """A depthwise network at 15, 30 and 50 % of the MACs, with and without a quarter epoch."""
+    """A depthwise network at 15, 30 and 50 % of the MACs, with and without some training."""
     name = "mobilenetv2_050"
     opened, rows = _opened(name, asked, int(SLOW[name]["epochs"]))
     for share in (0.5,) if asked.small else (0.85, 0.7, 0.5):
@@ -70,18 +73,17 @@ def mobilenetv2(asked: Asked) -> None:
 
 
 def vit(asked: Asked) -> None:
-    """A small vision transformer.
+    """A small vision transformer with heads and MLP at 80 % of the multiply-adds.
 
-    Heads and MLP at 80 % of the multiply-adds; the class token always among the positions that are
-    drawn, or as rarely as any other.
+    The class token is always sampled, or as rarely as other positions.
     """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 2 if asked.small else 6}
     opened, rows = _opened("vit_tiny_patch16_224", asked, 20, args)
-    keep = opened.widths(0.8, "inner", heads=2 / 3)  # of three heads one goes, and the MLP gives the rest
+    keep = opened.widths(0.8, "inner", heads=2 / 3)  # one of three heads is removed, and the MLP gives the rest
     for pruner in ("obs", "magnitude"):
         for fit in ("one-shot", "none", "sequential"):
             rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit, images=_images(fit)))
-    alike = SearchableJob(opened.baseline)  # with a store of its own
+    alike = SearchableJob(opened.baseline)  # it needs its own store
     with (
         mock.patch("autocompress.repair.moments.prefix_tokens", return_value=0),
         mock.patch("autocompress.compression.repair.prefix_tokens", return_value=0),
@@ -103,7 +105,7 @@ def ghost(asked: Asked) -> None:
 
 
 def _images(fit: str) -> int:
-    """Sequential repair fits many more numbers, and needs more images."""
+    """Sequential repair fits many more numbers, so it needs more images."""
     return 2048 if fit == "sequential" else 512
 
 

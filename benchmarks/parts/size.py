@@ -1,4 +1,4 @@
-"""File size by bits, and latency below 8 bits over that at 8, in one interleaved run."""
+"""File size by bits, and latency below 8 bits relative to that at 8 bits, timed alternately."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from autocompress.training import default_device
 from shared.trained import QUANTIZERS, Written
 
 SIZE = {8: 0.27, 4: 0.15, 2: 0.09, 1: 0.06}
-"""At most, of the float ONNX file, by bits."""
+"""Maximum share of the float ONNX file, by bits."""
 LATENCY = 1.05
-"""At most, of the 8-bit file's."""
+"""Maximum ratio to the latency of the 8-bit file."""
 CHOICES = ("quantize:8", "quantize:4", "quantize:2", "slb:2", "slb:1")
 
 
@@ -32,14 +32,14 @@ def run(model_name: str, size: int, classes: int, seconds: float, threads: int =
     The deployed structure needs no training (a dry run).
 
     Args:
-        model_name: in timm.
-        size: pixels.
-        classes: of the classifier.
-        seconds: of measuring, all files together.
-        threads: of the runtime.
+        model_name: name in timm.
+        size: size of the images in pixels.
+        classes: number of classes.
+        seconds: seconds for measuring all files.
+        threads: threads of the runtime.
     """
     job = load_job(model=model_name, model_args={"num_classes": classes}, data="digits", device={"input_size": size})
-    model = models.create(job)  # without the data: classes and pixels as asked for
+    model = models.create(job)  # without data, with the requested classes and size
     found = manager().methods()
     methods = [method for method in found if isinstance(method, Quantizer) and method.name in QUANTIZERS]
     space = JobSpace(model, methods, Limits(), "model", epochs=1)
@@ -83,7 +83,7 @@ def run(model_name: str, size: int, classes: int, seconds: float, threads: int =
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     return [
         f"{row['weights']:<12} size {row['size_ratio']:.4f} (target {row['size_target']:.2f})  "
         "latency {median:.3f} ({low:.3f}..{high:.3f})".format(**row["latency_over_8_bits"])

@@ -1,4 +1,4 @@
-"""What a step of SLB's training costs over a float step: time, interleaved, and memory."""
+"""Time and memory of a training step of SLB, compared with a float step, timed alternately."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from shared.trained import Trained, job_of, trained
 TARGETS = {"time": 2.5, "memory": 5.0}
 BATCH = 128
 STEPS = 4
-"""Of one training in a row, then it is the other's turn."""
+"""Steps of one training before the other one has its turn."""
 
 
 @dataclass
 class Clock(Callback):
-    """Times whole steps, without the loading of images.
+    """Times whole steps without the loading of images:
 
-    From the first callback to the end of the optimizer's step.
+    from the first callback to the end of the optimizer's step.
     """
 
     steps: list[float] = field(default_factory=list)
     _began: float = 0.0
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Starts."""
+        """Starts the clock."""
         del model, step
         self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """Ends: given to the trainer as ``pause``, which it calls after each step."""
+        """Stops the clock. The trainer calls this after each step, as ``pause``."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.steps.append(time.perf_counter() - self._began)
@@ -51,9 +51,9 @@ def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
     """Float, SLB with 8-bit activations (as in QUANTIZE), and SLB with float activations.
 
     Args:
-        model, data: with random weights.
-        bits: of weights.
-        rounds: of ``STEPS`` steps for each; the first is not counted.
+        model, data: the network, with random weights, and the data set.
+        bits: bits of the weights.
+        rounds: number of rounds with ``STEPS`` steps of each; the first does not count.
     """
     baseline = trained(job_of(model, data, 0))
     split = baseline.splits.train.subset(BATCH * STEPS)
@@ -95,7 +95,7 @@ def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
 
 
 def occupied(training: Training) -> dict[str, int]:
-    """Bytes of parameters with logits, gradients and optimizer state, after a step."""
+    """Bytes of parameters, logits, gradients and optimizer state after a step."""
     parameters = list(training.model.parameters())
     state = [value for of_one in training.optimizer.state.values() for value in of_one.values()]
     return {
@@ -113,8 +113,8 @@ def _float(baseline: Trained, split: Split, rounds: int) -> tuple[Training, Cloc
 
 
 def _slb(baseline: Trained, split: Split, bits: int, activations: int | None, rounds: int) -> tuple[Training, Clock]:
-    # Calibrated at the end, which here never comes: between the epochs, which are short ones, it
-    # would be no step's cost. No hard tail, whose steps are cheaper.
+    # Calibration is done between epochs, which are very short here, so it is left out. The hard
+    # tail is left out too, because its steps are cheaper.
     params = {"norm": "calibrate_end", "hard_tail": False}
     setting = Setting("slb", bits, activations, params, {}, exempt=True)
     network, methods, all_params, context = prepared(baseline, setting, seed=0, images=len(split))
@@ -129,7 +129,7 @@ def _slb(baseline: Trained, split: Split, bits: int, activations: int | None, ro
 
 
 def lines(part: dict[str, Any]) -> list[str]:
-    """The part for people."""
+    """The table of this part."""
     return [
         f"{row['training']:<26} step {row['milliseconds']:.0f} ms, {{median:.2f}} ({{low:.2f}}..{{high:.2f}})".format(
             **row["time_over_float"]

@@ -1,4 +1,4 @@
-"""A method's parameters, as a job would fix them."""
+"""The parameters of a method, as a job would set them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autocompress.recipes.choosers import Replay
 
 
 def params_of(method: Method, model: nn.Module, values: Mapping[str, Value]) -> Params:
-    """Parameters by short name over the method's defaults, as a job would fix them."""
+    """The defaults of the method, with the given values by short name."""
     limits = {f"{method.name}.{name}": value for name, value in values.items()}
     space = Space(Replay({}), "model", limits)
     params = method.search_space(space.scope(method.name), model)

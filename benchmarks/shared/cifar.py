@@ -1,4 +1,4 @@
-"""CIFAR's ResNets, which timm does not have."""
+"""ResNets for CIFAR, which timm does not have."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from autocompress.models.architecture import describe
 
 
 class Basic(nn.Module):
-    """A block of CIFAR's ResNet, its shortcut without parameters.
+    """A block of a ResNet for CIFAR.
 
-    Every second pixel, zeros for new channels.
+    Its shortcut has no parameters: it takes every second pixel, and fills new channels with zeros.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -49,7 +49,7 @@ class CifarResNet(nn.Module):
 
 
 def cifar_resnet(depth: int, info: DataInfo, seed: int = 0) -> nn.Module:
-    """One with random weights for images of ten classes, as if ``models`` had made it."""
+    """A network for ten classes with random weights, with the attributes that ``models`` sets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CifarResNet(depth, info.channels)

@@ -1,4 +1,4 @@
-"""Crops of natural photographs that come inside Python packages, held out by picture."""
+"""Crops of natural photographs that Python packages contain, split by picture."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BY_PACKAGE = {
         for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grass.png")
     ),
 }
-"""Photographs by package; scikit-image is not needed, and gives more."""
+"""Photographs by package. scikit-image is optional, and has more."""
 HELD_OUT = ("flower.jpg", "coffee.png", "grace_hopper.jpg")
 SCALE = (0.1, 0.8)
 
 
 def photographs(folder: Path | None = None) -> list[Path]:
-    """Files of the packages that are installed, or all of ``folder``."""
+    """The files of installed packages, or all files of ``folder``."""
     if folder is not None:
         return sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     found = []
@@ -38,13 +38,16 @@ def photographs(folder: Path | None = None) -> list[Path]:
 
 
 def parted(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Pictures to fit on, and those to judge by: the known ones, else every fourth."""
+    """Pictures for fitting and for judging.
+
+    Those of known packages are fixed; of others, every fourth one judges.
+    """
     held_out = [file for file in files if file.name in HELD_OUT] or list(files[::4])
     return [file for file in files if file not in held_out], held_out
 
 
 def crops(files: Sequence[Path], count: int, size: int, seed: int) -> torch.Tensor:
-    """Crops, of every picture equally many, float32 ``[count, 3, size, size]`` in 0 to 1."""
+    """Crops, equally many of each picture, float32 ``[count, 3, size, size]`` in 0 to 1."""
     pictures = [open_picture(file, file.name).convert("RGB") for file in files]
     draw = RandomResizedCrop(size, SCALE)
     with torch.random.fork_rng(devices=[]):

@@ -58,5 +58,5 @@ if VARIABLE in os.environ:
 
 @hookimpl
 def autocompress_search_started(job: Job) -> None:
-    """Nothing: importing this file is enough."""
+    """Does nothing: it is enough that this file is imported."""
     del job

@@ -1,4 +1,4 @@
-"""Checks whether orders that a paper claims hold here: kept, reversed or undecided.
+"""Checks whether the orders that a paper claims are kept, reversed or undecided here.
 
 Rows are compared on the same images.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-    """Points of accuracy with a 95 % interval, and the points of each seed."""
+    """Difference of accuracies in points with a 95 % interval, and the difference of each seed."""
 
     points: float
     low: float
@@ -47,7 +47,7 @@ def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Dif
     ``objectives.intervals.paired_difference``'s, up to rounding.
 
     Args:
-        first, second: for each seed, bool ``(images,)``.
+        first, second: for each seed, whether each image is right, bool ``(images,)``.
 
     Raises:
         ValueError: if they do not fit each other.

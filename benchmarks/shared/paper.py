@@ -1,6 +1,6 @@
-"""Tables of a paper's comparisons.
+"""Tables of the comparisons of a paper:
 
-Rows over seeds, orders with their verdicts, as JSON and as Markdown.
+rows over seeds and orders with verdicts, as JSON and Markdown.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Study:
-    """One backbone's rows, and the orders among them that the paper claims."""
+    """The rows of one backbone, and the orders among them that the paper claims."""
 
     backbone: Backbone
     lines: Sequence[Line]
@@ -93,16 +93,16 @@ class Way:
 def options(
     description: str, out: Path, *, epochs: float, images: int, baseline_epochs: int
 ) -> argparse.ArgumentParser:
-    """The command line that both papers' tables share."""
+    """The command line that the tables of all papers share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", help="only these backbones")
-    parser.add_argument("--rows", nargs="+", help="only these rows, by their words")
+    parser.add_argument("--models", nargs="+", help="backbones to run; all by default")
+    parser.add_argument("--rows", nargs="+", help="rows to make, by their words; all by default")
     parser.add_argument("--data", default="glyphs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--baseline-epochs", type=int, default=baseline_epochs)
-    parser.add_argument("--epochs", type=int, default=epochs, help="of each training with quantization")
-    parser.add_argument("--images", type=int, default=images, help="of the training split that it uses")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--epochs", type=int, default=epochs, help="epochs of each training")
+    parser.add_argument("--images", type=int, default=images, help="number of training images")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--fresh", action="store_true", help="make all rows again")
     parser.add_argument("--out", type=Path, default=out)
     return parser
@@ -129,7 +129,7 @@ def run(
     table = Rows(chosen.out, head)
     labels = chosen.models or [study.backbone.label for study in studies]
     wanted = [_part(study, chosen.rows) for study in studies if study.backbone.label in labels]
-    for seed in chosen.seeds:  # seed by seed: what is interrupted has whole seeds
+    for seed in chosen.seeds:  # seed by seed, so that an interrupted run has complete seeds
         for study in wanted:
             _make(study, seed, chosen, table, way)
     orders = {study.backbone.label: _orders(study, chosen.seeds, table) for study in wanted}
@@ -142,7 +142,7 @@ def run(
 
 
 def _part(study: Study, rows: Sequence[str] | None) -> Study:
-    """The rows asked for, and the claims that they decide."""
+    """The requested rows, and the claims about them."""
     if rows is None:
         return study
     lines = [line for line in study.lines if line.label in rows]
@@ -169,7 +169,7 @@ def _make(study: Study, seed: int, chosen: argparse.Namespace, table: Rows, way:
     def of(setting: Any) -> dict[str, Any]:
         try:
             correct = way.make(baseline(), setting, seed=seed, images=chosen.images)
-        except TrialFailed as error:  # a training that diverges is a result, too
+        except TrialFailed as error:  # a training that diverges is a result too
             nothing = np.zeros(len(baseline().splits.test), dtype=bool)
             return {"accuracy": 0.0, "correct": packed(nothing), "failed": str(error)}
         return {"accuracy": 100.0 * float(correct.mean()), "correct": packed(correct)}

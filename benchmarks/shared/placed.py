@@ -1,4 +1,4 @@
-"""A file with a tuned placement, calibrated as a search does it."""
+"""Writes a file with a tuned placement, calibrated as in a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.quantization.fakequant import UniformFakeQuantizer
 def write_tuned(
     network: Network, costs: MeasuredCosts | None, images: torch.Tensor, file: Path
 ) -> tuple[nn.Module, list[str]]:
-    """Writes the file; gives the hardened model and the layers that compute in float."""
+    """Writes the file; returns the hardened model and the layers that compute in float."""
     quantized = quantize(
         network.model,
         network.config,

@@ -1,7 +1,4 @@
-"""Networks with channels removed, a share of the MACs left.
-
-By the engine, and by Torch-Pruning itself.
-"""
+"""Networks with removed channels at a share of the MACs, by the engine and by Torch-Pruning."""
 
 from __future__ import annotations
 
@@ -41,9 +38,9 @@ CRITERIA: Mapping[str, Pruner] = {
     "bn-scale": BatchNormScale(),
     "random": Random(),
 }
-"""What SCOP is compared with, by the name of a row."""
+"""The criteria that SCOP is compared with, by the name of a row."""
 RECOVERY: Params = {"lr": 2e-3, "distill": 0.5}
-"""RECOVER's defaults."""
+"""The defaults of RECOVER."""
 LARGEST_RATE = 0.95
 HALVINGS = 12
 
@@ -54,10 +51,10 @@ def context_of(
     """What methods and RECOVER are given: the teacher, and images to score and train on.
 
     Args:
-        baseline: float.
-        seed: of scores and recovery.
-        images: of the training split that are used; None for all.
-        transfer: in place of the baseline's own data.
+        baseline: the float network.
+        seed: random seed of scores and recovery.
+        images: number of training images that are used; None for all.
+        transfer: images in place of the data of the baseline.
     """
     transfer = user_data(baseline.splits, seed) if transfer is None else transfer
     train = transfer.train
@@ -77,25 +74,25 @@ def uniform(pruner: Pruner, model: nn.Module, rate: float, mode: str, multiple: 
     The same rate in all layers, which may lie between the steps of the space.
 
     Args:
-        pruner: that orders the channels, with its parameters by default.
+        pruner: orders the channels, with its default parameters.
         model: the baseline, in eval mode; not changed.
-        rate: share of the channels that goes.
-        mode: of removal.
-        multiple: of the number of channels that stay.
+        rate: share of the channels to remove.
+        mode: mode of removal.
+        multiple: numbers of kept channels are multiples of it.
     """
     keep = {coupling.name: 1.0 - rate for coupling in prunable(model, mode)}
     return Pruning(pruner.name, params_of(pruner, Space(Replay({})), model), keep, mode, multiple)
 
 
 def structure(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> nn.Module:
-    """A copy with the widths of that rate, made without data; its weights mean nothing."""
+    """A copy with the widths of this rate, made without data. Its weights mean nothing."""
     asked, size = uniform(Magnitude(), model, rate, mode, multiple), models.input_size(model)
     cut = prune.decide(prune.affected(model, model, asked, []), model, asked, None)
     return remove(copy.deepcopy(model), cut.keep, size, mode, couplings=cut.couplings).eval()
 
 
 def left(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> tuple[float, float]:
-    """Shares of parameters and MACs that a rate leaves; 1 where it removes nothing."""
+    """Shares of parameters and MACs that a rate keeps; 1 if it removes nothing."""
     size = models.input_size(model)
     try:
         small = facts(structure(model, rate, mode, multiple), size)
@@ -106,10 +103,7 @@ def left(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> tuple[f
 
 
 def nearest(share_of: Callable[[float], float], target: float) -> tuple[float, float]:
-    """The rate whose share of the MACs comes nearest to ``target``, and that share.
-
-    By halving, as shares fall.
-    """
+    """The rate whose share of the MACs is nearest to ``target``, and that share, by bisection."""
     low, high = 0.0, LARGEST_RATE
     found = (0.0, 1.0)
     for _ in range(HALVINGS):
@@ -126,10 +120,10 @@ def removed(pruner: Pruner, model: nn.Module, asked: Pruning, context: Context) 
     Nothing is refitted, norms are recalibrated, and it is not yet recovered.
 
     Args:
-        pruner: that ``asked`` names; ``context.state`` holds its state.
+        pruner: the pruner in ``asked``; ``context.state`` has its state.
         model: the baseline; not changed.
-        asked: of the engine's PRUNE.
-        context: with images and teacher.
+        asked: parameters of PRUNE.
+        context: a context with images and teacher.
     """
     with tempfile.TemporaryDirectory() as folder:
         stages = Structural(model, "baseline", [], Store(Path(folder)), context.seed)
@@ -138,7 +132,7 @@ def removed(pruner: Pruner, model: nn.Module, asked: Pruning, context: Context) 
 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
-    """``model`` after RECOVER with its defaults, trained in place."""
+    """``model`` after RECOVER with its defaults. It is trained in place."""
     return recover(model, {**RECOVERY, "epochs": epochs}, context, []) if epochs else model.eval()
 
 
@@ -147,7 +141,7 @@ class TorchPruning:
 
     Args:
         model: the float model, in eval mode; not changed.
-        mode: of removal; it says which layers are left alone.
+        mode: mode of removal; it decides which layers are not pruned.
     """
 
     def __init__(self, model: nn.Module, mode: str) -> None:
@@ -157,7 +151,7 @@ class TorchPruning:
         self._alone = [layer for coupling in every if coupling.name in whole for layer in coupling.producers]
 
     def __call__(self, rate: float) -> nn.Module:
-        """A copy pruned at one rate for all layers, in eval mode on the CPU.
+        """A copy pruned with one rate for all layers, in eval mode on the CPU.
 
         Its norms are not recalibrated.
         """
@@ -173,11 +167,11 @@ class TorchPruning:
         return model.eval()
 
     def share(self, rate: float) -> float:
-        """Share of the MACs that a rate leaves."""
+        """The share of the MACs that a rate keeps."""
         return facts(self(rate), self._size).macs / facts(self._model, self._size).macs
 
     def removed(self, rate: float, context: Context) -> nn.Module:
-        """Pruned, with norms recalibrated on as many images as the engine takes."""
+        """A pruned copy, whose norms are recalibrated on as many images as in the engine."""
         assert context.transfer is not None
         pixels = self._size[1] * self._size[2]
         images = max(LEAST_RECALIBRATION, RECALIBRATION_PIXELS // pixels)

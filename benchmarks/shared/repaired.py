@@ -37,8 +37,8 @@ class SearchableJob:
     """One baseline, its data, and the two stages.
 
     Attributes:
-        baseline: trained.
-        seed: of images, orders and training.
+        baseline: the trained network.
+        seed: random seed of images, orders and training.
         folder: of the store, so that orders and moments are made once.
     """
 
@@ -54,12 +54,12 @@ class SearchableJob:
         self.context = Context(input_size=size, transfer=transfer, teacher=teacher, seed=self.seed)
 
     def structural_with(self, specs: Sequence[LayerSpec]) -> Structural:
-        """The two stages, for networks that hold a plugin's layers."""
+        """The two stages, for networks with layers of a plugin."""
         return replace(self.structural, specs=specs)
 
     @cached_property
     def teacher_logits(self) -> torch.Tensor:
-        """Of the baseline on the validation split."""
+        """The logits of the baseline on the validation split."""
         return logits(self.baseline.model, self.baseline.splits.val)
 
     def widths(self, share: float, mode: str, multiple: int = 1, heads: float | None = None) -> Mapping[str, float]:
@@ -95,14 +95,14 @@ class SearchableJob:
         """Accuracy, KL and seconds of one candidate.
 
         Args:
-            pruner: by name.
-            keep: shares of the channels that stay, by coupling.
-            mode: of the couplings.
+            pruner: name of the pruner.
+            keep: share of the channels to keep, by coupling.
+            mode: mode of the couplings.
             fit: "one-shot", "sequential", "auto", "none" (norms recalibrated), or "nothing" (not
                 even that).
-            params: of the pruner.
-            images: that repair may use.
-            train: a quarter of an epoch of distillation follows.
+            params: parameters of the pruner.
+            images: number of images for repair.
+            train: whether a quarter of an epoch of distillation follows.
         """
         method = manager().method(pruner)
         assert isinstance(method, Pruner)
@@ -136,7 +136,7 @@ class SearchableJob:
         return facts(self.baseline.model, self.context.input_size).macs
 
     def trained(self, model: nn.Module, lr: float = 5e-4) -> nn.Module:
-        """After a quarter of an epoch of distillation."""
+        """The candidate after a quarter of an epoch of distillation."""
         transfer = self.context.transfer
         assert transfer is not None
         part = transfer.train.subset(int(len(transfer.train) * QUARTER), self.seed)
@@ -144,7 +144,7 @@ class SearchableJob:
         return recover(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
 
     def judged(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy in percent, KL to the baseline, and agreement in percent, on validation."""
+        """Accuracy, agreement (both in percent) and KL to the baseline, on validation images."""
         val = self.baseline.splits.val
         own = logits(model.eval(), val)
         kl = repair.kl_of(own, self.teacher_logits)

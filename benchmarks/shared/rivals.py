@@ -1,6 +1,6 @@
-"""Other people's quantizers after training, each in its own environment.
+"""Quantizers of other tools, each in its own environment, without training.
 
-Files from the same float file and images.
+All get the same float file and the same images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROGRAM = Path(__file__).parent / "in_nncf.py"
 
 
 class Unavailable(Exception):
-    """A rival cannot be run here; says why."""
+    """A rival cannot be run here. The message is the reason."""
 
 
 class Images(CalibrationDataReader):
@@ -35,16 +35,16 @@ class Images(CalibrationDataReader):
         self._images = iter([{INPUT: image[None]} for image in images])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next image; None at the end."""
+        """Returns the next image; None at the end."""
         return next(self._images, None)
 
 
 def by_quantize_static(
     source: Path, images: np.ndarray, out: Path, ranges: CalibrationMethod = CalibrationMethod.MinMax
 ) -> None:
-    """ONNX Runtime's.
+    """Quantizes with ONNX Runtime:
 
-    Uint8 activations, int8 weights a channel, QDQ; ranges by its default, if not said otherwise.
+    uint8 activations, int8 weights per channel, QDQ, and its default ranges unless given.
     """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -102,7 +102,7 @@ class Nncf:
 
 
 def _run(command: Sequence[str | Path], seconds: float) -> subprocess.CompletedProcess[str]:
-    # NNCF reports its use over the network unless told that it runs in a test.
+    # NNCF reports its use over the network, unless it runs in a test.
     environment = {**os.environ, "NNCF_CI": "1", "PYTHONPATH": ""}
     words = [str(word) for word in command]
     try:

@@ -16,7 +16,7 @@ from autocompress.files import write_json
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; empty where there is none."""
+    """The JSON object in ``path``; empty if the file does not exist."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
@@ -27,7 +27,7 @@ def command_line() -> str:
 
 
 class TimeIsUp(Exception):
-    """There is no time for the next row."""
+    """Raised if there is no time for the next row."""
 
 
 class Rows:
@@ -36,9 +36,9 @@ class Rows:
     An interrupted run continues: existing rows are not made again.
 
     Args:
-        path: of the file.
+        path: the JSON file.
         head: values on which rows depend (settings, versions); rows with another head are dropped.
-        until: time (of ``time.monotonic``) after which no row is begun; None for no limit.
+        until: time (by ``time.monotonic``) after which no row begins; None for no limit.
     """
 
     def __init__(self, path: Path, head: dict[str, Any], until: float | None = None) -> None:
@@ -70,7 +70,7 @@ class Rows:
 
 
 def packed(correct: np.ndarray) -> str:
-    """One flag an image as hexadecimal text, short enough to be kept in a table."""
+    """One flag per image as hexadecimal text, for tables."""
     return f"{len(correct)}:{np.packbits(correct).tobytes().hex()}"
 
 

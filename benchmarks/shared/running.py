@@ -1,7 +1,4 @@
-"""A benchmark of several parts.
-
-Each is run, written beside those that are there, and shown as soon as it is done.
-"""
+"""A benchmark with several parts. Each part is run, added to the file, and printed."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from shared.rows import read
 from shared.trained import environment
 
 Lines = Mapping[str, Callable[[dict[str, Any]], list[str]]]
-"""By part, in the order of the file: the part for people."""
+"""Functions that make the table of a part, in the order of the file."""
 
 
 def put(out: Path, lines: Lines, name: str, part: dict[str, Any]) -> None:
-    """Writes one part to the JSON file ``out``, beside those that are there."""
+    """Adds one part to the JSON file ``out``."""
     kept = {**read(out).get("parts", {}), name: part}
     write_json(out, {"parts": {key: kept[key] for key in lines if kept.get(key) is not None}})
 

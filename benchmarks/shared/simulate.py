@@ -1,6 +1,8 @@
-"""One quantized network in simulation: fake-quantizers, training, accuracy.
+"""Simulates one quantized network: fake-quantizers, training, accuracy.
 
-For comparisons that no recipe can ask for, such as weights alone, or batch norm folded naively."""
+It is for comparisons that no recipe has, such as quantized weights alone, or naive folding of batch
+norm.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,13 @@ QAT: Params = {
     "range_freeze": 0.5,
     "delay": 0.0,
 }
-"""QUANTIZE's training as in the whitepaper: labels alone, correction and freezing."""
+"""Training of QUANTIZE as in the whitepaper: labels only, correction and freezing."""
 NEVER = 2.0
-"""A freezing point behind the end."""
+"""A freezing point after the end, so that nothing freezes."""
 
 
 class Float(FakeQuantizer):
-    """Leaves a tensor in float."""
+    """Keeps a tensor in float."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -86,11 +88,11 @@ def simulate(
     """Quantizes a copy of the baseline; whether each test image is correct, bool ``(images,)``.
 
     Args:
-        baseline: float.
-        setting: what is done.
-        seed: of training and of the draw of its images.
-        images: how many of the training split are trained on; None for all.
-        transfer: what is calibrated and trained on; None for the baseline's own data.
+        baseline: the float network.
+        setting: how it is quantized.
+        seed: random seed of the training and of its images.
+        images: number of training images that are used; None for all.
+        transfer: images for calibration and training; None for the data of the baseline.
     """
     network, methods, params, context = prepared(baseline, setting, seed=seed, images=images, transfer=transfer)
     if setting.qat is not None:

@@ -1,6 +1,6 @@
-"""Transfer sets that a data source makes of a benchmark's teacher.
+"""Transfer sets that a data source makes from the teacher of a benchmark.
 
-Made once and kept in the cache folder.
+They are stored in the cache folder.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def made(
     """The transfer set of a source; kept where no student is asked.
 
     Args:
-        name: of the source.
-        values: its parameters, where they are not the defaults.
-        teacher: float, eval.
-        seed: of the images.
-        student: the live student, for a source that adapts.
+        name: name of the source.
+        values: parameters of the source that differ from the defaults.
+        teacher: float network in eval mode.
+        seed: random seed of the images.
+        student: the student in training, for a source that adapts.
     """
     source = source_named(name)
     params = params_of(source, teacher, values)
@@ -90,7 +90,7 @@ def _load(path: Path, teacher: nn.Module, key: str) -> TransferSet:
 
 
 def both(first: TransferSet, second: TransferSet) -> TransferSet:
-    """The images of two sets; the teacher is asked again about all of them."""
+    """The images of two sets. The teacher gives the targets for all of them."""
     parts = [next(iter(found.train.loader(len(found.train)))) for found in (first, second)]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     joined = TensorSplit(images, labels, first.train.info)
@@ -109,7 +109,7 @@ def taught(
     temperature: float = 4.0,
     **settings: Any,
 ) -> nn.Module:
-    """Trains ``student`` in place for ``steps`` on what the teacher says of augmented images."""
+    """Trains ``student`` in place for ``steps`` on outputs of the teacher for augmented images."""
     per_epoch = max(len(transfer.train) // batch_size, 1)
     train(
         student,

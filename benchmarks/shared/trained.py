@@ -1,4 +1,4 @@
-"""A float model trained by this project with its data, and an opened job with given recipes."""
+"""A float model, trained by this project, with its data, and an opened job with given recipes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from autocompress.training import train_baseline, versions
 
 QUANTIZERS = ("quantize", "slb")
 SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}, "lenet5": {"epochs": 40}}
-"""Baselines that need more than the others; ``epochs`` at least."""
+"""Minimum of ``epochs`` for baselines that need more than others."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A float baseline in eval mode on the CPU, and the data that it was trained on."""
+    """A float baseline in eval mode on the CPU, and its training data."""
 
     job: Job
     model: nn.Module
@@ -42,11 +42,11 @@ def job_of(
         model: in timm, with arguments for it where it needs some, in JSON:
             ``mobilenetv2_050:output_stride=8``,
             ``resnet10t:channels=[32,64,128,256];stem_width=16``.
-        data_name: of the data.
-        epochs: of the float baseline.
-        seed: of the job.
-        qat_epochs: of the training that QUANTIZE may do.
-        model_args: more arguments.
+        data_name: name of the data set.
+        epochs: epochs of the float baseline.
+        seed: random seed of the job.
+        qat_epochs: maximum epochs of the training in QUANTIZE.
+        model_args: further arguments.
     """
     name, _, words = model.partition(":")
     pairs = (word.partition("=") for word in words.split(";") if word)
@@ -63,13 +63,13 @@ def job_of(
 
 
 def baseline_of(name: str, epochs: int) -> dict[str, float]:
-    """Settings of the float training; a small run (one or two epochs) is left small."""
+    """Settings of the float training. A short run (one or two epochs) is not extended."""
     own: dict[str, float] = dict(SLOW.get(name, {})) if epochs > 2 else {}
     return {**own, "epochs": max(epochs, own.get("epochs", 0))}
 
 
 def trained(job: Job) -> Trained:
-    """The job's baseline; trained once and kept in the cache folder."""
+    """The baseline of the job, trained once and stored in the cache folder."""
     splits = data.load(job.data, manager().datasets(), **models.preprocessing(job))
     return Trained(job, train_baseline(job, models.create(job, splits.info), splits), splits)
 
@@ -78,16 +78,16 @@ class Written:
     """A chooser: one width for all groups, the rest as given, else the default.
 
     Args:
-        weight: as in the space, for example "quantize:4" or "slb:1".
-        activation_bits: 2 to 8.
-        values: by full name.
+        weight: quantizer and bits as in the space, for example "quantize:4" or "slb:1".
+        activation_bits: bits of activations, 2 to 8.
+        values: values of parameters by full name.
     """
 
     def __init__(self, weight: str, activation_bits: int, values: Mapping[str, Value] | None = None) -> None:
         self._weight, self._bits, self._values = weight, activation_bits, Replay(dict(values or {}))
 
     def choose(self, parameter: Parameter) -> Value:
-        """The value of one parameter."""
+        """The value of a parameter."""
         if parameter.name.startswith("bits.weight."):
             return self._weight
         if parameter.name.startswith("bits.activation."):
@@ -98,10 +98,10 @@ class Written:
 def recipe_of(
     opened: OpenedJob, weight: str, activation_bits: int = 8, values: Mapping[str, Value] | None = None
 ) -> Recipe:
-    """The recipe in words, of the opened job's own space."""
+    """The recipe in words, in the space of the opened job."""
     return opened.compose(Written(weight, activation_bits, values))
 
 
 def environment() -> dict[str, Any]:
-    """What figures depend on: machine and versions."""
+    """The machine and versions on which figures depend."""
     return {**machine(), "versions": versions()}

@@ -37,8 +37,8 @@ class TwoNodes:
     """A head and further nodes, each with processes of its own.
 
     Args:
-        environment: variables of their processes, and so of the workers on them.
-        processors: of each node, for Ray.
+        environment: environment variables of the nodes and of the workers on them.
+        processors: number of processors of each node in Ray.
     """
 
     def __init__(self, environment: Mapping[str, str], processors: int = 1) -> None:
@@ -113,7 +113,7 @@ class TwoNodes:
         raise TimeoutError(self.log("head"))
 
     def start_again(self) -> None:
-        """Starts ended nodes again, as an operator of a cluster does."""
+        """Starts ended nodes again, as an operator of a cluster would."""
         for name, process in list(self.nodes.items()):
             if process.poll() is not None:
                 del self.nodes[name]
