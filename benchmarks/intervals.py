@@ -43,9 +43,9 @@ Structures = dict[str, tuple[Deployable, Deployable]]
 
 
 def structures(models: Sequence[str], sizes: Sequence[int], folder: Path) -> Structures:
-    """(file, its reference) by name:
+    """(file, its reference) by name.
 
-    int8 and a copy of the float file, with the float file as reference.
+    Int8 and a copy of the float file, with the float file as reference.
     """
     found: Structures = {}
     for name, size in itertools.product(models, sizes):

@@ -1,6 +1,6 @@
-"""A real run without a search:
+"""A real run without a search.
 
-two models of a small network, exported and scored. Tests that read runs and run model files use it.
+Two models of a small network, exported and scored. Tests that read runs and run model files use it.
 """
 
 from __future__ import annotations

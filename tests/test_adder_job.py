@@ -1,6 +1,6 @@
-"""A job with the objective energy:
+"""A job with the objective energy.
 
-adder layers are trained, hardened to integers, and reach the front.
+Adder layers are trained, hardened to integers, and reach the front.
 """
 
 from __future__ import annotations

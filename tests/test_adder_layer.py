@@ -1,6 +1,6 @@
-"""The adder layer:
+"""The adder layer.
 
-operation and gradients as in the paper, removal of channels, integers, and its file.
+Operation and gradients as in the paper, removal of channels, integers, and its file.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def test_the_inputs_gradient_is_clipped(apart: float, expected: float) -> None:
 
 
 def test_mean_and_variance_of_outputs() -> None:
-    """Check 9:
+    """Check 9.
 
-    the variance is (1 - 2/pi) K (Var X + Var F) with K = 576, and the mean -K sqrt(2/pi) sqrt(2).
+    The variance is (1 - 2/pi) K (Var X + Var F) with K = 576, and the mean -K sqrt(2/pi) sqrt(2).
     """
     adder = AdderConv2d(576, 1024, 1)
     y = adder(torch.randn(8, 576, 16, 16)).detach().double()
@@ -205,9 +205,9 @@ def quantizer(x: torch.Tensor, bits: int, *, nonnegative: bool) -> UniformFakeQu
 
 
 def reads(layer: AdderConv2d, fake: UniformFakeQuantizer) -> AdderConv2d:
-    """Sets the quantizer without registering it as a submodule, as the engine does:
+    """Sets the quantizer without registering it as a submodule, as the engine does.
 
-    the network owns it.
+    The network owns it.
     """
     layer.__dict__["input_quantizer"] = fake
     return layer
@@ -271,10 +271,9 @@ def test_the_simulated_layer_trains_its_own_weight() -> None:
 
 
 def test_weights_outside_the_grid_are_trained_too() -> None:
-    """Section 2:
+    """Section 2: the gradient is G^T P - (sum G) W, without clipping.
 
-    gW = G^T P - (sum G) W, without clipping. After a ReLU, every negative weight is outside the
-    grid.
+    After a ReLU, every negative weight is outside the grid.
     """
     adder, x = layer(padding=0), torch.randn(4, 4, 6, 6).relu()
     fake = quantizer(x, 8, nonnegative=True)

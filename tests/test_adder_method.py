@@ -1,6 +1,6 @@
-"""The transform ``adder``:
+"""The transform ``adder``.
 
-the layers that it replaces, jobs in which it applies, initial weights, and the rest of the engine.
+The layers that it replaces, jobs in which it applies, initial weights, and the rest of the engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""AdderNet's operators in torch:
+"""AdderNet's operators in torch.
 
-the checks of the paper, gradients, dtypes, memory formats, and torch's tools.
+The checks of the paper, gradients, dtypes, memory formats, and torch's tools.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Training of adder layers:
+"""Training of adder layers.
 
-the scaled gradient, the optimizer of the filters, schedules, features, and learning.
+The scaled gradient, the optimizer of the filters, schedules, features, and learning.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Allocation within budgets:
+"""Allocation within budgets.
 
-compared with brute force, with bounds on several costs, and fast at real sizes.
+Compared with brute force, with bounds on several costs, and fast at real sizes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Amounts of work that depend on the available time:
+"""Amounts of work that depend on the available time.
 
-images of data sources, and of the cells of a table.
+Images of data sources, and of the cells of a table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Batches that cannot work are refused before training:
+"""Batches that cannot work are refused before training.
 
-batches of one image if batch norm needs more, and batches that do not fit into memory.
+Batches of one image if batch norm needs more, and batches that do not fit into memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Quantities and bounds:
+"""Quantities and bounds.
 
-one table for job, results and report, and one definition of when a bound is met.
+One table for job, results and report, and one definition of when a bound is met.
 """
 
 from __future__ import annotations

@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -26,6 +24,7 @@ from autocompress.contract.coupling import Coupling, counts
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel, facts
 from autocompress_ghost.module import GhostConv2d, GhostSpec
+from shared.cifar import CifarResNet
 
 Size = tuple[int, int, int]
 IMAGE = (3, 32, 32)
@@ -131,9 +130,9 @@ def share_left(model: nn.Module, size: Size, rate: float, *, skip: Callable[[Cou
 
 @pytest.mark.slow
 def test_resnet50_by_the_official_scheme() -> None:
-    """Check 10:
+    """Check 10.
 
-    rate 0.35 for every block convolution; stem, shortcuts and residual width are kept.
+    Rate 0.35 for every block convolution; stem, shortcuts and residual width are kept.
     """
     model = timm.create_model("resnet50").eval()
     whole = facts(model, (3, 224, 224))
@@ -142,36 +141,6 @@ def test_resnet50_by_the_official_scheme() -> None:
     params, macs = share_left(model, (3, 224, 224), 0.35, skip=lambda c: c.stem)
     assert params == pytest.approx(42.8, abs=0.05)
     assert macs == pytest.approx(45.4, abs=0.05)
-
-
-class Basic(nn.Module):
-    """A block of CIFAR's ResNet, its shortcut without parameters.
-
-    Every second pixel, zeros for new channels.
-    """
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.stride, self.fresh = width // inputs, width - inputs
-        self.conv1 = nn.Conv2d(inputs, width, 3, self.stride, 1, bias=False)
-        self.bn1, self.conv2 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.fresh // 2, self.fresh // 2))
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + (shortcut if self.fresh else x))
-
-
-class CifarResNet(nn.Module):
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        widths = [16] + [width for width in (16, 32, 64) for _ in range((depth - 2) // 6)]
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        self.blocks = nn.Sequential(*(Basic(i, o) for i, o in pairwise(widths)))
-        self.fc = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
 
 
 def test_resnet56_by_the_official_scheme() -> None:

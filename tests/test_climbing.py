@@ -1,6 +1,6 @@
-"""Promotions:
+"""Promotions.
 
-which recipes are trained further, the results in their rows, and searches that are killed between
+Which recipes are trained further, the results in their rows, and searches that are killed between
 any two steps.
 """
 

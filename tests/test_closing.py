@@ -1,6 +1,6 @@
-"""Closing a search:
+"""Closing a search.
 
-there is always a front, the nearest miss if nothing meets the constraints, and consistent figures.
+There is always a front, the nearest miss if nothing meets the constraints, and consistent figures.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def two_blocks() -> nn.Module:
-    """The first two blocks of the model:
+    """The first two blocks of the model.
 
-    a faulty method breaks its rule in them too, in a third of the time.
+    A faulty method breaks its rule in them too, in a third of the time.
     """
     return example_model(args=TWO_BLOCKS)
 

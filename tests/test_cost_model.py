@@ -57,9 +57,9 @@ EIGHT = layers(("multiply-add", 1_000_000, 8, 8))
 
 
 def test_the_45_nm_figures_add_up_as_published() -> None:
-    """Digest of AdderNet, section 8:
+    """Digest of AdderNet, section 8.
 
-    picojoules per tap, for a multiplication with an addition, and for two additions.
+    Picojoules per tap, for a multiplication with an addition, and for two additions.
     """
     cost = PROFILES["45nm"].cost
 
@@ -78,7 +78,7 @@ def test_the_45_nm_figures_add_up_as_published() -> None:
 
 
 def test_the_cycles_of_lenet_in_the_paper() -> None:
-    """AdderNet, MNIST:
+    """AdderNet, MNIST.
 
     435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74 M.
     """

@@ -139,9 +139,9 @@ def test_stratified_draw_keeps_each_class_in_proportion(labels: list[int], share
 
 
 def ranked_by_class(labels: torch.Tensor, n: int, seed: int) -> list[int]:
-    """The definition of a stratified draw, class by class:
+    """The definition of a stratified draw, class by class.
 
-    ranks within a class, as fractions of its size.
+    Ranks within a class, as fractions of its size.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
     rank: dict[int, float] = {}

@@ -1,6 +1,6 @@
-"""Sealed test images:
+"""Sealed test images.
 
-nothing can read them until a search is closed, neither methods nor data sources.
+Nothing can read them until a search is closed, neither methods nor data sources.
 """
 
 from __future__ import annotations

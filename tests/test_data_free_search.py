@@ -1,6 +1,6 @@
-"""Whole searches without training data:
+"""Whole searches without training data.
 
-their files and messages, and test images that stay sealed until the end.
+Their files and messages, and test images that stay sealed until the end.
 """
 
 from __future__ import annotations

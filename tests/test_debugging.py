@@ -1,6 +1,6 @@
-"""The float and the compressed network side by side:
+"""The float and the compressed network side by side.
 
-consistent figures, kept channels, and suggested lines of a job.
+Consistent figures, kept channels, and suggested lines of a job.
 """
 
 from __future__ import annotations

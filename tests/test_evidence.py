@@ -1,20 +1,16 @@
-"""Decisions in the tables of papers:
+"""Decisions in the tables of papers.
 
-differences over seeds, verdicts, and rows of an interrupted run.
+Differences over seeds, verdicts, and rows of an interrupted run.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autocompress.objectives.intervals import paired_difference
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
 from shared.orders import Claim, Difference, difference, judged, verdict
 from shared.rows import Rows, packed, unpacked
 

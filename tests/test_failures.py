@@ -1,6 +1,6 @@
-"""A failure costs one trial, on real Ray:
+"""A failure costs one trial, on real Ray.
 
-an exception, NaN, memory, a killed worker, a hanging worker.
+An exception, NaN, memory, a killed worker, a hanging worker.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""UniformFakeQuantizer:
+"""UniformFakeQuantizer.
 
-states, gradient, ranges and integers for the file, through the interface of the contract.
+States, gradient, ranges and integers for the file, through the interface of the contract.
 """
 
 from __future__ import annotations

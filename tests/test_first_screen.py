@@ -1,6 +1,6 @@
-"""The first screen of the report:
+"""The first screen of the report.
 
-the recommended model, its figures, how to use it, and the slider.
+The recommended model, its figures, how to use it, and the slider.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ SHALLOW: dict[str, dict[str, Any]] = {
 """Fewer blocks of each kind, so that the export takes a second."""
 
 INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape", "Squeeze"}
-"""Float operators that may be left:
+"""Float operators that may be left.
 
-quantizer of the image, memory layout, and flatten of the classifier.
+Quantizer of the image, memory layout, and flatten of the classifier.
 """
 
 EXPECTED = {

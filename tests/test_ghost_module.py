@@ -1,6 +1,6 @@
-"""The ghost module:
+"""The ghost module.
 
-shapes, sizes, and the intrinsic map of each ghost (checks 1 to 4 of the digest).
+Shapes, sizes, and the intrinsic map of each ghost (checks 1 to 4 of the digest).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sizes that the paper publishes:
+"""Sizes that the paper publishes.
 
 VGG-16 and ResNet-56 on CIFAR-10, and GhostNet (checks 8 and 10).
 """
@@ -39,9 +39,9 @@ def vgg16() -> nn.Module:
 
 
 class Block(nn.Module):
-    """A basic block whose shortcut has no parameters:
+    """A basic block whose shortcut has no parameters.
 
-    it takes every second pixel, and fills channels with zeros.
+    It takes every second pixel, and fills channels with zeros.
     """
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:

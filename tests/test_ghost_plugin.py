@@ -1,6 +1,6 @@
-"""The transform ``ghost`` on whole networks:
+"""The transform ``ghost`` on whole networks.
 
-selected layers, equal outputs, and the resulting layers (checks 7, 9 and 11 of the digest).
+Selected layers, equal outputs, and the resulting layers (checks 7, 9 and 11 of the digest).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Hard swish and hard sigmoid on integers:
+"""Hard swish and hard sigmoid on integers.
 
-a saturating addition whose result is read with a sixth of the step.
+A saturating addition whose result is read with a sixth of the step.
 """
 
 from __future__ import annotations

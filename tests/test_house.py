@@ -1,6 +1,6 @@
-"""Rules that no linter checks:
+"""Rules that no linter checks.
 
-the length of functions, and the length of prose lines in Markdown. ruff checks the length of lines
+The length of functions, and the length of prose lines in Markdown. ruff checks the length of lines
 in docstrings and comments (``max-doc-length``).
 """
 

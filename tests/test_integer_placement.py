@@ -1,6 +1,6 @@
-"""Integer placement:
+"""Integer placement.
 
-costs measured on a device, stored, extended to other shapes, and judged by whole files.
+Costs measured on a device, stored, extended to other shapes, and judged by whole files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The Knowledge Within:
+"""The Knowledge Within.
 
-the divergence of Gaussians, the three schemes and their sum, and uses of the images.
+The divergence of Gaussians, the three schemes and their sum, and uses of the images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Layers of plugins that are one node of the graph (leaves):
+"""Layers of plugins that are one node of the graph (leaves).
 
-integers on the grid of their input, their norm inside, from the traced network to the file and
+Integers on the grid of their input, their norm inside, from the traced network to the file and
 back.
 """
 

@@ -1,6 +1,6 @@
-"""Networks with leaf layers of plugins:
+"""Networks with leaf layers of plugins.
 
-channels are removed by the pruner of the plugin, and masked equals sliced.
+Channels are removed by the pruner of the plugin, and masked equals sliced.
 """
 
 from __future__ import annotations

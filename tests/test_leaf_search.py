@@ -1,6 +1,6 @@
-"""Trials whose files are slow in a standard runtime:
+"""Trials whose files are slow in a standard runtime.
 
-the torch model is scored, only files of the front are scored completely, and the results say so.
+The torch model is scored, only files of the front are scored completely, and the results say so.
 Energy is computed by a cost model that knows the operations of the plugin.
 """
 

@@ -1,6 +1,6 @@
-"""Requirements of Ray on a machine:
+"""Requirements of Ray on a machine.
 
-checked before anything expensive, and worked around if possible.
+Checked before anything expensive, and worked around if possible.
 """
 
 from __future__ import annotations

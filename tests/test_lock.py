@@ -1,6 +1,6 @@
-"""MachineLock with real processes:
+"""MachineLock with real processes.
 
-measurements are alone, trainings give way, and dead processes hold no lock.
+Measurements are alone, trainings give way, and dead processes hold no lock.
 """
 
 from __future__ import annotations

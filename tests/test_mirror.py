@@ -1,6 +1,6 @@
-"""Runs with results on a URL:
+"""Runs with results on a URL.
 
-they can be restored on any machine, have one driver, and lose nothing.
+They can be restored on any machine, have one driver, and lose nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""TPE learns from misses if they are told as misses:
+"""TPE learns from misses if they are told as misses.
 
-then it makes few of them, and many if they are told as failures.
+Then it makes few of them, and many if they are told as failures.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rows with missing figures:
+"""Rows with missing figures.
 
-devices without latency, and trials that ended early. Sorting them must not fail.
+Devices without latency, and trials that ended early. Sorting them must not fail.
 """
 
 from __future__ import annotations

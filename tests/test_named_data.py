@@ -1,6 +1,6 @@
-"""Data sets with timm's names:
+"""Data sets with timm's names.
 
-a job only opens the splits that it needs, and errors name the set.
+A job only opens the splits that it needs, and errors name the set.
 """
 
 from __future__ import annotations

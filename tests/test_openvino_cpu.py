@@ -1,6 +1,6 @@
-"""The device openvino-cpu:
+"""The device openvino-cpu.
 
-conformance, packed weights, and an error if OpenVINO is not installed.
+Conformance, packed weights, and an error if OpenVINO is not installed.
 """
 
 from __future__ import annotations

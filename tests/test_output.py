@@ -1,6 +1,6 @@
-"""Printing errors never end a command:
+"""Printing errors never end a command.
 
-closed terminals and pipes, full disks, and terminals with few characters.
+Closed terminals and pipes, full disks, and terminals with few characters.
 """
 
 from __future__ import annotations

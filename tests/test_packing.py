@@ -1,6 +1,6 @@
-"""Weights with fewer than 8 bits:
+"""Weights with fewer than 8 bits.
 
-packed in the file, exact again when it is loaded, and fused as at 8 bits.
+Packed in the file, exact again when it is loaded, and fused as at 8 bits.
 """
 
 from __future__ import annotations

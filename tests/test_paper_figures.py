@@ -1,4 +1,4 @@
-"""Published figures of whole networks:
+"""Published figures of whole networks.
 
 SCOP's removed shares, AdderNet's operation counts and gradients.
 """
@@ -6,9 +6,7 @@ SCOP's removed shares, AdderNet's operation counts and gradients.
 from __future__ import annotations
 
 import copy
-import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +23,6 @@ from autocompress.recipes.choosers import Replay
 from autocompress_adder import Adder, AdderConv2d
 from autocompress_adder.training import AdderTraining
 from autocompress_scop import Scop
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
 from shared.cifar import CifarResNet
 
 CIFAR = (3, 32, 32)

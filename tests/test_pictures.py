@@ -1,6 +1,6 @@
-"""Picture files:
+"""Picture files.
 
-each mode, depth and format becomes the grey or colour image that it shows, or gives one sentence.
+Each mode, depth and format becomes the grey or colour image that it shows, or gives one sentence.
 """
 
 from __future__ import annotations

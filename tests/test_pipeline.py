@@ -1,6 +1,6 @@
-"""The pipeline:
+"""The pipeline.
 
-a recipe gives a candidate, recipes share stages, and a dry run has the deployed structure.
+A recipe gives a candidate, recipes share stages, and a dry run has the deployed structure.
 """
 
 from __future__ import annotations

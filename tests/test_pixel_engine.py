@@ -1,6 +1,6 @@
-"""The optimisation of pixels:
+"""The optimisation of pixels.
 
-it decreases its objective, does not change the teacher, and is repeatable.
+It decreases its objective, does not change the teacher, and is repeatable.
 """
 
 from __future__ import annotations

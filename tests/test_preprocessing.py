@@ -1,6 +1,6 @@
-"""Preparation of images:
+"""Preparation of images.
 
-as in timm for weights with a configuration, and written for users of the model.
+As in timm for weights with a configuration, and written for users of the model.
 """
 
 from __future__ import annotations

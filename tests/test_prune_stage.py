@@ -1,6 +1,6 @@
-"""The PRUNE stage:
+"""The PRUNE stage.
 
-orders of channels, widths that only depend on the recipe, and stored results.
+Orders of channels, widths that only depend on the recipe, and stored results.
 """
 
 from __future__ import annotations
@@ -234,9 +234,9 @@ def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params 
 @pytest.mark.parametrize("architecture", ["test_resnet", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["inner", "group"])
 def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tmp_path: Path) -> None:
-    """Any pruner, dry or with data, refitted or not:
+    """Any pruner, dry or with data, refitted or not.
 
-    shapes are equal, and counts are those of the recipe. The second network has gates, so its
+    Shapes are equal, and counts are those of the recipe. The second network has gates, so its
     repair is sequential.
     """
     model = example_model(architecture)

@@ -84,9 +84,9 @@ def test_delay_and_freezes_are_at_their_fractions_of_the_training() -> None:
 
 
 def test_during_the_delay_outputs_are_float_and_ranges_are_updated() -> None:
-    """Check 15:
+    """Check 15.
 
-    a disabled quantizer gives exactly the float outputs, while its observer continues.
+    A disabled quantizer gives exactly the float outputs, while its observer continues.
     """
     model = network()
     schedule = QuantizationSchedule(PARAMS | {"norm": "frozen"})

@@ -1,6 +1,6 @@
-"""The plugin ``quantize``:
+"""The plugin ``quantize``.
 
-entry point, space, choices, and the accuracy of the options of its papers.
+Entry point, space, choices, and the accuracy of the options of its papers.
 """
 
 from __future__ import annotations

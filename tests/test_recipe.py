@@ -17,9 +17,9 @@ from autocompress.recipes.recipe import Recipe, compose
 
 
 class Widen(Transform):
-    """A transform with a conditional parameter:
+    """A transform with a conditional parameter.
 
-    there is a ``kernel`` only if ``ratio`` has an effect.
+    There is a ``kernel`` only if ``ratio`` has an effect.
     """
 
     name, version, reference, stage = "widen", "1", "none", Stage.SUBSTITUTE

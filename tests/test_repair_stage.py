@@ -67,9 +67,9 @@ def repaired(
 
 
 def held_out_of(count: int, seed: int = 0) -> torch.Tensor:
-    """Positions of the held-out images, as the stage draws them:
+    """Positions of the held-out images, as the stage draws them.
 
-    the first third of a seeded permutation.
+    The first third of a seeded permutation.
     """
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 3]
 
@@ -156,9 +156,9 @@ def test_constant_images(fit: str, model: nn.Module, images: torch.Tensor) -> No
 
 
 def dead(model: nn.Module) -> nn.Module:
-    """The first channels of every inner layer are dead:
+    """The first channels of every inner layer are dead.
 
-    zero weights, and zero running statistics.
+    Zero weights, and zero running statistics.
     """
     found = copy.deepcopy(model)
     with torch.no_grad():

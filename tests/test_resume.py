@@ -1,6 +1,6 @@
-"""Resume after SIGKILL:
+"""Resume after SIGKILL.
 
-finished trials are kept, only interrupted ones run again, and the budget is kept.
+Finished trials are kept, only interrupted ones run again, and the budget is kept.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A benchmark beside a run:
+"""A benchmark beside a run.
 
-the page shows the hypervolume over time of its searches and of a rival.
+The page shows the hypervolume over time of its searches and of a rival.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ PARTS = {"train": 40, "val": 20, "test": 20}
 
 
 class Known(DatasetProvider):
-    """``known:NAME:SPLITS``:
+    """``known:NAME:SPLITS``.
 
-    a data set whose images have numbers, which show the split of each image.
+    A data set whose images have numbers, which show the split of each image.
     """
 
     name = "known:NAME:SPLITS"

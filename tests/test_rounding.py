@@ -94,9 +94,9 @@ def test_moments_reduce_the_error(grid: Levels) -> None:
 
 
 def test_gptq_follows_its_equation() -> None:
-    """Compared with plain steps in float64:
+    """Compared with plain steps in float64.
 
-    round a column, and distribute its error to those after it.
+    Round a column, and distribute its error to those after it.
     """
     weight, moments = problem(1, 1, 4, 150)
     levels = GRIDS[0]

@@ -1,6 +1,6 @@
-"""The folder of a run:
+"""The folder of a run.
 
-failed starts, names that can be used again, and a resume from any folder.
+Failed starts, names that can be used again, and a resume from any folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The training of rungs:
+"""The training of rungs.
 
-each continues from the stored network of the rung below, or makes that network again.
+Each continues from the stored network of the rung below, or makes that network again.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ NAMES = [f"{layer.operator}-{'x'.join(map(str, layer.weight.shape))}-{i}" for i,
 
 
 def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a @ b`` on processors without VNNI:
+    """``a @ b`` on processors without VNNI.
 
-    pairs of products are added in 16 bits with saturation.
+    Pairs of products are added in 16 bits with saturation.
     """
     products = a.astype(np.int64)[:, :, None] * b.astype(np.int64)[None]
     if products.shape[1] % 2:

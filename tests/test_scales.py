@@ -1,6 +1,6 @@
-"""Uniform grids:
+"""Uniform grids.
 
-exact checks from the quantization whitepaper (arXiv 1806.08342), for many ranges, bits and shapes.
+Exact checks from the quantization whitepaper (arXiv 1806.08342), for many ranges, bits and shapes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Control scales:
+"""Control scales.
 
-the mixing, its gradient, and that only beta changes (checks 1, 2, 3 and 8 of the digest).
+The mixing, its gradient, and that only beta changes (checks 1, 2, 3 and 8 of the digest).
 """
 
 from __future__ import annotations

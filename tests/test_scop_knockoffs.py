@@ -1,6 +1,6 @@
-"""Knockoff data:
+"""Knockoff data.
 
-their second moments (check 9 of the digest), the range of the images, and seeds.
+Their second moments (check 9 of the digest), the range of the images, and seeds.
 """
 
 from __future__ import annotations

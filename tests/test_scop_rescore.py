@@ -1,6 +1,6 @@
-"""Scores of a substituted network:
+"""Scores of a substituted network.
 
-made after a recovery, for its own layers, with widths that are known before.
+Made after a recovery, for its own layers, with widths that are known before.
 """
 
 from __future__ import annotations

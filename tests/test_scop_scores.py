@@ -1,6 +1,6 @@
-"""Importance:
+"""Importance.
 
-the numbers of the digest (checks 4 and 5), and scores of couplings from those of layers.
+The numbers of the digest (checks 4 and 5), and scores of couplings from those of layers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Sensitivity tables:
+"""Sensitivity tables.
 
-losses are those of a network with one group quantized, and starting points are valid.
+Losses are those of a network with one group quantized, and starting points are valid.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def widths(role: Any, *bits: int, group: str = GROUP) -> list[Width]:
 def quantized_alone(
     model: nn.Module, images: torch.Tensor, role: str, bits: int, context: Context
 ) -> tuple[float, float]:
-    """Loss and agreement computed directly:
+    """Loss and agreement computed directly.
 
-    all fake-quantizers are inserted, and only those of one group are enabled.
+    All fake-quantizers are inserted, and only those of one group are enabled.
     """
     groups = {name: GroupBits("quantize", bits, "quantize", bits) for name in ("stem", "layer1", GROUP, "layer3")}
     groups |= {name: GroupBits("quantize", bits, "quantize", bits) for name in ("layer4", "head")}

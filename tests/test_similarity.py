@@ -1,6 +1,6 @@
-"""Similarity of data to the training data of a model:
+"""Similarity of data to the training data of a model.
 
-over all images together, with the right ranking, and errors.
+Over all images together, with the right ranking, and errors.
 """
 
 from __future__ import annotations

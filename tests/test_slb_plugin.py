@@ -1,6 +1,6 @@
-"""The plugin ``slb``:
+"""The plugin ``slb``.
 
-entry point, conformance, refusals, and whole networks trained by the engine.
+Entry point, conformance, refusals, and whole networks trained by the engine.
 """
 
 from __future__ import annotations
@@ -280,9 +280,9 @@ def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
 
 
 def test_a_student_finds_the_signs_of_its_teacher() -> None:
-    """1 bit, random data, annealing:
+    """1 bit, random data, annealing.
 
-    more than 95 % of the signs of a convolution (digest, section 10, 18).
+    More than 95 % of the signs of a convolution (digest, section 10, 18).
     """
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randint(0, 2, (6, 4, 3, 3), generator=generator) * 2.0 - 1

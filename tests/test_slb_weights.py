@@ -1,6 +1,6 @@
-"""SLB's weight quantizer:
+"""SLB's weight quantizer.
 
-initial values, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
+Initial values, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Trackers:
+"""Trackers.
 
-the data that a search sends to local stores of MLflow, TensorBoard and Weights & Biases.
+The data that a search sends to local stores of MLflow, TensorBoard and Weights & Biases.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The trainer:
+"""The trainer.
 
-it learns, is repeated with its seed, can pause, and follows contract/callback.py.
+It learns, is repeated with its seed, can pause, and follows contract/callback.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``data.val_images``:
+"""``data.val_images``.
 
-a part of the validation images judges trials, and all of them judge the front.
+A part of the validation images judges trials, and all of them judge the front.
 """
 
 from __future__ import annotations

@@ -290,9 +290,9 @@ def test_the_networks_of_the_paper(name: str, parameters: int, channels: int) ->
 
 @pytest.mark.parametrize("name", ["alexnet_cifar", "alexnet_cifar_half"])
 def test_response_normalisation_is_that_of_the_official_network(name: str) -> None:
-    """As in TensorFlow:
+    """As in TensorFlow.
 
-    depth_radius 2, alpha 1e-4, beta 0.75, bias 1. X / (1 + alpha sum x^2)^beta.
+    The settings are depth_radius 2, alpha 1e-4, beta 0.75, bias 1. X / (1 + alpha sum x^2)^beta.
     """
     norms = [m for m in timm.create_model(name).modules() if isinstance(m, nn.LocalResponseNorm)]
     assert len(norms) == 2

@@ -1,6 +1,6 @@
-"""ZSKD's soft labels:
+"""ZSKD's soft labels.
 
-class similarity, concentrations, Dirichlet draws, equal shares, and the last layer.
+Class similarity, concentrations, Dirichlet draws, equal shares, and the last layer.
 """
 
 from __future__ import annotations

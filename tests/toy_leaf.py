@@ -34,9 +34,9 @@ MOST = 127
 
 
 class Distance(nn.Module):
-    """``(N, C, H, W)`` to ``(N, O, H', W')``:
+    """``(N, C, H, W)`` to ``(N, O, H', W')``.
 
-    minus the L1 distance of zero-padded patches to filters.
+    Minus the L1 distance of zero-padded patches to filters.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> None:
@@ -238,9 +238,9 @@ class ToyPlugin:
 
 
 class Block(nn.Module):
-    """A residual network with distances in its block:
+    """A residual network with distances in its block.
 
-    stem, two distances with norms, addition, classifier.
+    Stem, two distances with norms, addition, classifier.
     """
 
     def __init__(self, channels: int = 8) -> None:

@@ -1,6 +1,6 @@
-"""Adder networks and the same networks with convolutions:
+"""Adder networks and the same networks with convolutions.
 
-accuracy, operations, and energy on a 45 nm profile.
+Accuracy, operations, and energy on a 45 nm profile.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ It is the fastest of 2**16 to 2**22 for almost all layers.
 
 
 class Layer(NamedTuple):
-    """An adder layer of ResNet-18:
+    """An adder layer of ResNet-18.
 
-    channels, columns of its input at 224 pixels, filters, kernel, stride, count.
+    Channels, columns of its input at 224 pixels, filters, kernel, stride, count.
     """
 
     channels: int

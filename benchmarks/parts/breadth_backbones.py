@@ -1,6 +1,6 @@
-"""The backbones of the breadth table:
+"""The backbones of the breadth table.
 
-the smallest network of each family, at a small input size.
+The smallest network of each family, at a small input size.
 """
 
 from __future__ import annotations

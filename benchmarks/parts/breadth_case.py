@@ -58,9 +58,9 @@ CLASSES, IMAGES, BATCH = 10, 48, 4
 FLOAT_ERROR = 1e-4
 """Maximum difference of a float file from torch, relative to the largest logit."""
 NUDGE, NUDGES, FACTOR = 1e-6, 4, 4.0
-"""Tolerance for files with integers:
+"""Tolerance for files with integers.
 
-how much torch differs from itself if its images change by ``NUDGE`` of their size, because codes at
+How much torch differs from itself if its images change by ``NUDGE`` of their size, because codes at
 the edge of a step change. ``FACTOR`` allows for few draws.
 """
 RUNS = 7

@@ -1,6 +1,6 @@
-"""Tables of the three papers on data-free compression:
+"""Tables of the three papers on data-free compression.
 
-rows of other parts beside those of each paper, and a contact sheet of the images.
+Rows of other parts beside those of each paper, and a contact sheet of the images.
 """
 
 from __future__ import annotations

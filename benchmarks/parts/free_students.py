@@ -36,9 +36,9 @@ REAL = "real images, unlabelled"
 
 @dataclass(frozen=True)
 class Way:
-    """How a transfer set is made:
+    """How a transfer set is made.
 
-    by a source with parameters, or None for the real training images.
+    By a source with parameters, or None for the real training images.
     """
 
     source: str | None
@@ -182,9 +182,9 @@ def _teach(student: nn.Module, teacher: Trained, way: Way, seed: int, budget: Bu
 
 
 def _fresh(teacher: Trained, seed: int) -> nn.Module:
-    """The student:
+    """The student.
 
-    the teacher's architecture with random weights; for LeNet-5, the half network of its paper.
+    The teacher's architecture with random weights; for LeNet-5, the half network of its paper.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 17)

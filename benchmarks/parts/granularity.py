@@ -1,6 +1,6 @@
-"""One scale per layer, compared with one per channel, on a MobileNet:
+"""One scale per layer, compared with one per channel, on a MobileNet.
 
-the loss of accuracy, and training against it (tables 2 to 4).
+The loss of accuracy, and training against it (tables 2 to 4).
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ class Setting:
 
 
 def table(file: Path, setting: Setting, command: str, until: float | None) -> None:
-    """Results at 30 % of the multiply-adds, with inner couplings:
+    """Results at 30 % of the multiply-adds, with inner couplings.
 
-    without changes, recalibrated, and refitted.
+    Without changes, recalibrated, and refitted.
     """
     model = _model(setting)
     to_fit, to_judge = parted(photographs(setting.pictures))

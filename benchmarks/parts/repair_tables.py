@@ -38,9 +38,9 @@ class Asked:
 
 PRUNERS = ("obs", "magnitude", "bn_scale", "random")
 CUTS = ("inner:0.7", "inner:0.5", "inner:0.35", "group:0.5", "group:0.35")
-"""Rows of the part 'uniform':
+"""Rows of the part 'uniform'.
 
-a mode of couplings, and the share of the multiply-adds that is kept.
+A mode of couplings, and the share of the multiply-adds that is kept.
 """
 
 

@@ -27,9 +27,9 @@ STEPS = 4
 
 @dataclass
 class Clock(Callback):
-    """Times whole steps without the loading of images:
+    """Times whole steps without the loading of images.
 
-    from the first callback to the end of the optimizer's step.
+    From the first callback to the end of the optimizer's step.
     """
 
     steps: list[float] = field(default_factory=list)

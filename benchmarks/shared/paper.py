@@ -1,6 +1,6 @@
-"""Tables of the comparisons of a paper:
+"""Tables of the comparisons of a paper.
 
-rows over seeds and orders with verdicts, as JSON and Markdown.
+Rows over seeds and orders with verdicts, as JSON and Markdown.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ class Images(CalibrationDataReader):
 def by_quantize_static(
     source: Path, images: np.ndarray, out: Path, ranges: CalibrationMethod = CalibrationMethod.MinMax
 ) -> None:
-    """Quantizes with ONNX Runtime:
+    """Quantizes with ONNX Runtime.
 
-    uint8 activations, int8 weights per channel, QDQ, and its default ranges unless given.
+    Uint8 activations, int8 weights per channel, QDQ, and its default ranges unless given.
     """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)

@@ -18,8 +18,6 @@ import pytest
 from patience import Patience
 from toy_search import offer_toy_device, toy_job
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from autocompress import results
 from autocompress.errors import UserError
 from autocompress.searching import run
