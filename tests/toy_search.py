@@ -1,11 +1,9 @@
-"""A small job for tests of the search.
+"""A toy job for tests of the search: an analytic model, a hundred images, a device that computes.
 
-An analytic model, a hundred images, a device that only computes.
-
-It has all that ``searching.searchable.SearchableJob`` asks for, and a device that a plugin offers.
-In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes
-trials break in the ways real ones do, and ``toy.seconds`` is how long the training of a trial
-takes. Each training leaves a line in ``toy/runs.txt``.
+It implements ``searching.searchable.SearchableJob``, and its device is that of a plugin. In its
+space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes trials fail as real ones do,
+and ``toy.seconds`` is the duration of the training of a trial. Each training writes a line to
+``toy/runs.txt``.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def couplings(
     verify: bool = True,
     known: Judged | None = None,
 ) -> list[Coupling]:
-    """All couplings of a network, in network order, with reasons where none can lose channels.
+    """All couplings of a network, in network order, with reasons if none can lose channels.
 
     Modes:
 

@@ -27,7 +27,7 @@ from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
 
 TANGLED = 256
-"""Most indices of one layer per channel, on average; a flattened map of 16 x 16 has as many.
+"""Maximum average number of indices of a layer per channel; a flattened map of 16 x 16 has as many.
 
 A group with more is refused: if torch-pruning misinterprets a reshape, its index maps grow with the
 square of the width.

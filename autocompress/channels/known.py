@@ -15,7 +15,7 @@ from autocompress.contract import Coupling, LayerSpec
 from autocompress.files import digest
 
 STRUCTURES_KEPT = 16
-"""Most structures in the cache; a search with substitutions has many."""
+"""Maximum number of structures in the cache; a search with substitutions has many."""
 T = TypeVar("T")
 _fixed: WeakKeyDictionary[nn.Module, dict[str, list[Coupling]]] = WeakKeyDictionary()
 _measured: OrderedDict[str, list[Coupling]] = OrderedDict()

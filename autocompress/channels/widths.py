@@ -19,7 +19,7 @@ def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
 
 
 def share_of(coupling: Coupling, layers: Share) -> float:
-    """The largest share of the layers that write ``coupling``; 1 where none of them has a share.
+    """The largest share of the layers that write ``coupling``; 1 if none of them has a share.
 
     Where a transform joined layers with different shares, the largest share decides.
 

@@ -27,7 +27,7 @@ class LimitValues(Constraints):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     accuracy: float | None = Field(default=None, ge=0, le=100)
-    """Least accuracy, in percent."""
+    """Minimum accuracy, in percent."""
 
     def relative(self) -> list[str]:
         """Names of the limits that are relative to a reference."""

@@ -21,7 +21,7 @@ __all__ = ["app", "main"]
 THE_MACHINES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of the file system that are not bugs: no room left, or no permission."""
 LONGEST = 2000
-"""Most characters of an error; paths and values may be long."""
+"""Maximum length of an error; paths and values may be long."""
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("autocompress.cli")
 MOST_SAID = 2000
-"""Most characters of a printed sentence about a run; reasons of failed trials may be long."""
+"""Maximum length of a sentence about a run; reasons of failed trials may be long."""
 
 
 app = typer.Typer(

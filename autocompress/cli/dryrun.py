@@ -21,7 +21,7 @@ from autocompress.searching.measurer import Measurer
 MEASURED_S = 0.3
 """Seconds of latency measurement for each candidate."""
 WIDEST = 200
-"""Most columns of a table in a pipe."""
+"""Maximum number of columns of a table in a pipe."""
 
 
 def show(job: Job, console: Console) -> None:

@@ -119,7 +119,7 @@ def _name_plugin(error: Exception, ctx: Any) -> None:
 
 
 def _maker(name: str) -> str:
-    """The plugin of the command called ``name``; empty where there is none."""
+    """The plugin of the command called ``name``; empty if there is none."""
     from autocompress.contract import manager
 
     return next((manager().maker(command) for command in manager().commands() if command.name == name), "")

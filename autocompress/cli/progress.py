@@ -18,7 +18,7 @@ from autocompress.report.lines import Row, baseline_words, figures, trial_words
 from autocompress.searching.progress import Silent, Steps
 
 MOST_ROWS = 12
-"""Most rows of the front on a terminal during a search."""
+"""Maximum number of rows of the front on a terminal during a search."""
 LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
 """A log mentions steps that take longer than the first number of seconds, at this interval."""
 FIGURES_WIDTH, LEAST_RECIPE = 60, 10

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
-"""Most images on the contact sheet."""
+"""Maximum number of images on the contact sheet."""
 SCORED = 128
 """Images per batch for computing the BNS score of all images."""
 Divergence = Literal["measured", "recorded"]

@@ -18,7 +18,7 @@ from autocompress.files import own_variables, write_text
 from autocompress.job import Job
 
 ANSWERS_WITHIN_S = 120.0
-"""Most seconds for a node to start a process of Python and to answer."""
+"""Maximum seconds for a node to start a process of Python and to answer."""
 
 
 @contextmanager

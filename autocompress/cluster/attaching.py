@@ -18,7 +18,7 @@ from autocompress.errors import Terminated, UserError
 from autocompress.job import AUTO, ClusterConfig
 
 ANSWERS_WITHIN_S = 5.0
-"""Most seconds until the head of a cluster accepts a connection."""
+"""Maximum seconds until the head of a cluster accepts a connection."""
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """The first bytes of a gRPC client: the preface and empty settings."""
 HTTP2_SETTINGS = b"\4"

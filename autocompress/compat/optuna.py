@@ -115,7 +115,7 @@ class RememberingTPE(TPESampler):
     """
 
     MOST = 20_000
-    """Most trials in memory."""
+    """Maximum number of trials in memory."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -20,7 +20,7 @@ from autocompress.training import computed_with, logits, predictions
 
 VERSION = "1"
 MOST_BYTES = 256_000_000
-"""Most bytes of logits to keep. If there are more, the baseline runs on each batch."""
+"""Maximum bytes of logits to keep. If there are more, the baseline runs on each batch."""
 AnySplit = TypeVar("AnySplit", bound=Split)
 
 

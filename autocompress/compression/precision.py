@@ -39,7 +39,7 @@ CALIBRATION_PIXELS, LEAST_CALIBRATION = 1024 * 64**2, 64
 ROUNDING_IMAGES = 512
 """Images for the moments if the weights of all layers are rounded at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
-"""Most and fewest images for rounding layers one after the other, at 2 bits and fewer.
+"""Maximum and minimum number of images for rounding layers in order, at 2 bits and fewer.
 
 This fits more numbers than rounding all layers at once, so it needs more images.
 """

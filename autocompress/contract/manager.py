@@ -228,7 +228,7 @@ class Manager:
         return self._collect("autocompress_commands", Command)
 
     def maker(self, item: object) -> str:
-        """The name of the plugin that gave ``item``; empty where none did."""
+        """The name of the plugin that gave ``item``; empty if none did."""
         return self._makers.get(id(item), "")
 
     def tell(self, hook: str, on_fault: Callable[[BaseException], None] | None = None, **arguments: Any) -> None:

@@ -26,11 +26,11 @@ from autocompress.processors import usable_processors
 log = logging.getLogger("autocompress")
 
 MOST = 8
-"""Most processes with "auto"."""
+"""Maximum number of processes with "auto"."""
 AHEAD = 2
 """Batches that each process reads ahead."""
 POOLS = 2
-"""Most lists of pictures with processes: the training images, and other images."""
+"""Maximum number of picture lists with processes: the training images, and other images."""
 WORTH_S = 2.0
 """Fewest seconds of work for which processes are started."""
 SHARED_MEMORY = "/dev/shm"

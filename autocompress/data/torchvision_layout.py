@@ -42,7 +42,7 @@ def layout(name: str) -> str:
 
 
 def lacking(name: str, root: Path) -> Path | None:
-    """The first missing file or folder of ``torch/NAME`` in ``root``; None where none is known."""
+    """The first missing file or folder of ``torch/NAME`` in ``root``; None if none is known."""
     if (parts := _parts(name)) is None:
         return None
     folder, files = parts

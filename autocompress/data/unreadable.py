@@ -24,13 +24,13 @@ from autocompress.processors import usable_processors
 log = logging.getLogger("autocompress")
 
 READERS = 16
-"""Most threads that check pictures; Pillow releases the GIL while it decodes."""
+"""Maximum number of threads that check pictures; Pillow releases the GIL while it decodes."""
 PART = 64
 """Pictures that a thread checks in a row."""
 MANY = 20_000
 """The log mentions the check of at least this number of pictures."""
 NAMED = 5
-"""Most pictures that a note names."""
+"""Maximum number of pictures that a note names."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Keys and values of the first processor in /proc/cpuinfo; empty where there is none."""
+    """Keys and values of the first processor in /proc/cpuinfo; empty if there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

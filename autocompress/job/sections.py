@@ -53,7 +53,7 @@ class Budget(Section):
     until_met: bool = False
     """Ends as soon as one trial meets all constraints."""
     epochs: _Epochs = Field(default=2, ge=0)
-    """Most recovery epochs of one trial; with a fraction, recipes have quarters of it."""
+    """Maximum recovery epochs of one trial; with a fraction, recipes have quarters of it."""
     trial_minutes: float = Field(default=30, gt=0)
     """Ends a hung trial. Making images that several trials share does not count."""
 
@@ -106,7 +106,7 @@ class BaselineConfig(Section):
     epochs: _Epochs = Field(default=12, ge=0)
     """Passes over the training images."""
     steps: int = Field(default=600, ge=0)
-    """Least number of steps, because a small data set has few steps an epoch."""
+    """Minimum number of steps, because a small data set has few steps an epoch."""
     batch_size: int = Field(default=128, ge=1)
     """Images of one batch."""
     lr: float = Field(default=2e-3, gt=0)

@@ -29,7 +29,7 @@ WRAPPERS = (
 In a checkpoint of distillation, the student is the trained model.
 """
 _DEEPEST = 3
-"""Most wrappers that may be nested (``{"model": {"state_dict": ...}}``)."""
+"""Maximum number of wrappers that may be nested (``{"model": {"state_dict": ...}}``)."""
 _PREFIXES = ("module.", "_orig_mod.")
 """Prefixes from DistributedDataParallel and torch.compile, on some or all tensors."""
 _COMMON_PREFIXES = ("model.", "net.", "network.")

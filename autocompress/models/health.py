@@ -8,7 +8,7 @@ import torch
 
 
 def faulty_tensor(state: Mapping[str, torch.Tensor]) -> str:
-    """The fault of the first bad parameter or buffer; empty where there is none.
+    """The fault of the first bad parameter or buffer; empty if there is none.
 
     Faults are values that are NaN or infinite, and running variances below 0.
 

@@ -16,7 +16,7 @@ TRADE, CHEAPEST, ACCURATE = "best trade", "cheapest", "most accurate"
 
 
 def cost_objective(objectives: Sequence[str]) -> str:
-    """The first cost among ``objectives``; latency where there is none."""
+    """The first cost among ``objectives``; latency if there is none."""
     costs = [name for name in objectives if name in BY_NAME and not BY_NAME[name].higher_is_better]
     return costs[0] if costs else "latency"
 

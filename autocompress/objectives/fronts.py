@@ -21,7 +21,7 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 USUAL_BAR = 1.0
 """Points of accuracy that a model may lose where the job bounds no drop."""
 MOST_CONTENDERS = 16
-"""Most models that are kept for a second measurement. A larger front is kept whole."""
+"""Maximum number of models that are kept for a second measurement. A larger front is kept whole."""
 
 
 class RowFront(Generic[Row]):

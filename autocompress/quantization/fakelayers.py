@@ -64,7 +64,7 @@ class FakeLayer(nn.Module):
         return self.weight if self.norm is None else self._scaled(affine(self.norm)[0])
 
     def deployed_bias(self) -> torch.Tensor | None:
-        """The float bias with the norm folded in (eq. 21); ``bias`` where there is none."""
+        """The float bias with the norm folded in (eq. 21); ``bias`` if there is none."""
         if self.norm is None:
             return self.bias
         factor, offset = affine(self.norm)

@@ -17,7 +17,7 @@ QUARTER = 0.25
 LEAST_STEPS = {1: 100, 2: 400}
 """Fewest steps of rungs 1 and 2, because small data sets have few steps per epoch."""
 MOST_IMAGES = 200_000
-"""Most images of a rung; an image counts each time it is used."""
+"""Maximum number of images of a rung; an image counts each time it is used."""
 AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
 """Learning rates. Larger ones undo a repair: a quarter epoch at 1e-3 loses points."""
 DISTILL = 0.5

@@ -11,7 +11,7 @@ from autocompress.results import SearchResult
 
 BRIEF_FILE = "report.md"
 MOST_RECIPE = 300
-"""Most characters of a recipe as text."""
+"""Maximum length of a recipe as text."""
 MOST_REASONS = 5
 
 

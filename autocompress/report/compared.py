@@ -17,7 +17,7 @@ from autocompress.report.markdown import plain
 from autocompress.results.comparison import Compared, Comparison
 
 NAME_WIDTH, VALUE_WIDTH = 24, 60
-"""Most characters of a run's name in a heading, and of a value in a cell."""
+"""Maximum length of a run's name in a heading, and of a value in a cell."""
 
 
 def tables(comparison: Comparison) -> Group:

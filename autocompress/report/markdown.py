@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 200
-"""Most characters of a name or a cell; longer texts are cut."""
+"""Maximum length of a name or a cell; longer texts are cut."""
 _SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories of invisible characters: control characters and writing directions."""

@@ -22,7 +22,7 @@ from autocompress.report.metric import metric
 from autocompress.results import SearchResult
 
 LONGEST_TITLE = 60
-"""Most characters of the title above the picture."""
+"""Maximum length of the title above the picture."""
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
 
 

@@ -23,7 +23,7 @@ from autocompress.results import SearchResult
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 462, 30, 222
 LONGEST = 60
-"""Most characters of a name."""
+"""Maximum length of a name."""
 MOST_BYTES = 50_000_000
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 Volume = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

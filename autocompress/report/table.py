@@ -14,7 +14,7 @@ from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import SearchResult
 
 FULL_WIDTH = 78
-"""Least columns of a terminal for all figures."""
+"""Minimum number of columns of a terminal for all figures."""
 DECIDE = ("trial", "change", "latency", "95 %")
 """The figures on a narrow terminal."""
 

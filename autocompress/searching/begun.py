@@ -34,7 +34,7 @@ CHANGES_NO_ROW = ("search.explain", "search.storage")
 They switch a measurement after the last row, and name the server of the study.
 """
 MOST_SHOWN = 60
-"""Most characters of a value in an error."""
+"""Maximum length of a value in an error."""
 
 
 def begun_with(job: Job, device: Device) -> dict[str, Any]:

@@ -29,7 +29,7 @@ MOST_FAILED_STARTS = 3
 NODES_KNOWN_AFTER_S = 6.0
 """Seconds after a failed start until the loss of a node is known; such a start does not count."""
 MOST_LOSSES = 10
-"""Most attempts at a rung of a recipe, including losses with a node."""
+"""Maximum number of attempts at a rung of a recipe, including losses with a node."""
 
 
 @dataclass(frozen=True)

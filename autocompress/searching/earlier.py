@@ -18,7 +18,7 @@ from autocompress.searching.study import Compose
 SHARE = 0.5
 """Largest share of the trials for recipes of an earlier run."""
 MOST_NAMED = 5
-"""Most trials that no longer fit which a note names."""
+"""Maximum number of trials that a note names because they no longer fit."""
 
 
 @dataclass(frozen=True)

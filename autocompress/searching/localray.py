@@ -33,7 +33,7 @@ log = logging.getLogger("autocompress.search")
 PREFIX = "ac-ray-"
 """Prefix of scratch folders; ``ls /tmp/ac-ray-*`` shows those of killed searches."""
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Most bytes in the path of a Unix socket."""
+"""Maximum length of the path of a Unix socket in bytes."""
 BELOW_SCRATCH = "/session_2026-11-29_16-43-07_706706_4194304/sockets/plasma_store"
 """Longest path of a socket of Ray below its folder, with time and process id."""
 OBJECT_STORE_BYTES = 100 * 2**20

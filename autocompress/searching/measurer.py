@@ -14,7 +14,7 @@ from autocompress.objectives.bounds import is_borderline
 from autocompress.opened.keys import measured_with
 
 AGAIN = 2
-"""Most repetitions of a latency measurement with the bound inside its interval."""
+"""Maximum number of repetitions of a latency measurement with the bound inside its interval."""
 
 
 @dataclass(frozen=True)

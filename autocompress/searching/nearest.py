@@ -19,7 +19,7 @@ from autocompress.searching.searchable import SearchableJob
 from autocompress.searching.study import Study
 
 MOST_TRIES = 3
-"""Most misses that are tried, if the nearest ones fail."""
+"""Maximum number of misses that are tried, if the nearest ones fail."""
 log = logging.getLogger("autocompress.search")
 
 

@@ -12,7 +12,7 @@ from autocompress.results import Row
 from autocompress.searching.progress import Observer, Silent
 
 LONGEST = 110
-"""Most characters of the line."""
+"""Maximum length of the line."""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ ALONE = " alone"
 MEASURED_S = 0.5
 """Seconds of latency measurement for each candidate."""
 MOST_SECONDS = 20.0
-"""Most seconds for this. A constraint that was not refuted by then counts as reachable."""
+"""Maximum seconds for this. A constraint that was not refuted by then counts as reachable."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from autocompress.opened.keys import measured_with
 from autocompress.searching.measurer import Measurer
 
 BACK_WITHIN_S = 60.0
-"""Most seconds until one of the stations answers; Ray restarts lost stations."""
+"""Maximum seconds until one of the stations answers; Ray restarts lost stations."""
 LOOK_AGAIN_S = 1.0
 A_SHARE = 0.001
 """The share of the device's resource that a station takes."""

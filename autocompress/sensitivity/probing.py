@@ -29,7 +29,7 @@ from autocompress.training import computed_with
 VERSION = "1"
 MOST_IMAGES, LEAST_IMAGES = 128, 8
 MOST_MACS = 3.5e11
-"""Most multiply-accumulates of a table. Large networks and fine groups get fewer images."""
+"""Maximum multiply-accumulates of a table. Large networks and fine groups get fewer images."""
 BATCH = 64
 _PROBE = precision.EXEMPT_BITS - 1
 """Bits by which exempt tensors (stem, classifier, image) are found: these do not follow it."""

@@ -19,9 +19,9 @@ from autocompress.synthesis.terms import feature_distance
 from autocompress.synthesis.view import View
 
 CALIBRATION_IMAGES = 1024
-"""Most calibration images, as for data of the user."""
+"""Maximum number of calibration images, as for data of the user."""
 PAIRS_OF = 256
-"""Most images among which diversity is measured."""
+"""Maximum number of images among which diversity is measured."""
 
 
 def teacher_logits(teacher: nn.Module, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:

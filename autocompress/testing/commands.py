@@ -10,7 +10,7 @@ from autocompress.contract import Command
 from autocompress.testing.rules import Report, require
 
 MOST_WORDS = 100
-"""Most characters of the first line of help, which ``autocompress --help`` shows."""
+"""Maximum length of the first line of help, which ``autocompress --help`` shows."""
 
 
 def check_command(command: Command) -> None:

@@ -18,9 +18,9 @@ from autocompress.testing.rules import ContractViolation, operators, shapes
 from autocompress.testing.spaces import Repeat, ask, by_rule
 
 MOST_CHOICES = 6
-"""Most values of one parameter that are tried."""
+"""Maximum number of values of one parameter that are tried."""
 MOST_APPLIED = 24
-"""Most recipes that are applied to compare costs."""
+"""Maximum number of recipes that are applied to compare costs."""
 
 
 def check_structural_flags(method: Transform, model: nn.Module, space: Space, state: Any) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from autocompress.compat.torch_scan import scan
 
 NUMBERS = 1 << 20
-"""Most numbers of one image at a time (4 MiB in float32), but at least those of one filter.
+"""Maximum numbers of one image at a time (4 MiB in float32), but at least those of one filter.
 """
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 RIDGE = 1e-4
 POSITIONS_PER_IMAGE = 256
-"""Most positions; others are left out on a regular grid, because neighbours are similar."""
+"""Maximum number of positions; a regular grid of them is used, because neighbours are similar."""
 
 
 class Covariance:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_RATIO = 5
 WORTH_IT = 1.2
-"""Least r_c (equation 5) for which a convolution is replaced."""
+"""Minimum r_c (equation 5) for which a convolution is replaced."""
 CALIBRATION_IMAGES = 512
 BATCH = 64
 

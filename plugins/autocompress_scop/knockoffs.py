@@ -25,7 +25,7 @@ from autocompress_scop.knockoffs_gaussian import PatchGaussian
 
 KINDS = ("gaussian", "gan_cond", "gan_uncond", "permute")
 IMAGES = 1024
-"""Most images to which a kind is fitted."""
+"""Maximum number of images to which a kind is fitted."""
 
 
 class Knockoffs(Protocol):

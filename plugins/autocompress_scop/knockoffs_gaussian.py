@@ -21,7 +21,7 @@ from autocompress.data import Split
 
 BATCH = 128
 LEAST_DISTANCE = 0.01
-"""Least s for which knockoffs differ enough from the images."""
+"""Minimum s for which knockoffs differ enough from the images."""
 SAME = 1e-10
 """Largest variance of equal images by rounding, in squared units of normalised images."""
 

@@ -17,7 +17,7 @@ EXPERIMENT = "autocompress"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 FOLDER, HOST = "autocompress.folder", "autocompress.host"
 LONGEST = 500
-"""Most characters of a parameter that every store accepts."""
+"""Maximum length of a parameter that every store accepts."""
 _STATES = {"failed": "FAILED", "complete": "FINISHED"}
 
 

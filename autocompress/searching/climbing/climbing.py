@@ -32,7 +32,7 @@ ETA = 4
 SHARE, LAST_SHARE = 0.3, 0.5
 """Largest shares of the time of workers for rungs above 0, with and without other recipes."""
 WORTH = 0.2
-"""Least expected gain of a training in points."""
+"""Minimum expected gain of a training in points."""
 TIMES_SCORING = 10.0
 """Time to train on an image, as a multiple of the time to score one.
 
@@ -44,7 +44,7 @@ UNKNOWN_TIMES = 10.0
 FIRST_PASS = 12
 """Recipes to try before any is trained: the number of budgets of proposals."""
 MOST_CANDIDATES = 256
-"""Most recipes of a rung to compare, the last ones."""
+"""Maximum number of recipes of a rung to compare, the last ones."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from enum import Enum
 
 LAST_RUNG = 2
 MOST_ATTEMPTS = 3
-"""Most attempts at a rung of a recipe if its worker is lost each time."""
+"""Maximum number of attempts at a rung of a recipe if its worker is lost each time."""
 
 
 class State(Enum):

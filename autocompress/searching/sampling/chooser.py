@@ -15,7 +15,7 @@ from autocompress.proposals.proposer import Proposed
 SMALLEST_BUDGET = 1 / 32
 """Smallest drawn budget, as a share of the full latency."""
 MOST_TILT = 2.0
-"""Largest factor on the losses of a group; the smallest is its inverse."""
+"""Maximum factor on the losses of a group; the minimum is its inverse."""
 
 
 class OptunaChooser:
@@ -24,11 +24,11 @@ class OptunaChooser:
     Args:
         trial: an asked trial.
         known: categorical distributions of the study by Optuna's name; new ones are added. Optuna
-            refuses a name with other choices than before, which a conditional parameter may have;
-            such a variant gets a name of its own.
-            proposed: makes widths from a budget and tilts, which are drawn in place of widths.
-            undrawn: numbers that are not drawn; they get their lowest value unless one was
-                enqueued.
+            refuses a name with other choices than before, which a conditional parameter may have.
+            Therefore such a variant gets a name of its own.
+        proposed: computes widths from a budget and tilts, which are drawn in place of widths.
+        undrawn: names of numeric parameters that are not drawn. They get their lowest value, unless
+            a value was enqueued.
     """
 
     def __init__(

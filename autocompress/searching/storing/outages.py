@@ -10,7 +10,7 @@ from typing import TypeVar
 from autocompress.errors import UserError
 
 WAITS_S = 60.0
-"""Most seconds for which a search waits for the server of its study."""
+"""Maximum seconds for which a search waits for the server of its study."""
 AGAIN_S = 0.25
 """Seconds between two attempts."""
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 NUMBERS = 1 << 24
-"""Most numbers of patches or differences at once, but at least one image or position."""
+"""Maximum numbers of patches or differences at once, but at least one image or position."""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From patches and filters to ``sum_k |P - W|**p``, ``(N, O, L)``."""

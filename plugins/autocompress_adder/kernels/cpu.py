@@ -13,7 +13,7 @@ from autocompress_adder.kernels.threads import spread
 from autocompress_adder.kernels.tiles import BLOCK
 
 CHUNK = 1 << 25
-"""Most bytes of patches at a time, but at least those of one image."""
+"""Maximum bytes of patches at a time, but at least those of one image."""
 
 
 def forward(
