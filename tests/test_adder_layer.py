@@ -252,7 +252,7 @@ def test_eight_bits_are_near_the_float_layer() -> None:
     with torch.no_grad():
         error = (simulation(fake(x)) - adder(x)).std() / adder(x).std(dim=(0, 2, 3)).mean()
         fake.enabled = False
-        assert torch.equal(simulation(x), adder(x)), "in float while the input is"
+        assert torch.equal(simulation(x), adder(x)), "the layer is in float if its input is"
         fake.enabled, fake.observing = True, True
         assert torch.equal(simulation(x), adder(x))
     assert float(error) < 0.02
@@ -352,7 +352,7 @@ def test_the_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     export(model, file, (4, 8, 8), specs=[SPEC])
     assert not custom_operators(file)
     assert operator_histogram(file).get("Scan", 0) == (most < 6)
-    assert str(Path(exporting.__file__).parent).encode() not in file.read_bytes(), "not in a body either"
+    assert str(Path(exporting.__file__).parent).encode() not in file.read_bytes(), "also not in the body of a loop"
     agreement = check_agreement(file, model, torch.randn(33, 4, 8, 8), batch_size=32)
     assert agreement.labels == 1.0
     assert agreement.max_error < 1e-5
@@ -376,7 +376,7 @@ def test_filters_are_computed_in_chunks_that_fit_into_memory() -> None:
     assert exporting.chunk(64, 100) == 64
     assert exporting.chunk(64, exporting.NUMBERS) == 1
     assert exporting.chunk(16, exporting.NUMBERS // 4) == 4
-    assert exporting.chunk(10, exporting.NUMBERS // 9) == 5, "two chunks, and nothing to fill the second with"
+    assert exporting.chunk(10, exporting.NUMBERS // 9) == 5, "two chunks of equal size need no padding"
     assert exporting.chunk(8, 10 * exporting.NUMBERS) == 1
 
 

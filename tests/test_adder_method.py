@@ -215,7 +215,7 @@ def test_weights_have_the_requested_width(model: nn.Module) -> None:
     assert isinstance(weight, nn.Parameter)
     assert weight.std(correction=0).item() == pytest.approx(3 * patches.std(correction=0).item(), rel=1e-3)
     scaled = weight.flatten() / weight.std() - conv.weight.flatten() / conv.weight.std()
-    assert scaled.abs().max().item() < 1e-4, "and otherwise the convolution's"
+    assert scaled.abs().max().item() < 1e-4, "otherwise the weights of the convolution"
 
 
 def test_normal_weights_are_drawn(model: nn.Module) -> None:
@@ -320,7 +320,7 @@ def test_it_replaces_convolutions_in_ghost_modules(variant: str, model: nn.Modul
         assert torch.equal(again.eval()(images), made(images))
     for layer in primaries.values():
         if isinstance(layer.norm, nn.BatchNorm2d):
-            assert float(layer.norm.weight.std()) > 0, "it carries on the convolution's moments"
+            assert float(layer.norm.weight.std()) > 0, "it keeps the moments of the convolution"
     export(made, tmp_path / "m.onnx", context.input_size, specs=[AdderSpec()])
     # On this network, float32 differs from float64 by up to 9e-5, because adder layers without a
     # following norm add large numbers.

@@ -218,7 +218,7 @@ def test_filters_wait_for_their_turn_and_all_finish(schedule: str, images: Split
     run.run()
     assert not torch.equal(early.weight, before)
     assert [(layer.p, layer.as_convolution) for layer in (early, late)] == [(1.0, False)] * 2
-    assert seen[1][2] == (1.0 if schedule == "l1" else pytest.approx(1.0)), "half way the last stage is settled"
+    assert seen[1][2] == (1.0 if schedule == "l1" else pytest.approx(1.0)), "half-way, the last stage is finished"
 
 
 def test_statistics_are_those_of_the_finished_layers(images: Split) -> None:
@@ -269,7 +269,7 @@ def test_features_are_compared_relative_to_those_of_the_teacher() -> None:
     ours = {name: value.mean() * torch.ones_like(value) for name, value in theirs.items()}
     found = callback.loss(ours, theirs)
     assert found is not None
-    assert found.item() == pytest.approx(0.5, rel=1e-4), "knowing nothing but the mean is an error of 1"
+    assert found.item() == pytest.approx(0.5, rel=1e-4), "features that are constant have an error of 1"
     assert callback.loss({"2": ours["2"][:, :2]}, theirs) is None, "channels were removed"
     assert AdderTraining(network(), PARAMS, context(), ["2"]).taps() == []
 

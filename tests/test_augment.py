@@ -75,7 +75,7 @@ def test_mixed_labels_are_shares_of_both_images() -> None:
     images = torch.eye(5).view(5, 1, 1, 5)  # the value of an image is its number
     mixed, shares = Mixing(1.0, 0.0, 5, seed=0)(images, torch.arange(5), step=3)
     assert torch.allclose(mixed.view(5, 5), shares, atol=1e-6)
-    assert shares[4].tolist() == [0, 0, 0, 0, 1], "the last of an odd number stays"
+    assert shares[4].tolist() == [0, 0, 0, 0, 1], "the last image of an odd number is not mixed"
     assert 0 < float(shares[0, 0]) < 1
     again, _ = Mixing(1.0, 0.0, 5, seed=0)(images, torch.arange(5), step=3)
     other, _ = Mixing(1.0, 0.0, 5, seed=0)(images, torch.arange(5), step=4)

@@ -230,7 +230,7 @@ def test_a_small_set_gets_steps_and_smaller_batches() -> None:
     assert (many.least_steps, many.batch_size, many.epochs) == (0, 128, 12)
     assert trainer.baseline_settings(job(), 6_400) == many
     asked = trainer.baseline_settings(job(baseline={"epochs": 3}), 2_000)
-    assert (asked.epochs, asked.least_steps, asked.batch_size) == (3, 0, 128), "as the job says"
+    assert (asked.epochs, asked.least_steps, asked.batch_size) == (3, 0, 128), "the value of the job is used"
     both = trainer.baseline_settings(job(baseline={"epochs": 3, "steps": 100}), 100)
     assert (both.epochs, both.least_steps, both.batch_size) == (3, 100, 32)
 

@@ -123,4 +123,4 @@ def test_a_bound_of_zero_is_refused_in_every_spelling() -> None:
 def test_a_run_lists_the_bounds_that_a_model_misses(tmp_path: Path) -> None:
     found = results.read(write_run(tmp_path, constraints={"accuracy_drop": 1.0, "latency": "0.5x", "energy": "1 mJ"}))
     row = {"accuracy_drop": 1.2, "latency_ratio": 0.5, "energy_uj": math.nan}
-    assert found.missed(row) == ["accuracy_drop", "energy_uj"], "what is not known meets nothing"
+    assert found.missed(row) == ["accuracy_drop", "energy_uj"], "an unknown figure meets no bound"

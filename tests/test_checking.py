@@ -188,7 +188,7 @@ def test_images_of_other_classes_are_refused_and_subsets_are_matched_by_name(
     asked = budget(tmp_path, limits={"accuracy": 1}, data=f"folder:{tmp_path / 'val'}")
     fewer = autocompress.check(file, asked).judged[0].value
     assert fewer is not None
-    assert fewer > 25, "labels by place in place of names would be near to chance"
+    assert fewer > 25, "labels matched by position would be near chance"
     (tmp_path / "val" / "3").rename(tmp_path / "val" / "cat")
     assert "have a class 'cat'" in commands("check", file, "--budget", asked, code=2)
 

@@ -45,7 +45,7 @@ def test_a_large_gain_in_speed_is_worth_a_point() -> None:
 
 def test_the_trade_is_the_hypervolume_of_a_model_alone() -> None:
     assert trade(2.0, 0.25) == 8.0 * 2.0
-    assert trade(-1.0, 0.5) == trade(0.0, 0.5) == 10.0, "a gain is no loss"
+    assert trade(-1.0, 0.5) == trade(0.0, 0.5) == 10.0, "a gain in accuracy counts as no loss"
     assert [trade(10.0, 0.1), trade(0.0, 1.0), trade(0.0, 2.0), trade(None, 0.1), trade(1.0, None)] == [0.0] * 5
     assert trade(1.0, 0.5) == pytest.approx(trade(0.0, 0.5 / 2 ** (1 / 9) * 2 ** (1 / 9) * 2**0.1))
 

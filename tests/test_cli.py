@@ -135,7 +135,7 @@ def test_plugins_lists_methods_devices_and_data(here: Here) -> None:
     out = here("plugins", "--model", "resnet10t")
     for text in ("ghost", "quantize", "applies to resnet10t", "bits.weight.", "onnxruntime-cpu: measures", "digits"):
         assert text in out
-    assert out.count("applies to resnet10t where a job has no training data") == 3, "as if it were trained"
+    assert out.count("applies to resnet10t where a job has no training data") == 3, "checks assume a trained model"
 
 
 def test_plugins_refuses_an_unknown_model(here: Here) -> None:

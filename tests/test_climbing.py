@@ -151,7 +151,7 @@ def test_promotions_take_their_share_of_the_time_and_no_more(job: Job) -> None:
     assert climbing.next(is_last=True, seconds=None) is None
     climbing = climbing_of(job, deep(12))
     assert climbing.next(is_last=False, seconds=None) is None
-    assert climbing.next(is_last=True, seconds=9.0) is None, "it would not end in time"
+    assert climbing.next(is_last=True, seconds=9.0) is None, "it would not finish in time"
     assert climbing.next(is_last=True, seconds=11.0) is not None
     assert climbing_of(job, deep(24)).next(is_last=False, seconds=None) is not None
 
@@ -309,7 +309,7 @@ def test_nothing_is_promoted_before_the_first_proposals_were_tried(tmp_path: Pat
     driver.study.enqueue({"toy.width": 0.25, "toy.bits": 32, "toy.lr": 0.1})
     asked = driver.hand_out("worker")
     assert (asked.rung, asked.values["toy.width"]) == (0, 0.25)
-    assert driver.hand_out("other").rung == 1, "all trials are spent, and it climbs all the same"
+    assert driver.hand_out("other").rung == 1, "recipes are promoted even if all trials are spent"
     assert driver.dispatcher.work_left == 2
 
 
@@ -345,7 +345,7 @@ def search_or_resume(job: Job) -> SearchResult:
 def test_a_search_promotes_recipes_after_its_first_pass(tmp_path: Path) -> None:
     result = run.search(climbing_job(tmp_path), opener=open_climbing_toy)
     trials = result.trials
-    assert len(trials) == 24, "a recipe is one row, whatever rung it reaches"
+    assert len(trials) == 24, "a recipe has one row on any rung"
     high = trials[trials["rung"] > 0]
     assert 1 <= len(high) <= 24 // ETA + 1
     assert (high["accuracy"] > high["accuracy_rung0"]).all()
@@ -354,7 +354,7 @@ def test_a_search_promotes_recipes_after_its_first_pass(tmp_path: Path) -> None:
     for number in high["trial"]:
         told = study.told_row(int(number))
         assert told is not None
-        assert told["rung"] == 0, "the sampler knows one fidelity"
+        assert told["rung"] == 0, "the sampler is only told rung 0"
     for _, row in result.models[result.models["rung"] > 0].iterrows():
         assert (result.folder / row["artifact"] / "model.onnx").exists()
         assert row["artifact"] == f"artifacts/{row['trial']}-rung{row['rung']}"

@@ -86,7 +86,7 @@ def test_if_nothing_meets_the_constraints_there_are_a_front_and_the_nearest_miss
     limits = {"accuracy_drop": 0.5, "latency": "0.45x"}
     found, rows = close(tmp_path, [WHOLE, EIGHT_BIT, HALF], constraints=limits)
     assert [row["status"] for row in rows] == ["infeasible"] * 3
-    assert list(found.models["trial"]) == [1], "of those that have an accuracy"
+    assert list(found.models["trial"]) == [1], "only among trials with an accuracy"
     assert found.summary["nearest_miss"]["trial"] == 1
     assert found.summary["nearest_miss"]["reason"] == "accuracy drop 2.00 points, at most 0.5"
 

@@ -317,7 +317,7 @@ def test_a_node_without_the_baseline_gets_it(tmp_path: Path, monkeypatch: pytest
         assert all(Store().has(key) for key in opened.prepared)
         times = {file: file.stat().st_mtime_ns for file in found.parent.iterdir()}
         other = OpenedJob.open(load_job(model="test_resnet", data="digits", seed=7, **settings))
-    assert other.baseline.key == opened.baseline.key, "no other is trained, though the seed asks for one"
+    assert other.baseline.key == opened.baseline.key, "no other baseline is trained, although the seed differs"
     assert {file: file.stat().st_mtime_ns for file in found.parent.iterdir()} == times
     assert handed.given() is None
 

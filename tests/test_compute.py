@@ -158,10 +158,12 @@ def test_the_faster_format_is_stored_and_used_by_later_runs(tmp_path: Path) -> N
     times = iter([0.0] + [0.0, 1.0, 1.0, 1.5] * 2 + [9.0])
     assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(times))
     never = iter(())
-    assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(never)), "kept by class of machine"
+    assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(never)), "stored by class of machine"
     little = iter([0.0] + [0.0, 1.0, 1.0, 1.97] * 2 + [9.0])
     other = Store(tmp_path / "other")
-    assert not layout.is_faster_last(model, Compute(), other, clock=lambda: next(little)), "less than noise"
+    assert not layout.is_faster_last(model, Compute(), other, clock=lambda: next(little)), (
+        "the difference is smaller than the noise"
+    )
 
 
 def test_formats_with_a_clear_difference_are_timed_once(tmp_path: Path) -> None:
@@ -175,13 +177,13 @@ def test_formats_with_a_clear_difference_are_timed_once(tmp_path: Path) -> None:
 def test_a_job_without_a_memory_format_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, model, store = job_of(tmp_path), example_model(), Store(tmp_path)
     monkeypatch.setattr("autocompress.opened.computing.is_faster_last", lambda *_: True)
-    assert decided(job, model, store)[0].compute.channels_last is False, "the tests switch timing off"
+    assert decided(job, model, store)[0].compute.channels_last is False, "tests switch timing off"
     monkeypatch.setenv(SWITCH, "on")
     told, compute = decided(job, model, store)
     assert told.compute.channels_last is True
     assert compute.channels_last
     monkeypatch.setattr("autocompress.opened.computing.is_faster_last", lambda *_: 1 / 0)
-    assert decided(job, model, store)[0].compute.channels_last is False, "a search can do without"
+    assert decided(job, model, store)[0].compute.channels_last is False, "an error of the timing does not end a search"
     assert decided(told, model, store)[0] is told, "a worker measures nothing"
 
 
@@ -213,8 +215,8 @@ def test_a_resume_computes_like_the_first_run(tmp_path: Path) -> None:
 def test_runs_of_earlier_versions_can_be_resumed(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     assert as_begun(job, None) is job
-    assert as_begun(job, {"job": {}}).compute.channels_last is False, "they computed in one memory format"
-    assert not begun_with(job, ToyDevice())["job"]["compute"], "a key that they do not know has no value"
+    assert as_begun(job, {"job": {}}).compute.channels_last is False, "earlier versions had one memory format"
+    assert not begun_with(job, ToyDevice())["job"]["compute"], "a key that an earlier version does not have is None"
 
 
 def test_on_a_gpu_trials_score_the_torch_model_and_the_front_the_file(
@@ -276,7 +278,7 @@ def test_large_moments_are_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3, groups=2), nn.Flatten(), nn.Linear(9000, 8000)
     wide = nn.Sequential(*layers)
     own = 8 * 2 * 36**2 + 4 * 8192 * 9000
-    assert moments_bytes(wide, (3, 34, 34)) == own, "all but the layer that reads the image"
+    assert moments_bytes(wide, (3, 34, 34)) == own, "all layers except the one that reads the image"
     tiny = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
     assert moments_bytes(tiny, (3, 1, 1)) == 8 * 8**2, "taps that only read padding have no columns"
     wide.append(nn.Linear(8000, 2))

@@ -106,7 +106,7 @@ def test_the_example_plugin_is_found_and_conforms(two_blocks: nn.Module) -> None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     check_method(manager.method("lowrank"), model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()), (
-        "the model is the user's"
+        "the model of the user must not change"
     )
     assert not model.training
 

@@ -130,7 +130,7 @@ def test_proposals_that_cost_more_than_a_lossless_trial_are_dropped(tmp_path: Pa
     corrections.add(row_of(2, {}, 0.4) | {"accuracy_drop": 0.0})
     labels = [one.label for _ in range(3) if (one := study.ask(opened.compose)) is not None]
     assert labels == ["at 0.25", "lower", ""]
-    assert asked == [3], "they are replaced at once, and not by eight rows"
+    assert asked == [3], "they are replaced at once, not after eight rows"
 
 
 def test_which_proposals_are_dominated() -> None:

@@ -114,7 +114,9 @@ def test_a_low_bit_accelerator_gains_with_each_halving_of_weight_or_activation_b
         own = device.cost(layers(("multiply-add", 1_000_000, weights, activations)))
         assert base.seconds / own.seconds == pytest.approx(factor), (weights, activations)
         assert base.joules / own.joules == pytest.approx(factor, rel=1e-4), (weights, activations)
-    assert device.cost(layers(("multiply-add", 1_000_000, 2, 32))).seconds == base.seconds, "float on one side is float"
+    assert device.cost(layers(("multiply-add", 1_000_000, 2, 32))).seconds == base.seconds, (
+        "an operation with one float operand is a float operation"
+    )
 
 
 def test_bit_operations_are_the_product_of_the_widths() -> None:

@@ -88,7 +88,7 @@ def test_a_model_that_left_the_front_is_removed_from_artifacts_and_disk(tmp_path
     assert set(found) == {second, third}
     assert {file.name for file in (tmp_path / "dashboard").iterdir()} == set(found.values())
     dashboard.offer(study, tmp_path, files)
-    assert set(names_of(study)) == set(files), "one that comes back is offered again"
+    assert set(names_of(study)) == set(files), "a model that returns to the front is offered again"
 
 
 def test_a_front_that_shrinks_leaves_a_note(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_a_front_that_shrinks_leaves_a_note(tmp_path: Path) -> None:
         assert set(found) == {"trial-0-left-the-front.txt", "trial-1.onnx", "trial-2-left-the-front.txt"}
         note = tmp_path / "dashboard" / found["trial-0-left-the-front.txt"]
         assert note.read_text() == "trial-0 is no longer on the front.\n"
-    assert files["trial-0.onnx"].read_text() == "trial-0.onnx", "the note is not written into the model"
+    assert files["trial-0.onnx"].read_text() == "trial-0.onnx", "the note does not overwrite the model"
     dashboard.offer(study, tmp_path, files)
     found = names_of(study)
-    assert set(found) == set(files), "the places are taken again"
+    assert set(found) == set(files), "the names are used again"
     assert all((tmp_path / "dashboard" / found[name]).read_text() == name for name in files)
 
 

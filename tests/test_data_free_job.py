@@ -85,7 +85,7 @@ def test_a_recipe_names_its_source_first(free: OpenedJob) -> None:
     assert next(iter(parameters)) == "source"
     assert parameters["source"].choices == ("blobs", "specks")
     assert {"blobs.kind", "specks.kind"} <= set(parameters), "conditional parameters are found"
-    assert parameters["blobs.images"].choices == (IMAGES,), "not searched, and yet told"
+    assert parameters["blobs.images"].choices == (IMAGES,), "a parameter that is not searched is in the recipe"
     recipe = free.compose(Replay({"source": "specks", "specks.kind": "hard"}))
     assert recipe.source == ("specks", {"kind": "hard", "images": IMAGES})
     assert "blobs.kind" not in recipe.values
@@ -155,7 +155,9 @@ def test_candidates_are_judged_by_predictions_of_the_baseline(free: OpenedJob) -
         assert transfer is not None
         assert not transfer.labelled
         assert isinstance(transfer.train, TensorSplit)
-        assert held_out.isdisjoint(image.numpy().tobytes() for image in transfer.train.images), "none is trained on"
+        assert held_out.isdisjoint(image.numpy().tobytes() for image in transfer.train.images), (
+            "no held-out image is trained on"
+        )
     told = splits.describe()
     assert "no training data, but synthetic images: 48 by blobs, 48 by specks" in told
     assert "to compare with the predictions of the baseline" in told
@@ -214,7 +216,7 @@ def test_two_processes_do_not_make_the_same_set(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=other)
         thread.start()
-        assert waited.wait(10), "who waits lets measurements go first"
+        assert waited.wait(10), "a waiting process gives way to measurements"
         assert not store.has("mine")
     thread.join(10)
     assert store.has("mine")
@@ -306,7 +308,7 @@ def test_a_source_that_adapts_is_called_again_half_way(
     def asked(student: nn.Module) -> TransferSet:
         assert student.training, "between epochs"
         seen.append(again(student))
-        assert student.training, "the live student keeps its mode"
+        assert student.training, "the mode of the student in training does not change"
         return seen[-1]
 
     transfer = sources.transfer_set("blobs", params)
@@ -351,11 +353,11 @@ def test_the_time_limit_of_a_trial_is_paused_while_a_set_is_made(
     monkeypatch.setattr(Store, "making", waits)
     sources.transfer_set("blobs", sources.defaults["blobs"])
     assert heard[:3] == ["stopped", "alive", "waited"]
-    assert heard.count("alive") == 3, "also while it is made: at its start and half-way"
+    assert heard.count("alive") == 3, "the clock is paused while the set is made, at the start and half-way"
     assert heard[-1] == "goes on"
     heard.clear()
     sources_of(free, tmp_path / "store").transfer_set("blobs", sources.defaults["blobs"])
-    assert heard == [], "what is there is only read"
+    assert heard == [], "an existing set is only read"
 
 
 def test_parameters_that_differ_only_with_a_student_share_a_set(
@@ -373,7 +375,7 @@ def test_parameters_that_differ_only_with_a_student_share_a_set(
     again = sources.adapter(("blobs", hard))
     assert again is not None
     again(copy.deepcopy(free.model))
-    assert notes() == ["blobs soft alone", "blobs hard student"], "with a student they are themselves"
+    assert notes() == ["blobs soft alone", "blobs hard student"], "with a student, parameters are used unchanged"
 
 
 def test_without_labels_there_is_no_weight_between_labels_and_teacher(free: OpenedJob) -> None:

@@ -99,7 +99,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     methods = ["ghost", "quantize", "blobs", "specks"]
     job = free_job(teacher, tmp_path, methods=methods, space=SPACE, seed=13, **settings)
     found, opened, calls = searched(job, console)
-    assert seen == [(0, 0)], "nothing reached for them before the search was closed"
+    assert seen == [(0, 0)], "nothing read them before the search was closed"
     test = opened.splits.test
     assert isinstance(test, Sealed)
     assert (test.refused, test.openings) == (0, 1)

@@ -49,7 +49,7 @@ def test_without_training_images_there_is_none_to_draw() -> None:
 def test_relative_paths_begin_at_the_root(tmp_path: Path) -> None:
     pictures(tmp_path / "photos")
     job = load_job(model="resnet10t", data={"train": "folder:photos", "root": str(tmp_path)})
-    assert len(data.load(job.data).train) == 20, "a tenth each is held out"
+    assert len(data.load(job.data).train) == 20, "a tenth is held out for each"
     kept = anchored(job, manager()).data
     assert (kept.train, kept.root) == (f"folder:{tmp_path / 'photos'}", None)
 

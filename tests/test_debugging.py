@@ -70,12 +70,12 @@ def test_the_divergence_after_the_last_layer_is_that_of_the_logits(quantized: De
 
 
 def test_a_pruned_network_has_fewer_channels_and_larger_differences(quantized: Debugged, pruned: Debugged) -> None:
-    assert pruned.trial == 1, "the recommended one"
+    assert pruned.trial == 1, "the recommended model is compared"
     fewer = [one for one in pruned.layers if one.kept < one.channels]
     assert fewer
     assert min(one.snr_db for one in pruned.layers) < min(one.snr_db for one in quantized.layers)
     first = pruned.layers[0]
-    assert first.snr_db > 15, "the kept channels of the first layer are what they were"
+    assert first.snr_db > 15, "kept channels of the first layer have equal outputs"
 
 
 def test_suggested_lines_are_valid_in_a_job(pruned: Debugged, small_run: Path, teacher: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_worst_layers_are_named_until_most_of_the_error_is_explained() -> No
     assert exclusions([], kept, plan) == []
     cut = {"stage": "prune", "plan": {"keep": {"a": [0, 1], "b": [0, 1, 2, 3]}}}
     lines = exclusions(layers, kept, {"transforms": [cut], "quantization": None})
-    assert lines == ["prune.keep.b: 1.0  # nats: b 0.9"], "the layer reads or writes what stays of coupling b"
+    assert lines == ["prune.keep.b: 1.0  # nats: b 0.9"], "the layer reads or writes kept channels of coupling b"
 
 
 def test_the_command_prints_a_table_or_json(small_run: Path, commands: Commands) -> None:
@@ -180,7 +180,7 @@ def test_the_command_prints_a_table_or_json(small_run: Path, commands: Commands)
     commands.columns = 40
     narrow = commands("debug", small_run, "--trial", "1", "--images", "8").partition("trial 1 on")[0]
     assert max(map(len, narrow.splitlines())) <= 40
-    assert "KL alone" in narrow, "no heading is folded"
+    assert "KL alone" in narrow, "no heading is wrapped"
     told = json.loads(commands("debug", small_run, "--trial", "0", "--images", "8", "--json"))
     assert told["layers"][0]["layer"] == "conv1.0"
     assert told["parted"] is None

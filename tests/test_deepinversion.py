@@ -160,7 +160,7 @@ def test_only_the_adaptive_preset_uses_the_student() -> None:
     assert plain.digest == with_student.digest == first.digest
     assert adaptive.digest != plain.digest
     alone = [METHOD.without_student(params_of(teacher, preset=preset)) for preset in ("plain", "adaptive")]
-    assert alone[0] == alone[1] == params_of(teacher), "so that these images are made and kept once"
+    assert alone[0] == alone[1] == params_of(teacher), "so that these images are made once and stored"
     assert all(torch.equal(state[name], tensor) for name, tensor in student.state_dict().items())
     assert student.training
 

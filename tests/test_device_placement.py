@@ -55,7 +55,7 @@ def test_placement_table_and_multiple_are_those_of_the_device() -> None:
     plans = [each.candidate(recipe, dry_run=True).plan["quantization"] for each in (ours, own)]
     last_sum = ["layer4_0_act2" in plan["activations"] for plan in plans]
     assert last_sum == [True, False], "no layer behind the last addition reads it as integers"
-    assert "placement" not in plans[0], "plans for ONNX Runtime stay as they were"
+    assert "placement" not in plans[0], "plans for ONNX Runtime do not change"
 
 
 def test_a_plan_for_another_runtime_is_rebuilt_with_its_table() -> None:

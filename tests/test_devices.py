@@ -57,7 +57,7 @@ def test_the_engine_provides_batches_blocks_and_intervals() -> None:
     file = Deployable(Path("none.onnx"), SIZE, module=lambda: made.append(1) or nn.Identity())
     found = measure(device, file, file, DeviceConfig(batch=5, input_size=24), seconds=0.05)
     assert set(device.opened) == {(5, 3, 24, 24)}
-    assert len(device.opened) == 2 * SITTINGS, "each sitting opens both models anew"
+    assert len(device.opened) == 2 * SITTINGS, "each sitting opens both models again"
     assert device.runs > 2 * SITTINGS
     assert len(made) == 1, "the module is made once"
     assert found.ratio_low < found.latency_ratio < found.ratio_high

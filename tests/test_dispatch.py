@@ -189,7 +189,7 @@ def test_starts_that_fail_because_their_node_is_lost_do_not_end_the_search(
         for _ in range(MOST_FAILED_STARTS):
             driver.dispatcher.lost("worker", "the node died", node)
         assert driver.dispatcher.is_start_in_doubt
-        assert not driver.dispatcher.is_over, "its node may be gone, and that is not known yet"
+        assert not driver.dispatcher.is_over, "its node may be lost, which is not known yet"
 
     fail("dying")
     gone.add("dying")
@@ -212,7 +212,7 @@ def test_a_recipe_whose_worker_cannot_open_the_job_goes_to_another_one(job: Job)
     assert driver.rows == []
     assert driver.dispatcher.workers_seen == 0
     driver.dispatcher.start_no_more()
-    assert not driver.dispatcher.is_over, "one still works"
+    assert not driver.dispatcher.is_over, "another worker is still running"
     driver.work(first)
     driver.finish("good")
     assert driver.hand_out("good").values == asked.values

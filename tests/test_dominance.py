@@ -113,7 +113,7 @@ def test_a_missing_value_is_never_better_than_a_known_one(points: list[list[floa
     unknown: list[float | None] = [None] * len(points[0])
     assert not any(dominates(unknown, point) for point in points)
     assert not dominates([math.nan] * len(unknown), unknown)
-    assert non_dominated(np.array(points, dtype=object)).any(), "None and NaN may stand in a matrix too"
+    assert non_dominated(np.array(points, dtype=object)).any(), "a matrix may contain None and NaN"
 
 
 def is_missing(value: float | None) -> bool:

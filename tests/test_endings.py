@@ -51,8 +51,8 @@ def test_a_row_that_increases_the_hypervolume_is_a_gain() -> None:
     gains = Gains(("accuracy", "latency"), BASELINE)
     assert not gains.add(row(0, 0.0, 1.0)), "the uncompressed model"
     assert gains.add(row(1, 1.0, 0.5))
-    assert not gains.add(row(2, 1.0, 0.5)), "the same again"
-    assert not gains.add(row(3, 0.9999, 0.5)), "less than noise"
+    assert not gains.add(row(2, 1.0, 0.5)), "an equal row is no gain"
+    assert not gains.add(row(3, 0.9999, 0.5)), "a difference below the noise is no gain"
     assert not gains.add(row(4, 2.0, 0.6)), "dominated"
     assert not gains.add(row(5, 12.0, 0.1)), "beyond ten points"
     assert not gains.add(row(6, None, None, "failed"))
@@ -95,7 +95,7 @@ def test_constraints_are_met_by_complete_rows_only(tmp_path: Path) -> None:
     assert not endings.why
     endings.add(row(7, 1.0, 0.4))
     assert (endings.why, endings.is_met) == ("trial 7 meets all constraints", True)
-    assert not Endings(toy_job(tmp_path), BASELINE, [row(7, 1.0, 0.4)]).why, "nobody asked for it"
+    assert not Endings(toy_job(tmp_path), BASELINE, [row(7, 1.0, 0.4)]).why, "the job does not ask for it"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_recipes_that_no_longer_fit_are_named_and_skipped(tmp_path: Path) -> Non
     assert found.notes[0] == f"2 recipes of {old.folder} are tried first"
     assert "trial 1: toy.width cannot be 0.5" in found.notes[1]
     assert "trial 2: 'gone.ratio' is no parameter of its recipe here" in found.notes[1]
-    assert len(recipes_from(old.folder, opened.compose, trials=2).points) == 1, "half of the trials at most"
+    assert len(recipes_from(old.folder, opened.compose, trials=2).points) == 1, "at most half of the trials"
 
 
 def test_interrupted_recipes_come_first(tmp_path: Path) -> None:

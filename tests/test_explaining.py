@@ -74,7 +74,9 @@ def test_steps_are_measured_in_the_order_of_the_pipeline(explained: dict[str, An
     assert channels["latency_ratio"] == repaired["latency_ratio"] < 1, "the same structure costs the same"
     assert repaired["accuracy"] != channels["accuracy"], "weights are refitted for the channels that are left"
     assert repaired["accuracy_drop"] == opened.baseline.accuracy - repaired["accuracy"]
-    assert (last["accuracy"], last["latency_ratio"], last["latency_ratio_low"]) == (91.0, 0.2, 0.1), "the trial's own"
+    assert (last["accuracy"], last["latency_ratio"], last["latency_ratio_low"]) == (91.0, 0.2, 0.1), (
+        "the accuracy of the trial is used"
+    )
 
 
 def test_layers_have_their_changes(explained: dict[str, Any], opened: OpenedJob) -> None:
@@ -94,7 +96,7 @@ def test_no_step_begins_after_the_time_limit(opened: OpenedJob, tmp_path: Path) 
     row = {"trial": 1, "rung": 0, "recipe": untrained(opened), "artifact": "artifacts/1"}
     told = explainer(opened, tmp_path, -1.0).told(row)
     assert (told["steps"], told["missing"]) == ([], "there were -1 s for all steps")
-    assert told["layers"] == [], "there is no artifact, which costs the run nothing"
+    assert told["layers"] == [], "a missing artifact does not change the run"
 
 
 def test_the_page_shows_steps_and_layers(explained: dict[str, Any], tmp_path: Path) -> None:
@@ -204,4 +206,4 @@ def test_a_search_explains_the_model_that_it_recommends(tmp_path: Path, monkeypa
     assert (told["trial"], told["limit"], told["layers"]) == (0, 10.0, [])
     assert [(step["stage"], step["latency_ratio"]) for step in told["steps"]] == [("channels", 0.5), ("bits", 0.2)]
     assert "explained" not in closed(tmp_path / "b", 100.0, explain=False)
-    assert "explained" not in closed(tmp_path / "c", 1.0), "a tenth of a second is enough for nothing"
+    assert "explained" not in closed(tmp_path / "c", 1.0), "a tenth of a second is not enough for a step"

@@ -30,7 +30,7 @@ def test_a_folder_that_cannot_be_renamed_is_an_error(
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(OSError, match=os.strerror(number)), atomic_folder(tmp_path / "entry") as temporary:
         (temporary / "file").write_text("whole")
-    assert not list(tmp_path.iterdir()), "nothing half is left"
+    assert not list(tmp_path.iterdir()), "no incomplete file is left"
 
 
 def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:

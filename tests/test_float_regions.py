@@ -70,7 +70,9 @@ def test_weights_of_float_layers_are_integers_in_the_file_and_floats_at_load(tmp
     integers, mixed = (operator_histogram(file) for file in files)
     assert mixed["Conv"] + mixed.get("FusedConv", 0) == len(floats)
     assert mixed["QLinearConv"] == integers["QLinearConv"] - len(floats)
-    assert mixed.get("DequantizeLinear", 0) <= integers.get("DequantizeLinear", 0) + 2, "no weight at every run"
+    assert mixed.get("DequantizeLinear", 0) <= integers.get("DequantizeLinear", 0) + 2, (
+        "weights are not converted in every run"
+    )
     tensors = {tensor.name: tensor for tensor in onnx.load(str(files[1])).graph.initializer}
     assert all(tensors[f"{layer}.weight"].data_type == onnx.TensorProto.INT8 for layer in floats)
     assert files[1].stat().st_size < 1.2 * files[0].stat().st_size
@@ -107,7 +109,7 @@ def test_regions_and_their_operators() -> None:
     assert [region.layer for region in regions.regions] == list(config_of(model))
     stem = regions.regions[0].pattern
     assert (stem.operator, stem.inputs, stem.kernel, stem.stride) == ("conv", (3, 32, 32), (3, 3), 2)
-    assert [name for name, _ in stem.followers] == ["sigmoid", "multiply"], "SiLU as the runtime runs it"
+    assert [name for name, _ in stem.followers] == ["sigmoid", "multiply"], "SiLU has the operators of the runtime"
     assert {region.pattern.operator for region in regions.regions} == {"conv", "depthwise", "linear"}
     read = {reader for crossing in regions.crossings for reader in crossing.readers}
     assert read == set(config_of(model)) - {"conv_stem"}

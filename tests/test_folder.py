@@ -320,4 +320,4 @@ def test_blank_images_give_a_note(tmp_path: Path, mode: str) -> None:
     assert "alpha channel" in "; ".join(load(tmp_path).notes)
     shutil.rmtree(tmp_path / "dark")
     classes(tmp_path, 10, ("dark",))
-    assert "one colour" not in "; ".join(load(tmp_path).notes), "6 of 16 may be meant"
+    assert "one colour" not in "; ".join(load(tmp_path).notes), "6 of 16 blank images may be intended"

@@ -43,9 +43,9 @@ def test_an_entry_without_room_is_not_stored(tmp_path: Path, caplog: pytest.LogC
                 store.put(name, {"a": torch.zeros(10_000)}, {})
     assert [record.getMessage().split(": ")[-1] for record in caplog.records] == ["there is no room left"]
     assert not store.has("one")
-    assert [path.name for path in tmp_path.iterdir()] == [".making"], "no half entry is left"
+    assert [path.name for path in tmp_path.iterdir()] == [".making"], "no incomplete entry is left"
     store.put("one", {"a": torch.zeros(10_000)}, {})
-    assert store.has("one"), "once there is room, entries are kept again"
+    assert store.has("one"), "when there is room, entries are stored again"
 
 
 # --- the study ------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_worker_without_room_for_its_row_loses_no_recipe(study: Study) -> None
     assert taken is not None
     dispatcher.lost("worker 1", "Traceback: ...\nOSError: [Errno 28] No space left on device: 'study.journal'")
     assert study.row(taken.number) is None
-    assert study.recover() == 2, "the other is the one that nobody runs"
+    assert study.recover() == 2, "the other trial is the interrupted one"
     tried_again = [dispatcher.hand_out(f"worker {number}") for number in (2, 3)]
     assert taken.values in [asked.values for asked in tried_again if asked is not None]
 
@@ -165,7 +165,7 @@ def test_a_trial_without_room_has_a_reason_whatever_it_was_writing(tmp_path: Pat
         row = own.run(WHOLE)
     assert row["status"] == "failed"
     assert row["reason"] == f"{stage}: there is no room left to write to {job.folder}"
-    assert ("accuracy" in row) == (stage == "save"), "what is known of it stays"
+    assert ("accuracy" in row) == (stage == "save"), "known figures are kept"
 
 
 def test_a_trial_works_without_stored_latencies(tmp_path: Path) -> None:
@@ -217,5 +217,7 @@ def test_a_search_on_a_full_disk_keeps_its_rows_and_can_be_resumed(tmp_path: Pat
         assert {reason.split(": ", 1)[1] for reason in failed["reason"]} == {
             f"there is no room left to write to {job.folder}"
         }
-        assert found.trials["status"].iloc[0] == "complete", "what was finished before the disk was full"
+        assert found.trials["status"].iloc[0] == "complete", (
+            "trials that were finished before the disk was full are kept"
+        )
         assert found.trials["status"].iloc[4] == "complete"

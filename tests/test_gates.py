@@ -113,7 +113,7 @@ def test_latency_is_a_miss_only_if_the_whole_interval_misses(tmp_path: Path) -> 
     trial, opened = trial_of(tmp_path, constraints={"latency": "0.47x"})  # the interval is 0.45 to 0.55
     row = trial.run(HALF)
     assert "train" in opened.did
-    assert row["status"] == "infeasible", "in the end the middle of the interval decides"
+    assert row["status"] == "infeasible", "at the end, the middle of the interval decides"
     assert row["accuracy"] is not None
 
 

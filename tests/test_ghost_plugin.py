@@ -58,7 +58,7 @@ def test_the_space_is_neutral_if_all_ratios_are_one(resnet: nn.Module) -> None:
     params = Ghost().search_space(space.scope("ghost"), resnet)
     assert not Ghost().acts(params)
     assert {f"ghost.ratio.layer{i}" for i in (1, 2, 3, 4)} <= set(space.asked)
-    assert all(name.startswith("ghost.ratio.") for name in space.asked), "what matters only to a ghost is not asked"
+    assert all(name.startswith("ghost.ratio.") for name in space.asked), "parameters of ghost modules are not asked"
 
 
 def test_a_group_with_ratio_one_is_not_changed(resnet: nn.Module) -> None:
@@ -251,7 +251,9 @@ def test_on_images_with_other_statistics_those_of_the_host_are_kept(resnet: nn.M
     before, inside = dict(resnet.named_buffers()), tuple(f"{name}." for name in plan["layers"])
     host = {name: value for name, value in made.named_buffers() if "running" in name and not name.startswith(inside)}
     assert host
-    assert all(torch.equal(value.sort()[0], before[name].sort()[0]) for name, value in host.items()), "but for order"
+    assert all(torch.equal(value.sort()[0], before[name].sort()[0]) for name, value in host.items()), (
+        "equal except for the order"
+    )
 
 
 def test_filters_that_are_almost_multiples_start_better_than_random_ones(resnet: nn.Module) -> None:

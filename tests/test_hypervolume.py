@@ -57,7 +57,7 @@ def test_known_volumes() -> None:
     assert hypervolume([], [1.0, 1.0]) == 0
     assert hypervolume([[0.0, 0.0, 0.0]], [1.0, 2.0, 3.0]) == 6
     assert hypervolume([[0.0, 1.0], [1.0, 0.0]], [2.0, 2.0]) == 3
-    assert hypervolume([[3.0, 0.0]], [2.0, 2.0]) == 0, "beyond the reference"
+    assert hypervolume([[3.0, 0.0]], [2.0, 2.0]) == 0, "beyond the reference point"
     with pytest.raises(ValueError, match="3 values, the reference 2"):
         hypervolume([[0.0, 0.0, 0.0]], [1.0, 1.0])
 
@@ -101,7 +101,7 @@ def test_gains_are_additive_and_never_negative(pairs: list[tuple[float, float]],
     assert min(gains) >= 0
     assert sum(gains) == pytest.approx(front.hypervolume)
     assert front.hypervolume <= 1
-    assert front.add(*more) == 0, "a model that is there already"
+    assert front.add(*more) == 0, "a model that is on the front already"
     assert front.hypervolume == pytest.approx(speed_hypervolume(*columns([more, *pairs])))
 
 

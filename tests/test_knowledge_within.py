@@ -305,7 +305,7 @@ def test_the_set_has_its_demands_on_training() -> None:
     assert sets["gaussian"].demands == {"freeze_batch_norm"}
     for transfer in sets.values():
         assert not transfer.labelled
-        assert transfer.soft_targets is None, "the teacher is asked about augmented images"
+        assert transfer.soft_targets is None, "targets are outputs of the teacher for augmented images"
         assert torch.equal(transfer.train.labels(), teacher_logits(teacher, images_of(transfer)).argmax(1))
     assert len({transfer.digest for transfer in sets.values()}) == len(SCHEMES)
 
@@ -421,7 +421,7 @@ def test_a_job_with_an_impossible_scheme_gets_a_reason(key: str) -> None:
 
     (reason,) = METHOD.check(without_norms(), job("bns"))
     assert reason.startswith("its scheme 'bns' needs batch norm, and it has no batch norm")
-    assert METHOD.check(without_norms(), job(["gaussian", "bns"])), "a list that holds it"
+    assert METHOD.check(without_norms(), job(["gaussian", "bns"])), "a list that contains it"
     assert METHOD.check(without_norms(), job("gaussian")) == []
     assert METHOD.check(digits_teacher()[0], job("bns")) == []
     assert METHOD.check(without_norms(), example_job()) == []
@@ -454,7 +454,7 @@ def test_without_statistics_a_job_must_name_a_scheme_that_needs_none(how: str, r
     assert check(images=4), "a limit on something else"
     assert check(scheme=["gaussian", "preset"]), "a preset may need them"
     assert check(scheme="gaussian") == check(scheme=["inception", "gaussian"]) == check(preset="gaussian") == []
-    assert check(scheme="inception", preset="bns") == [], "the scheme stands above the preset"
+    assert check(scheme="inception", preset="bns") == [], "the scheme overrides the preset"
 
 
 @pytest.mark.parametrize("key", ["scheme", "preset"])

@@ -186,7 +186,7 @@ def test_measurements_are_combined_by_their_precision() -> None:
     alike = combined(measurement(0.5, 0.02), measurement(0.5, 0.02))
     assert alike.ratio_high - alike.ratio_low == pytest.approx(2 * 0.5 * 0.02 / math.sqrt(2), rel=0.01)
     apart = combined(measurement(0.4, 0.001), measurement(0.6, 0.001))
-    assert apart.ratio_low <= 0.41, "two that contradict each other do not make a precise one"
+    assert apart.ratio_low <= 0.41, "two contradicting measurements do not give a narrow interval"
     assert apart.ratio_high >= 0.59
     assert both.environment["measured"] == 2
 

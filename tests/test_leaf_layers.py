@@ -87,7 +87,7 @@ def test_a_leaf_reads_a_grid_and_contains_its_norm(trainable: bool) -> None:
         assert isinstance(layer, SimulatedDistance)
         assert isinstance(layer.norm, nn.BatchNorm2d)
         reads = next(node for node in network.graph.nodes if node.target == name).args[0]
-        assert layer.input_quantizer is network.get_submodule(reads.target), "the quantizer of what it reads"
+        assert layer.input_quantizer is network.get_submodule(reads.target), "the quantizer of its input"
         assert "input_quantizer" not in dict(layer.named_children())
     assert sorted(network.layers()) == ["fc", "stem", "third"], "leaves have no weight quantizer"
     points = network.placement.activations
@@ -211,7 +211,7 @@ def test_training_updates_weights_and_norm_to_the_end() -> None:
     run = Training(network, split, TrainSettings(epochs=1, batch_size=8, augment=False, lr=1e-2), callbacks=[watch])
     watch.on_start(network, run.total_steps)
     run.run()
-    assert all(Watch.moving), "statistics that stood still would be wrong at once"
+    assert all(Watch.moving), "constant statistics would be wrong"
     moved = [name for name, tensor in network.named_parameters() if not torch.equal(tensor, before[name])]
     assert {"first.weight", "second.weight", "first.norm.weight", "second.norm.bias", "stem.weight"} <= set(moved)
     images = torch.randn(32, *SIZE)
@@ -283,7 +283,7 @@ def test_codes_of_few_bits_are_packed(tmp_path: Path) -> None:
         export(model, file, SIZE, specs=[spec])
         sizes[bits] = file.stat().st_size
         found = check_agreement(file, model, torch.randn(64, *SIZE))
-        assert found.mean_error < 1e-4, "single values may fall on the other side of a rounding edge"
+        assert found.mean_error < 1e-4, "single values may be rounded the other way"
     weights = sum(model.get_submodule(name).weight.numel() for name in ("first", "second", "third", "stem"))
     for bits in (4, 3):
         assert sizes[8] - sizes[bits] > weights * (8 - bits) / 8 - 3000

@@ -70,7 +70,7 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
         assert set(offered["stem"].producers) == {"stem", "second"}
         assert set(offered["stem"].consumers) == {"first", "third"}
     assert set(offered["first"].consumers) == {"second"}
-    assert offered["first"].safe, "a channel that is zero costs a leaf a constant, which its pruner keeps"
+    assert offered["first"].safe, "a zero channel adds a constant to a leaf, which its pruner keeps"
     generator = torch.Generator().manual_seed(0)
     orders = {name: c.ranked(torch.rand(c.channels, generator=generator).tolist()) for name, c in offered.items()}
     keep = {name: c.left_by(orders[name], c.kept(0.5)) for name, c in offered.items()}

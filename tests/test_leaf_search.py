@@ -88,7 +88,7 @@ def test_a_slow_file_is_scored_by_torch_and_completely_only_on_the_front(
     ]
     assert [row["status"] for row in rows] == ["complete"] * 3, [row["reason"] for row in rows]
     assert [name for name, split in opened.scored if split == "val"] == [opened.scored[0][0]], (
-        "only the fast one's file"
+        "only the file of the fast model"
     )
     assert [row["accuracy_of"] for row in rows] == ["file", "torch model", "torch model"]
     assert "note" not in rows[0]

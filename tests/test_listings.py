@@ -100,7 +100,7 @@ def test_a_listing_is_compared_once_per_hour(root: Path, monkeypatch: pytest.Mon
     found = Listing.read(root)
     assert begun == [found.watch]
     Listing.read(root)
-    assert len(begun) == 1, "it is under way"
+    assert len(begun) == 1, "a comparison is running"
 
 
 def test_a_comparison_that_ended_with_its_process_is_repeated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,9 @@ def test_a_full_disk_does_not_end_a_search(tmp_path: Path, monkeypatch: pytest.M
 def test_a_dead_process_is_recognised(tmp_path: Path) -> None:
     write_status(tmp_path, LIVING)
     assert read_status(tmp_path).is_running is True
-    assert replace(LIVING, process_began=LIVING.process_began - 100).is_running is False, "another has its number"
+    assert replace(LIVING, process_began=LIVING.process_began - 100).is_running is False, (
+        "another process has its number"
+    )
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert replace(LIVING, pid=child.pid).is_running is False
@@ -144,7 +146,7 @@ def test_show_counts_while_a_search_runs(running: Path, commands: Commands) -> N
     assert "front so far" in out
     assert "about 1 min 15 s left" in out
     assert "being tried: trial 30 (obs alone)" in out
-    assert "uncompressed" in out, "the baseline leads the front"
+    assert "uncompressed" in out, "the baseline is the first row of the front"
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
@@ -234,7 +236,7 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_the_search(
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: write_status(running, states.pop(0)))
     out = commands("watch", running)
     lines = [line for line in out.splitlines() if line]
-    assert len(lines) == 3, "nothing is said twice"
+    assert len(lines) == 3, "no line is printed twice"
     assert "31 of 30 trials" in lines[1]
     assert states == []
 

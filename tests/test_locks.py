@@ -93,7 +93,7 @@ def test_an_exclusive_lock_is_alone_and_shared_locks_are_not(tmp_path: Path, hol
     alone = hold(lock.path, "exclusive")
     assert not lock.acquire("shared", seconds=0)
     assert not lock.acquire("exclusive", seconds=0.2)
-    assert lock.worth_waiting() == 0, "its holder lives on this machine"
+    assert lock.worth_waiting() == 0, "its holder runs on this machine"
     alone.communicate("")
     assert lock.acquire("shared", seconds=5)
 
@@ -107,7 +107,7 @@ def test_a_killed_holder_releases_the_lock(tmp_path: Path, hold: Hold, kind: str
     holder.communicate()
     began = time.monotonic()
     assert lock.acquire("exclusive", seconds=20)
-    assert time.monotonic() - began < 5, "a dead process of this machine is known to be dead"
+    assert time.monotonic() - began < 5, "a dead process of this machine is recognised"
 
 
 def test_a_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path, hold: Hold) -> None:

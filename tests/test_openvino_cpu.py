@@ -69,7 +69,7 @@ def test_computed_constants_do_not_change_outputs(bits: int, write: Callable[[in
     plain = with_constants(file)
     operators = {node.op_type for node in onnx.load_model_from_string(plain).graph.node}
     assert not operators & {"BitShift", "BitwiseAnd", "BitwiseOr", "Cast"}
-    assert "DequantizeLinear" in operators, "integers stay integers"
+    assert "DequantizeLinear" in operators, "integer constants stay integers"
     np.testing.assert_allclose(outputs(plain), outputs(file), rtol=1e-4, atol=1e-4)
     assert with_constants(plain) == with_constants(onnx.load_model_from_string(plain).SerializeToString())
 

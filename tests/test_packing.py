@@ -133,7 +133,7 @@ def test_integers_are_packed_and_unpacked(case: tuple[np.ndarray, int, int, int]
         assert np.array_equal(found, integers)
     stored = sum(len(t.raw_data) for t in graph.initializer if t.name.startswith("weight"))
     planes = bits.bit_count()
-    assert stored <= integers.size * bits / 8 + planes, "no more than the bits, and a part of a byte for each plane"
+    assert stored <= integers.size * bits / 8 + planes, "at most the bits, and a part of a byte for each plane"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_dry_run_names_its_estimates(opened: OpenedJob, tmp_path: Path) -> Non
     assert pipeline.run(scored, dry_run=True).estimated == ("learns",)
     assert pipeline.run(plain, dry_run=True).estimated == ()
     assert pipeline.prepare() == {}
-    assert pipeline.run(scored, dry_run=True).estimated == (), "what it learned is kept"
+    assert pipeline.run(scored, dry_run=True).estimated == (), "the prepared state is stored"
 
 
 def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Pa
     worker(first)
     other.join(30)
     assert waited.is_set(), "the second waits for the first, and calls its pause meanwhile"
-    assert learned == ["first"], "the second reads what the first has kept"
+    assert learned == ["first"], "the second worker reads the state of the first"
 
 
 class Shuffled(Pruner):
@@ -193,13 +193,13 @@ def test_pruned_results_are_stored_by_their_order(opened: OpenedJob, behind: tup
         space = JobSpace(opened.model, methods, Limits({"repair.fit": "none"}), "model", 0)
         recipe = space.compose(Policy(rules))
         pipeline = replace(opened.pipeline, methods=methods, store=Store(tmp_path / folder))
-        assert len(pipeline.keys.of_stages(recipe)) == len(behind), "nobody has asked for the order yet"
+        assert len(pipeline.keys.of_stages(recipe)) == len(behind), "the order was not asked for yet"
         pipeline.run(recipe)
         asked = pruner.asked
         keys[folder] = pipeline.keys.of_stages(recipe)
         fresh = replace(pipeline)  # another process
         assert fresh.keys.of_stages(recipe) == keys[folder]
-        assert pruner.asked == asked, "the order is kept"
+        assert pruner.asked == asked, "the order is stored"
     assert keys["one"] == keys["again"]
     assert keys["one"][:-1] == keys["other"][:-1]
     assert keys["one"][-1] != keys["other"][-1]

@@ -112,7 +112,7 @@ def test_a_command_that_fails_names_its_plugin(plugin: str) -> None:
     wrong = run("--plugin", plugin, "greet", "wrong")
     assert isinstance(wrong.exception, UserError)
     assert not hasattr(wrong.exception, "__notes__")
-    assert run("--plugin", plugin, "greet").exit_code == 2, "a missing argument is the user's fault"
+    assert run("--plugin", plugin, "greet").exit_code == 2, "a missing argument is an error of the user"
 
 
 @pytest.mark.parametrize("command", ["plugins", "measure", "check", "synthesize", "similarity", "search"])

@@ -358,7 +358,7 @@ def test_the_example_draws_evenly() -> None:
         values.append(trial.suggest_float("x", 0.0, 1.0))
         study.tell(trial, [0.0, 0.0])
     counts = np.histogram(values[1:], bins=8, range=(0, 1))[0]
-    assert counts.min() >= 3, "a Sobol sequence leaves no part of the space out"
+    assert counts.min() >= 3, "a Sobol sequence covers all parts of the space"
 
 
 def test_a_sampler_with_the_name_of_a_built_in_one_is_named_and_not_used() -> None:

@@ -70,7 +70,7 @@ def candidate_of(name: str, model: nn.Module, compute: Compute, folder: Path) ->
 def test_every_stage_computes_on_the_gpu(name: str, model: nn.Module, tmp_path: Path) -> None:
     with pretended_gpu() as gpu:
         candidate = candidate_of(name, model, gpu.compute, tmp_path)
-        assert not any(is_on_gpu(tensor) for tensor in candidate.state_dict().values()), "it leaves the GPU"
+        assert not any(is_on_gpu(tensor) for tensor in candidate.state_dict().values()), "the result is on the CPU"
 
 
 @pytest.mark.cuda

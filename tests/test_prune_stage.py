@@ -82,7 +82,7 @@ def test_a_ranked_order_takes_the_lowest_of_each_block_in_turn(data: st.DataObje
     for block in coupling.blocks:
         own = [channel for channel in order if channel in block]
         assert own == sorted(block, key=lambda channel: (scores[channel], -channel)), (
-            "of equal ones the last goes first"
+            "of equal scores, the last is removed first"
         )
 
 
@@ -93,13 +93,13 @@ def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: floa
     scores = scores_of(coupling, data.draw)
     order = coupling.ranked(scores)
     few, many = (coupling.left_by(order, coupling.kept(share, multiple)) for share in sorted((rate, other))[::-1])
-    assert set(few) <= set(many), "a narrower network keeps a part of what a wider one keeps"
+    assert set(few) <= set(many), "a narrower network keeps a subset of the channels of a wider one"
     assert few == sorted(few)
     coupling.check_keep(few)
     coupling.check_keep(many)
     for block, count in zip(coupling.blocks, coupling.kept(max(rate, other), multiple), strict=True):
         best = sorted(block, key=lambda channel: (-scores[channel], channel))[:count]
-        assert set(best) == set(few) & set(block), "the highest scores stay, of equal ones the first"
+        assert set(best) == set(few) & set(block), "the highest scores are kept, and of equal scores the first"
 
 
 @settings(max_examples=40, deadline=None)

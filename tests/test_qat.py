@@ -80,7 +80,9 @@ def test_delay_and_freezes_are_at_their_fractions_of_the_training() -> None:
     assert [tracking for _, tracking, _ in watch.seen] == [True] * 4 + [False] * 4
     assert [moving for _, _, moving in watch.seen] == [True] * 4 + [False] * 4
     fakes = [*model.weight_fakes().values(), *model.activation_fakes().values()]
-    assert all(fake.enabled and not fake.tracking for fake in fakes), "at the end all quantize and nothing moves"
+    assert all(fake.enabled and not fake.tracking for fake in fakes), (
+        "at the end, all quantizers are on and nothing changes"
+    )
 
 
 def test_during_the_delay_outputs_are_float_and_ranges_are_updated() -> None:

@@ -151,7 +151,9 @@ def test_the_work_of_a_killed_process_is_done_by_this_one(
             (pool,) = processes._pools.values()
             (worker,) = pool.loader._iterator._workers  # type: ignore[union-attr]
             os.kill(worker.pid, signal.SIGKILL)
-            assert signal.getsignal(signal.SIGCHLD) is before_all, "no error reaches what this process does meanwhile"
+            assert signal.getsignal(signal.SIGCHLD) is before_all, (
+                "the error is not raised in other work of this process"
+            )
     assert equal(before, found)
     assert "reads on" in caplog.text
 

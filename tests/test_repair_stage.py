@@ -102,7 +102,7 @@ def test_a_repair_that_increases_the_divergence_is_undone_and_counted(
     assert plan["undone"] > 0
     plain, steps = pruned(model, Magnitude(), context_of(model, flat), 0.5)
     assert len(steps) == 1
-    assert same_tensors(network.state_dict(), plain.state_dict()), "as if nothing had been refitted"
+    assert same_tensors(network.state_dict(), plain.state_dict()), "equal to a network without a refit"
 
 
 @pytest.mark.parametrize("pruner", [Magnitude(), Obs()], ids=lambda pruner: pruner.name)

@@ -348,4 +348,4 @@ def test_copies_of_training_images_are_named(tmp_path: Path, role: str) -> None:
     shutil.copy(source, target)
     [note] = [note for note in data.load(config).notes if "copied" in note]
     assert f"1 of '{role}', such as {target}, which equals {source}" in note
-    assert not any("copied" in note for note in data.load(config, preview=True).notes), "a dry run reads little"
+    assert not any("copied" in note for note in data.load(config, preview=True).notes), "a dry run reads few images"

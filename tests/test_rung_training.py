@@ -150,7 +150,7 @@ def test_a_rung_that_was_killed_continues(
     found = pipeline_of(opened, tmp_path / "b").run(at_rung(opened, 2), progress=count)
     assert same(found.model, expected)
     assert len(steps) == 5 + 5 + 1, "five steps of each rung, each made once"
-    assert not list((cache / "checkpoints").iterdir()), "a result that is kept needs no checkpoint"
+    assert not list((cache / "checkpoints").iterdir()), "a stored result needs no checkpoint"
 
 
 # --- the baseline's answers -----------------------------------------------------------------------

@@ -82,9 +82,11 @@ def test_beta_one_does_not_change_the_network(mixing: str) -> None:
         nn.init.ones_(scales["0"].beta)
         assert torch.equal(net(both), plain)
         nn.init.zeros_(scales["0"].beta)
-        assert torch.allclose(net(both)[:4], net(both)[4:], atol=1e-6), "both halves see the knockoff"
-    assert torch.equal(net(both), plain), "no hook stays"
-    assert torch.equal(net[1].running_mean, torch.zeros(6)), "the batch's own statistics, and the running ones stay"
+        assert torch.allclose(net(both)[:4], net(both)[4:], atol=1e-6), "both halves get the knockoff"
+    assert torch.equal(net(both), plain), "no hook is left"
+    assert torch.equal(net[1].running_mean, torch.zeros(6)), (
+        "statistics of the batch are used, and running ones do not change"
+    )
 
 
 def test_where_the_two_mixings_apply() -> None:
@@ -180,7 +182,9 @@ def test_only_beta_changes_and_stays_within_zero_and_one(n: int) -> None:
         assert beta.min() >= 0
         assert beta.max() <= 1
         assert (beta != 0.5).any()
-    assert any((beta == 0).any() or (beta == 1).any() for beta in found.values()), "so large a step meets the bounds"
+    assert any((beta == 0).any() or (beta == 1).any() for beta in found.values()), (
+        "such a large step reaches the bounds"
+    )
     assert not model.training
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True)

@@ -55,7 +55,7 @@ def test_an_artifact_is_loaded_without_data(opened: OpenedJob, tmp_path: Path) -
         assert torch.equal(loaded(images), candidate.model(images))
     assert deployable.file.stat().st_size < 0.5 * opened.baseline.size_bytes
     accuracy, _ = opened.accuracy(deployable, "val")
-    assert accuracy > opened.baseline.accuracy - 10, "pruned to 10/16 and recovered, it still knows its digits"
+    assert accuracy > opened.baseline.accuracy - 10, "a pruned and recovered network is still accurate"
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_it_is_scored_after_a_recovery_and_pruned_by_these_scores(
     own = watch.networks[0]
     assert own.keys() == before.state_dict().keys(), "the substituted network"
     assert all(not torch.equal(own[name], weight) for name, weight in before.named_parameters() if weight.dim() == 4), (
-        "trained, all of it"
+        "the whole network was trained"
     )
     module = before.get_submodule("layer2.0.conv1")
     assert isinstance(module, GhostConv2d)
@@ -95,7 +95,7 @@ def test_it_is_scored_after_a_recovery_and_pruned_by_these_scores(
         == scores.argsort(descending=True, stable=True)[: len(scores) // 2].sort().values.tolist()
     )
     _, plain = pruned(resnet, scop, context, entering=before)
-    assert len(watch.networks) == 1, "without it, the baseline's scores"
+    assert len(watch.networks) == 1, "without scoring, those of the baseline are used"
     assert kept(plain) != kept(steps)
 
 
@@ -170,5 +170,5 @@ def test_in_a_recipe_with_ghost_modules(opened: OpenedJob, watch: Watch) -> None
     assert len(watch.networks) == 1
     assert shapes(dry.model) == shapes(real.model)
     again = own.candidate(recipe)
-    assert len(watch.networks) == 1, "the stage is kept"
+    assert len(watch.networks) == 1, "the stage is stored"
     assert again.cache_hits

@@ -131,7 +131,7 @@ def test_scores_are_computed_once_for_each_setting(opened: OpenedJob, monkeypatc
     assert made == [(2, 63), (3, 63)]
     again = OpenedJob.open(job)
     again.candidate(again.compose(Replay({**values, "scop.score_epochs": 3})))
-    assert made == [(2, 63), (3, 63)], "kept from run to run"
+    assert made == [(2, 63), (3, 63)], "stored for other runs"
 
 
 @pytest.mark.parametrize(

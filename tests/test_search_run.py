@@ -62,7 +62,7 @@ class Watcher:
         trials_done: int,
         seconds_left: float | None,
     ) -> None:
-        assert trials_done > len(self.rows), "a worker may have told one that the driver has not heard of yet"
+        assert trials_done > len(self.rows), "a worker may have finished one that the driver does not know yet"
         assert seconds_left is None
         self.rows.append(row)
         self.fronts.append(len(front_rows))
@@ -98,7 +98,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert (front["accuracy_drop"] <= 8.0).all()
     for one in front.itertuples():
         better = (front["accuracy"] >= one.accuracy) & (front["latency_ratio"] <= one.latency_ratio)
-        assert better.sum() == 1, "only itself"
+        assert better.sum() == 1, "only the model itself"
         assert (found.artifact(one.trial) / "model.onnx").exists()
         metrics = json.loads((found.artifact(one.trial) / "metrics.json").read_text())
         assert metrics["test_accuracy"] == one.test_accuracy == one.accuracy - 1
@@ -126,7 +126,7 @@ def test_if_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Pat
     trial = found.trials.set_index("trial").loc[model["trial"]]
     assert trial["accuracy"] == model["accuracy"]
     assert (found.artifact(model["trial"]) / "model.onnx").exists()
-    assert found.trials["accuracy"].notna().sum() == 1, "the others never trained"
+    assert found.trials["accuracy"].notna().sum() == 1, "the others were not trained"
 
     again = run.resume(found.folder, opener=open_toy)
     assert list(again.models["trial"]) == [model["trial"]]
@@ -283,7 +283,7 @@ def test_minutes_count_from_the_start_without_the_training_of_the_baseline(
     estimate = next(note for note in watcher.notes if "at most 4 trials or 5 minutes" in note)
     spent = re.search(r"5 minutes, (\d+) s of them spent", estimate)
     assert spent is not None
-    assert 310 <= int(spent[1]) < 330, "opening and 10 seconds before it; the process itself takes some"
+    assert 310 <= int(spent[1]) < 330, "opening, and 10 seconds before it; the process takes some seconds"
     before = Study(job.folder, job, {}).seconds
     again = run.resume(job.folder, opener=slow, minutes=6).summary["seconds"]
     rounding = 0.05  # the summary has tenths of seconds

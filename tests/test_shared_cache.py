@@ -125,7 +125,7 @@ def test_storage_that_fails_during_a_search_gives_one_warning(
     store.put("key", TENSORS, RECORD)
     store.put("other", TENSORS, RECORD)
     assert caplog.text.count("the shared cache cannot be written") == 1
-    assert is_entry(store.get("key")), "the local cache goes on"
+    assert is_entry(store.get("key")), "the local cache still works"
     assert store.get("missing") is None
     # It is tried again after some time.
     broken.unlink()

@@ -46,7 +46,7 @@ def test_data_are_ranked_by_their_similarity_to_the_training_data() -> None:
     noise = torch.randn(256, *SIZE)
     scores = [similarity(teacher, split(images)) for images in (new, shifted, blurred, inverted, noise)]
     likeness, *others, worst = scores
-    assert likeness < similarity(teacher, split(real)) + 0.01, "held out or trained on hardly matters"
+    assert likeness < similarity(teacher, split(real)) + 0.01, "it hardly matters whether images were trained on"
     assert all(5 * likeness < other < worst for other in others), scores
 
 
@@ -61,7 +61,7 @@ def test_real_digits_precede_blurred_ones_and_these_precede_noise() -> None:
     found = [similarity(teacher, split(images)) for images in (new, blurred(new), noise)]
     assert 10 * found[0] < found[1] < found[2] / 3, found
     other = [similarity(teacher, split(images), divergence="recorded") for images in (new, blurred(new), noise)]
-    assert other[2] / other[1] < 0.5 * found[2] / found[1], "the option must be heard"
+    assert other[2] / other[1] < 0.5 * found[2] / found[1], "the option must have an effect"
     assert similarity(teacher, split(real)) < found[1] / 10
 
 

@@ -72,7 +72,7 @@ def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory
     candidate = opened.candidate(opened.compose(Replay(recipe_values(opened, request.param))))
     deployable = opened.export(candidate, folder / "scratch.onnx")
     opened.save_artifact(candidate, deployable, folder / "7", {})
-    assert (folder / "7" / "model.onnx").stat().st_size == deployable.file.stat().st_size, "what the size column says"
+    assert (folder / "7" / "model.onnx").stat().st_size == deployable.file.stat().st_size, "the size in the column"
     accuracy, _ = opened.accuracy(deployable, "test")
     images, _ = next(iter(opened.splits.test.loader(len(opened.splits.test))))
     labels = opened.scorer.predict(deployable, images.numpy()).argmax(1)
@@ -100,7 +100,7 @@ def test_a_standard_runtime_gives_the_scored_accuracy(
     said = json.loads(done.stdout)
     assert said["labels"] == labels
     assert said["accuracy"] == pytest.approx(accuracy, abs=1e-9)
-    assert len(set(said["labels"])) > 1, "the file says more than one thing, so equal labels mean something"
+    assert len(set(said["labels"])) > 1, "the file predicts several classes, so equal labels are significant"
 
 
 def test_the_artifact_has_packed_weights(artifact: tuple[int, Path, float, list[int]]) -> None:

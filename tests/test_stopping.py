@@ -170,7 +170,7 @@ def test_a_second_ctrl_c_ends_at_once(toy: Callable[..., Toy]) -> None:
     search.until(lambda: "waiting" in search.said)
     search.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    assert search.process.poll() is None, "Python cannot hear it there"
+    assert search.process.poll() is None, "Python cannot handle the signal there"
     assert search.stop(signal.SIGINT) < ENDS_WITHIN_S
     assert search.process.returncode == ExitCode.INTERRUPTED
 

@@ -112,7 +112,7 @@ def test_a_damaged_entry_is_made_again_once(tmp_path: Path, damage: str) -> None
     assert torch.equal(tensors["a"], torch.ones(2))
     assert record == {"is": "made"}
     assert made == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["key"], "what was damaged is gone"
+    assert [path.name for path in tmp_path.iterdir()] == ["key"], "the damaged entry is removed"
 
 
 def test_two_processes_that_repair_one_entry_keep_one(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_entry_that_is_removed_while_it_is_read_is_a_miss(
 
     monkeypatch.setattr(safetensors.torch, "load_file", removed)
     assert store.get("key") is None
-    assert not caplog.records, "nothing is wrong with it"
+    assert not caplog.records, "the entry is not damaged"
 
 
 def test_keys_of_a_record_may_be_numbers(tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_unreadable_and_unwritable_entries_are_no_errors(tmp_path: Path, caplog:
                 store.put("new", {"a": torch.ones(2)}, {})
     finally:
         os.seteuid(0)
-    assert store.has("key"), "what somebody else may read is not damaged"
+    assert store.has("key"), "an entry that other users can read is not damaged"
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(set(told)) == 3, "each trouble is told once"
+    assert len(told) == len(set(told)) == 3, "each error is logged once"
     assert all("Permission denied" in text for text in told)
 
 
@@ -271,12 +271,12 @@ def test_entries_that_a_running_process_needs_are_not_removed(tmp_path: Path) ->
         _age(tmp_path / name)
     store.put("last", {"a": torch.zeros(12_000)}, {})
     assert store.has("needed")
-    assert not store.has("spare"), "the limit is kept by what nobody needs"
+    assert not store.has("spare"), "other entries are removed to keep the limit"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     _age(tmp_path / "needed")
     store.put("more", {"a": torch.zeros(12_000)}, {})
-    assert not store.has("needed"), "the dead need nothing"
+    assert not store.has("needed"), "pins of ended processes do not count"
     assert not list((tmp_path / ".pins").iterdir())
 
 

@@ -137,7 +137,7 @@ def test_running_trials_are_tried_again(job: Job, study: Study, opened: OpenedTo
     assert found.recover() == 1
     assert states(found)[cut.number] == TrialState.FAIL
     assert ask(found, opened).values == cut.values
-    assert found.recover() == 1, "cut short once more"
+    assert found.recover() == 1, "it was interrupted again"
     assert len(found.rows()) == 1
 
 

@@ -288,7 +288,7 @@ def test_training_data_of_a_model_come_first(here: Command, checkpoint: Path) ->
     assert "the fewer the more" in printed
     other = here("similarity", *of(checkpoint), "digits", "--images", 300, "--divergence", "recorded")
     noise = [float(cells["Gaussian noise"][2]) for cells in (found, rows(other, ["Gaussian noise"]))]
-    assert noise[1] < noise[0] / 2, "KL(recorded || measured) of what varies too much is smaller"
+    assert noise[1] < noise[0] / 2, "KL(recorded || measured) is smaller for too much variance"
 
 
 def test_folders_work_and_the_smallest_data_set_decides_the_number_of_images(

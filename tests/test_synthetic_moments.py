@@ -143,4 +143,4 @@ def test_the_plan_counts_the_layers_with_other_inputs(
 
     told = plan(synthetic=True)
     assert (told["unlike"] > 0) == (contrast < 1)
-    assert "unlike" not in plan(synthetic=False), "pictures are taken as they are"
+    assert "unlike" not in plan(synthetic=False), "pictures need no correction"

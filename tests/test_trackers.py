@@ -219,7 +219,7 @@ def test_no_run_of_mlflow_stays_open(job: Job, tmp_path: Path, monkeypatch: pyte
     client.create_run(experiment(), tags={"mlflow.parentRunId": parent.info.run_id})
     trackers._open.clear()
     trackers.autocompress_search_started(job)
-    assert states() == ["KILLED"] * 4 + ["RUNNING"], "its trial too"
+    assert states() == ["KILLED"] * 4 + ["RUNNING"], "its trial was sent too"
     trackers._open.clear()
     monkeypatch.setattr("platform.node", lambda: "another")
     trackers.autocompress_search_started(job)

@@ -136,7 +136,7 @@ def test_a_fixed_fifth_is_held_out(pictures: Path, tmp_path: Path) -> None:
     more = write_digits(tmp_path, 0, COUNT + 20)
     grown = opened(more)
     moved = names(splits.train) & names(grown.val)
-    assert len(moved) <= 5, "pictures that are added leave nearly all others where they are"
+    assert len(moved) <= 5, "added pictures change the split of few others"
 
 
 def test_labelled_validation_images_judge_if_they_are_named(pictures: Path, classes: Path) -> None:
@@ -219,7 +219,7 @@ def test_training_and_calibration_use_no_labels(opened_job: OpenedJob) -> None:
     assert not transfer.labelled
     assert len(transfer.train) == COUNT * 4 // 5
     assert len(transfer.calibration)
-    assert "recover.distill" not in opened_job.parameters(), "all is distillation"
+    assert "recover.distill" not in opened_job.parameters(), "all training is distillation"
     assert "source" not in opened_job.parameters()
 
 

@@ -78,7 +78,7 @@ def test_the_front_is_scored_on_all_validation_images(tmp_path: Path) -> None:
     baseline = baseline_row(opened, measurer)
     recipe = {**WHOLE, "toy.bits": 8}
     row = Trial(opened, measurer, lock, 0, job.folder, baseline).run(recipe)
-    assert (row["accuracy"], row["status"]) == (88.0, "infeasible"), "two points lost on the part"
+    assert (row["accuracy"], row["status"]) == (88.0, "infeasible"), "two points are lost on the part"
     (job.folder / "job.yaml").write_text(job.to_yaml())
     save_trials(job.folder, [row])
     Closing(opened, measurer, job.folder, baseline).close([row], 1.5, "all trials are spent", manager())

@@ -115,7 +115,7 @@ def test_changes_made_together_are_written_at_once(tmp_path: Path) -> None:
         # Changes that are not written yet are read as they will be.
         assert study.get_trials()[0].user_attrs == {"row": {"a": [1, 2]}}
     lines = file.read_bytes()[len(before) :].splitlines()
-    assert len(lines) == 4, "asked, drawn, noted, told"
+    assert len(lines) == 4, "four changes: asked, drawn, noted, told"
     assert all(json.loads(line) for line in lines)
     tell(study, 3.0, 4.0)
     found = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(file))))

@@ -58,7 +58,7 @@ def test_values_by_hand() -> None:
     assert torch.allclose(similarity, torch.tensor([[1, 0, -1], [0, 1, 0], [-1, 0, 1]]).double())
     alpha = concentrations(similarity)
     assert torch.allclose(alpha, torch.tensor([[1, 0.5, 0], [0, 1, 0], [0, 0.5, 1]]).double())
-    assert not torch.allclose(alpha, alpha.T), "rows are normalised one by one"
+    assert not torch.allclose(alpha, alpha.T), "each row is normalised"
 
 
 def test_equal_rows_give_equal_concentrations() -> None:

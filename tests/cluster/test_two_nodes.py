@@ -129,7 +129,7 @@ def test_any_process_may_die(two: TwoNodes, tmp_path: Path) -> None:
         found.wait_for(lambda: found.driver.poll() == 0, "the search ends")
     finally:
         found.driver.kill()
-    assert not any(psutil.pid_exists(pid) for pid in alive), "workers go with their driver"
+    assert not any(psutil.pid_exists(pid) for pid in alive), "workers end with their driver"
     result = results.read(found.folder)
     assert result.summary["ended"] == "all trials are spent"
     assert len(result.trials) == total
@@ -137,7 +137,7 @@ def test_any_process_may_die(two: TwoNodes, tmp_path: Path) -> None:
     kept = result.trials[result.trials["trial"].isin(before["trial"])].reset_index(drop=True)
     assert kept[["trial", "status", "recipe"]].equals(before[["trial", "status", "recipe"]])
     twice = [key for key, count in Counter(one["key"] for one in found.tried()).items() if count > 1]
-    assert len(twice) <= 1 + 1 + 2, "only what was cut short is tried again"
+    assert len(twice) <= 1 + 1 + 2, "only interrupted recipes are tried again"
     assert len(found.tried()) > tried_before
     assert not list(found.folder.glob("spool/*"))
     assert "it is tried again" in (found.folder / "log.txt").read_text()
