@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
 from autocompress.devices import OnnxRuntimeCpu, TorchEager, measure
+from autocompress.devices.lock import MachineLock
 from autocompress.devices.measuring import SITTINGS
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
@@ -25,7 +27,8 @@ SIZE = (3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "torch-eager", "cost-model:bitops", "cost-model:45nm"])
-def test_our_devices_conform(name: str) -> None:
+def test_our_devices_conform(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it again
     check_device(manager().device(name))
 
 
@@ -64,6 +67,21 @@ def test_the_engine_provides_batches_blocks_and_intervals() -> None:
     assert {"version": "7", "batch": 5, "sittings": SITTINGS}.items() <= found.environment.items()
     assert found.environment["processor"]
     check_device(device)
+
+
+def test_a_short_measurement_takes_the_machine_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time, every training must give way first, which took longer than the measurement."""
+    taken, exclusive = [], MachineLock.exclusive
+
+    def counted(lock: MachineLock) -> AbstractContextManager[None]:
+        taken.append(lock)
+        return exclusive(lock)
+
+    monkeypatch.setattr(MachineLock, "exclusive", counted)
+    file = Deployable(Path("none.onnx"), SIZE, module=nn.Identity)
+    found = measure(Counting(), file, file, DeviceConfig(), seconds=0.05)
+    assert found.environment["sittings"] == SITTINGS
+    assert len(taken) == 1
 
 
 def test_a_model_without_the_format_of_the_device_fails_the_trial() -> None:

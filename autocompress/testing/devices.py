@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from autocompress.quantization.counts import operator_counts
 from autocompress.testing.example import example_model
 from autocompress.testing.networks import check_untouched
 from autocompress.testing.rules import Report, fingerprint, require, same_tensors, through_json
+from autocompress.testing.variables import variables
 
 MEASURES = frozenset({"latency", "energy"})
 SECONDS = 0.05
@@ -72,7 +72,7 @@ def _process() -> dict[str, object]:
     return {
         "torch's threads": torch.get_num_threads(),
         "the working folder": Path.cwd(),
-        "environment variables": dict(os.environ),
+        "environment variables": variables(),
         "torch's gradients": torch.is_grad_enabled(),
         "torch's default type": torch.get_default_dtype(),
     }

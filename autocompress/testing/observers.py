@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from autocompress.results import SearchResult
 from autocompress.results.columns import COLUMNS, FRONT_COLUMNS, frame
 from autocompress.testing.example import example_job
 from autocompress.testing.rules import Report, require
+from autocompress.testing.variables import changed, variables
 
 STARTED, TOLD, FINISHED, STOPPED = (
     f"autocompress_{what}" for what in ("search_started", "trial_finished", "search_finished", "search_stopped")
@@ -60,7 +60,7 @@ def check_observer(plugin: object) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         job = example_job().model_copy(update={"results": Path(folder)})
         job.folder.mkdir()
-        before = (Path.cwd(), dict(os.environ))
+        before = (Path.cwd(), variables())
         for hook, about, arguments in _events(job):
             if hook not in hooks:
                 continue
@@ -120,5 +120,5 @@ def _check_unchanged(hook: str, before: Any, after: Any) -> None:
 
 def _check_process(before: tuple[Path, dict[str, str]]) -> None:
     require(Path.cwd() == before[0], "a logger must not change the working folder: give whole paths instead")
-    changed = {name for name, _ in before[1].items() ^ os.environ.items()}
-    require(not changed, f"a logger must not change environment variables of the search: {', '.join(sorted(changed))}")
+    names = ", ".join(changed(before[1]))
+    require(not names, f"a logger must not change environment variables of the search: {names}")
