@@ -236,11 +236,12 @@ def test_if_probes_fail_costs_are_multiply_adds(opened: OpenedJob, monkeypatch: 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
 def test_two_processes_make_the_table_of_one(opened: OpenedJob, dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autocompress import forking
     from autocompress.proposals import costmaker, helping, tablemaker
 
     monkeypatch.setattr(costmaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")
     monkeypatch.setattr(tablemaker, "VERSION", f"a version of a test's own, {dies}")
-    monkeypatch.setattr(tablemaker, "may_fork", lambda: True)
+    monkeypatch.setattr(forking, "may_fork", lambda: True)
     job = replace(opened)
     if dies:
         monkeypatch.setattr(helping, "MachineLock", lambda: os._exit(1))  # only the forked process calls it

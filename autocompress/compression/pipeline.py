@@ -117,6 +117,7 @@ class Pipeline:
         seconds: dict[str, float] = {}
         model, steps = self._transformed(recipe, context, seconds, pause)
         plan: Plan = {"architecture": models.architecture(self.baseline), "transforms": steps, "quantization": None}
+        context.pause()
         started = time.perf_counter()
         network = facts(model, context.input_size, leaves(self.methods))
         bits = precision.assign(network, self.baseline, self.granularity, recipe)

@@ -122,8 +122,10 @@ def quantize(
         images = [batch.to(context.device) for batch in _calibration_images(context, wanted)]
         _check_images(images)
         quantized.to(context.device)
+        context.pause()
         _round(quantized, methods, recipe, context, trains=trains)
     network.calibrate(quantized, images)
+    context.pause()
     if trains:
         callbacks: list[Callback] = []
         for method, params in [*((methods[name], params) for name, params in recipe.transforms), *acting]:
@@ -131,6 +133,7 @@ def quantize(
         qat.run(quantized, recipe.qat, context, callbacks, pause=pause)
     elif images and any(method.corrects_bias(params) for method, params in acting):
         correct_bias(quantized, images)
+        context.pause()
     hardened = hardening.harden(quantized.cpu(), harden, dry_run=context.dry_run)
     return hardened, hardening.plan(hardened)
 

@@ -169,6 +169,7 @@ class Structural:
             plan = cut.plan(context.input_size)
             steps.append({"stage": PRUNE, "method": pruner.name, "version": pruner.version, "plan": plan})
             seconds[PRUNE] = time.perf_counter() - started
+        context.pause()
         started = time.perf_counter()
         model, told = self._repaired(model, network, cut, settings, images, inputs, context)
         if told is not None:
@@ -207,7 +208,9 @@ class Structural:
             assert cut is not None
             refitted = repair.one_shot(model, cut, network, inputs)
             strange = [name for name, own in inputs(refitted).items() if own.rescaled]
+            context.pause()
             fitted = self._removed(model, cut, context)
+        context.pause()
         before, after = (self._divergence(candidate, images, context) for candidate in (plain, fitted))
         told: dict[str, Any] = {
             "fit": "sequential" if sequential else "one-shot",

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,10 +36,7 @@ it is not run again.
 """
 
 SITTINGS = 6
-"""Fewest sittings of a measurement.
-
-Each sitting opens both models again. Other processes may measure between two sittings.
-"""
+"""Fewest sittings of a measurement."""
 
 
 def measure(
@@ -51,12 +49,13 @@ def measure(
     alternate, and each pair of blocks gives a ratio. The result is the median ratio with a 95 %
     interval for the median of later measurements (``timing.ratio_interval``).
 
-    A measurement has several sittings. Each holds ``lock`` alone, and opens both models again if
-    that is quick, because the placement of memory is one cause of variation.
+    A measurement has several sittings. They open both models again, for up to half of the time,
+    because the placement of memory is one cause of variation. The lock of the machine is held alone
+    for one or more sittings, since each time that it is taken, all trainings must give way first.
 
     It takes about ``seconds``, or longer if there are fewer than 6 pairs of blocks, which are too
     few for an interval. The limit is ``PATIENCE`` times ``seconds`` and one run. Waiting for other
-    measurements and trainings between two sittings is not included.
+    measurements and trainings is not included.
 
     Raises:
         TrialFailed: if the device cannot load one of the models, or cannot tell its cost.
@@ -66,31 +65,81 @@ def measure(
     for deployable in (candidate, baseline):
         for wanted in device.formats:
             deployable.convert(wanted)  # before the lock is taken
+    clock: Clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
     count = max(SITTINGS, math.ceil(seconds / EXCLUSIVE_SECONDS))
     if not device.is_local and (elsewhere := device.time_elsewhere(candidate, baseline, config, seconds, count)):
-        clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
         return _measurement([Pairs(list(own), list(other)) for own, other in elsewhere], device, config, clock)
-    share, most = seconds / count, PATIENCE * max(seconds, 1.0)
-    clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
-    sittings: list[Pairs] = []
-    both: _Both | None = None
-    spent = longest = 0.0
-    while len(sittings) < count and (not sittings or spent + longest <= most):
+    most = PATIENCE * max(seconds, 1.0)
+    sittings = _Sittings(device, candidate, baseline, config, clock, count, seconds / count, most)
+    while sittings.is_another_due:
         with _alone(device):
-            began = time.perf_counter()
-            if both is None or both.opened_in <= share:
-                both = None  # the old models are freed first, so that memory is not needed twice
-                both = _Both(device, candidate, baseline, config, turn=len(sittings) % 2)
-            if both.first_run > most:
-                sittings.append(Pairs([both.first_run], [block(both.run_baseline, clock)]))
-                break
-            pairs = Pairs(turn=len(sittings) % 2)
-            left = share - (time.perf_counter() - began)
-            time_pairs(both.run_candidate, both.run_baseline, pairs, max(left, share / 2), clock)
-            sittings.append(pairs)
-            taken = time.perf_counter() - began
-        spent, longest = spent + taken, max(longest, taken)
-    return _measurement(sittings, device, config, clock)
+            sittings.sit()
+    return _measurement(sittings.done, device, config, clock)
+
+
+@dataclass
+class _Sittings:
+    """The sittings of a measurement on this machine.
+
+    Attributes:
+        device, candidate, baseline, config: as for :func:`measure`.
+        clock: for blocks.
+        count: number of sittings.
+        share: seconds of one.
+        most: seconds of all, after which no other begins.
+        done: blocks of the finished ones.
+    """
+
+    device: Device
+    candidate: Deployable
+    baseline: Deployable
+    config: DeviceConfig
+    clock: Clock
+    count: int
+    share: float
+    most: float
+    done: list[Pairs] = field(default_factory=list)
+    _both: _Both | None = None
+    _spent: float = 0.0
+    _opening: float = 0.0
+    _longest: float = 0.0
+    _is_too_slow: bool = False
+
+    @property
+    def is_another_due(self) -> bool:
+        """Whether there are fewer than ``count`` and there is time for another."""
+        if not self.done:
+            return True
+        return not self._is_too_slow and len(self.done) < self.count and self._spent + self._longest <= self.most
+
+    def sit(self) -> None:
+        """Sits once, and again while another is due and ``EXCLUSIVE_SECONDS`` allow it."""
+        end = time.perf_counter() + EXCLUSIVE_SECONDS
+        self._sit()
+        while self.is_another_due and time.perf_counter() + self._longest <= end:
+            self._sit()
+
+    def _sit(self) -> None:
+        began, turn = time.perf_counter(), len(self.done) % 2
+        both = self._opened(turn)
+        if both.first_run > self.most:
+            self.done.append(Pairs([both.first_run], [block(both.run_baseline, self.clock)]))
+            self._is_too_slow = True
+            return
+        pairs = Pairs(turn=turn)
+        left = self.share - (time.perf_counter() - began)
+        time_pairs(both.run_candidate, both.run_baseline, pairs, max(left, self.share / 2), self.clock)
+        self.done.append(pairs)
+        taken = time.perf_counter() - began
+        self._spent, self._longest = self._spent + taken, max(self._longest, taken)
+
+    def _opened(self, turn: int) -> _Both:
+        """Both models; opened again if opening takes at most half of the time so far."""
+        if self._both is None or self._opening + self._both.opened_in <= (self._spent + self.share) / 2:
+            self._both = None  # the old models are freed first, so that memory is not needed twice
+            self._both = _Both(self.device, self.candidate, self.baseline, self.config, turn)
+            self._opening += self._both.opened_in
+        return self._both
 
 
 def layer_times(

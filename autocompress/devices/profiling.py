@@ -88,8 +88,6 @@ def layer_times(
     layers: Collection[str],
     input_size: tuple[int, int, int],
     *,
-    reference: Path | None = None,
-    reference_seconds: float | None = None,
     threads: int = 1,
     batch: int = 1,
     seconds: float = 0.3,
@@ -97,17 +95,15 @@ def layer_times(
 ) -> list[LayerTimes]:
     """Profiles files that :func:`autocompress.export.export` wrote.
 
-    Files alternate in several sittings, each with new sessions. In a sitting, a file and the
-    reference alternate, first without the profiler, then with it. The result is the median of the
-    ratios to the reference, because the speed of a busy machine changes by half within seconds.
+    Files alternate in several sittings, each with new sessions. In a sitting, a file and the first
+    one, the reference, alternate, without the profiler and then with it. The result is the median
+    of the ratios to the reference, because the speed of a busy machine changes by half within
+    seconds.
 
     Args:
         files: ONNX files.
         layers: names of the layers; a node belongs to the layer whose weight it reads.
         input_size: (channels, height, width) where the files leave them open.
-        reference: the first file by default.
-        reference_seconds: of a run of the reference, from an earlier call; by default the shortest
-            time of this call.
         threads, batch: of a run.
         seconds: approximate time for each file.
         profiler: of the runtime; ONNX Runtime's by default.
@@ -116,33 +112,35 @@ def layer_times(
         TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.
     """
     run, runtime = Run(input_size, threads, batch), profiler or OnnxRuntimeProfiler()
-    named = [named_bytes(file, layers) for file in (reference or files[0], *files)]
-    sittings = [_sit(named[1:], named[0], run, seconds / SITTINGS, runtime) for _ in range(SITTINGS)]
-    found = list(zip(*sittings, strict=True))
-    every = [sitting for own in found for sitting in own]
-    quiet = reference_seconds or min(sitting.reference for sitting in every)
-    slower = min(sitting.profiled_reference for sitting in every) / min(sitting.reference for sitting in every)
-    return [_summary(own, quiet, quiet * slower) for own in found]
+    named = {file: named_bytes(file, layers) for file in dict.fromkeys(files)}
+    sittings = [_sit(named, files[0], run, seconds / SITTINGS, runtime) for _ in range(SITTINGS)]
+    every = [one for sitting in sittings for one in sitting.values()]
+    quiet = min(one.reference for one in every)
+    slower = min(one.profiled_reference for one in every) / min(one.reference for one in every)
+    return [_summary([sitting[file] for sitting in sittings], quiet, quiet * slower) for file in files]
 
 
-def _sit(files: Sequence[bytes], reference: bytes, run: Run, seconds: float, runtime: Profiler) -> list[_Sitting]:
-    """Runs each file and the reference.
+def _sit(
+    files: Mapping[Path, bytes], reference: Path, run: Run, seconds: float, runtime: Profiler
+) -> dict[Path, _Sitting]:
+    """Runs each file and the reference, which is one of them.
 
     Opening a session takes longer than the runs, so the reference is opened once for all files.
     """
     clock = time.thread_time if run.threads == 1 else time.perf_counter
-    beside = runtime.runner(reference, run)
-    timed = []
-    for file in files:
-        pairs = Pairs()
-        time_pairs(runtime.runner(file, run), beside, pairs, seconds / 2, clock)
-        timed.append(pairs)
-    *profiles, other = runtime.profiled([*files, reference], run, seconds / 2)
-    whole = sum(other.values())
-    return [
-        _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), own, whole)
-        for pairs, own in zip(timed, profiles, strict=True)
-    ]
+    beside = runtime.runner(files[reference], run)
+    others = [file for file in files if file != reference] or [reference]
+    timed = {file: Pairs() for file in others}
+    for file, pairs in timed.items():
+        time_pairs(runtime.runner(files[file], run), beside, pairs, seconds / 2, clock)
+    profiles = dict(zip(files, runtime.profiled(list(files.values()), run, seconds / 2), strict=True))
+    whole = sum(profiles[reference].values())
+    found = {
+        file: _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), profiles[file], whole)
+        for file, pairs in timed.items()
+    }
+    found[reference] = _Sitting(1.0, min(own.reference for own in found.values()), profiles[reference], whole)
+    return found
 
 
 def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) -> LayerTimes:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from autocompress import forking
+from autocompress.compute import Compute
 from autocompress.contract import Deployable, Device
+from autocompress.devices import apart
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.forking import Claims, Forked, Send
@@ -25,6 +26,10 @@ class Builder(Protocol):
     @property
     def device(self) -> Device:
         """The device for latency."""
+
+    @property
+    def compute(self) -> Compute:
+        """Where torch computes."""
 
     def compose(self, chooser: Any) -> Any:
         """The recipe that ``chooser`` gives."""
@@ -87,7 +92,7 @@ def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
         for place in places:
             yield place, build(opened, points[place], folder / f"{place}.onnx")
 
-    if len(points) > 2 and opened.device.formats == {"onnx"} and forking.may_fork():
+    if len(points) > 2 and apart.can_build(opened.device, opened.compute.device):
         found |= _by_two(own, len(points))
     found |= dict(own(place for place in range(len(points)) if place not in found))
     return [built for _, built in sorted(found.items()) if built is not None]

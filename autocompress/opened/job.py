@@ -17,7 +17,7 @@ from autocompress.compression import artifact
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.pipeline import Pipeline
-from autocompress.compute import compute_of
+from autocompress.compute import Compute, compute_of
 from autocompress.contract import (
     Deployable,
     Device,
@@ -56,7 +56,7 @@ from autocompress.recipes.choosers import Policy, Replay
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.recipe import Recipe
 from autocompress.scoring import Scorer
-from autocompress.sensitivity import mixedbits
+from autocompress.sensitivity import mixedbits, partlyfloat
 from autocompress.sensitivity.table import Sensitivity
 from autocompress.store import Store
 from autocompress.training import (
@@ -192,6 +192,11 @@ class OpenedJob:
         return opened
 
     @property
+    def compute(self) -> Compute:
+        """Where and how torch computes."""
+        return self.pipeline.compute
+
+    @property
     def prepared(self) -> list[str]:
         """Keys of the entries of the store that opening the job needed."""
         return sorted(self.pipeline.store.pinned)
@@ -235,7 +240,14 @@ class OpenedJob:
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
         """The sensitivity table; see :func:`tables.sensitivity`."""
-        return tables.sensitivity(self.space, self.pipeline, self.methods, progress, pause)
+        return tables.sensitivity(self.space, self.pipeline, self.methods, mixedbits.offered, progress, pause)
+
+    def partly_float(
+        self, progress: Progress | None = None, pause: Callable[[], None] | None = None
+    ) -> list[tuple[str, dict[str, Value]]]:
+        """Recipes with 8 bits and float groups; see :func:`partlyfloat.starting_points`."""
+        losses = tables.sensitivity(self.space, self.pipeline, self.methods, partlyfloat.offered, progress, pause)
+        return list(partlyfloat.starting_points(self.space, losses))
 
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized, in network order."""

@@ -13,8 +13,8 @@ import psutil
 from autocompress import models, proposals
 from autocompress.compression.structural import OfBaseline
 from autocompress.contract import Coupling
+from autocompress.devices import apart
 from autocompress.files import digest
-from autocompress.forking import may_fork
 from autocompress.graph import NetworkFacts, facts
 from autocompress.job import Job
 from autocompress.proposals import (
@@ -61,7 +61,7 @@ class TableMaker(CostMaker):
         It must be called in the main thread, before other threads work.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
-        is_able = self.device.formats == {"onnx"} and self.pipeline.compute.device.type == "cpu" and may_fork()
+        is_able = apart.can_build(self.device, self.pipeline.compute.device)
         if not is_able or default is None or default.prune is None or neutral is None:
             return
         if self.pipeline.transfer_set(default) is None:

@@ -254,7 +254,7 @@ def gather(
         positions: most output positions per image.
         choose_ridge: called with the layer and its moments over all images, over the first half and
             over the second half; None for ``DEFAULT_RIDGE``.
-        pause: called between batches.
+        pause: called between batches and between layers.
 
     Returns:
         Moments by layer, in the order of ``layers``. A layer that did not run is left out.
@@ -276,6 +276,8 @@ def gather(
                 layer = model.get_submodule(name)
                 choose = partial(choose_ridge, layer) if choose_ridge is not None else _default_ridge
                 found[name] = gathering.moments(choose)
+                if pause is not None:
+                    pause()  # lambda of a wide layer takes up to a second
     return {name: found[name] for name in layers if name in found}
 
 

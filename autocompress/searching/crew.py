@@ -11,8 +11,8 @@ import torch
 
 from autocompress.cluster.handing import handed_out
 from autocompress.compute import compute_of
+from autocompress.devices import apart
 from autocompress.files import own_variables
-from autocompress.forking import may_fork
 from autocompress.job import Job
 from autocompress.processors import usable_processors
 from autocompress.proposals.proposer import Point
@@ -126,15 +126,8 @@ class Crew:
 
     @property
     def _may_fork(self) -> bool:
-        """Whether a forked process can try recipes.
-
-        A device with threads or connections of its own cannot be used in it, nor can a GPU.
-        """
-        device, config = self.measurer.device, self.measurer.config
-        if compute_of(self.job.compute).device.type != "cpu":
-            return False
-        is_safe = device.deterministic or device.is_in_thread(config)
-        return device.formats == {"onnx"} and is_safe and may_fork()
+        """Whether a forked process can try recipes."""
+        return apart.can_measure(self.measurer.device, self.measurer.config, compute_of(self.job.compute).device)
 
 
 def forked(attempt: Attempt, most: int) -> list[TrialProcess]:
