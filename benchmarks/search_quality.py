@@ -7,13 +7,22 @@ at a time has at most 12 of its non-dominated trials, by validation. One scorer 
 the test split.
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
-        [--epochs 12] [--seeds 0] [--space joint] [--without rungs proposals]
-        [--out results/search/resnet18-glyphs.json]
+        [--epochs 12] [--seeds 0] [--space joint] [--times 3] [--without rungs proposals]
+        [--only bits pruning] [--sampler random nsga2] [--out results/search/resnet18-glyphs.json]
 
 FOLDER contains tp_sweep.py and score.py. Without it, hypervolume is computed from the search's own
-figures on the validation split. With ``--without``, further searches with the first seed have a
-switch off. A picture of hypervolume over time is written beside the JSON. Measure on a machine
-without other work.
+figures on the validation split. Further searches with the first seed have a switch off
+(``--without``), methods of one kind (``--only``), or a sampler without tables and proposals
+(``--sampler``). A picture of hypervolume over time is written beside the JSON. The ceiling is the
+hypervolume of a model as fast as the fastest measured file, without loss of accuracy. Measure on a
+machine without other work.
+
+Another network and other data, here 12,000 pictures of Fashion-MNIST:
+
+    python benchmarks/search_quality.py --rivals FOLDER --times 3 --sampler random
+        --model "resnet18:input_size=[1,32,32]"
+        --data '{"train": "idx:/usr/share/datasets/fashion-mnist", "train_images": 12000,
+        "val_images": 2000}' --out results/search/resnet18-fashion.json
 """
 
 from __future__ import annotations
@@ -49,10 +58,18 @@ from autocompress.opened.baseline import export_baseline
 from autocompress.results import read_trials
 from shared.trained import Trained, environment, job_of, trained
 
-TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0}
+TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0, "3T": 3.0, "6T": 6.0}
 CURVE = tuple(step / 8 for step in range(2, 25))
 """Times at which hypervolume is drawn, as multiples of T."""
 SWITCHES = ("tables", "proposals", "repair", "rungs", "crop")
+ALONE: Mapping[str, Sequence[str]] = {
+    "bits": ("quantize", "slb"),
+    "pruning": ("obs", "scop", "magnitude", "bn_scale"),
+    "ghost": ("ghost",),
+    "adder": ("adder",),
+}
+"""Methods of each search of one kind."""
+SAMPLERS = ("random", "nsga2", "gp")
 RIVAL = "Torch-Pruning and int8"
 MOST_FILES = 12
 POLL_SECONDS = 0.25
@@ -67,7 +84,7 @@ def arrays(split: Split, file: Path) -> None:
     np.savez(file, x=x, y=np.concatenate([labels.numpy() for _, labels in batches]).astype(np.int64))
 
 
-def prepared(baseline: Trained, model: str, data: str, folder: Path) -> None:
+def prepared(baseline: Trained, folder: Path) -> None:
     """The common start of both.
 
     Images as they are kept once made, weights, the float file, and a job.
@@ -79,14 +96,14 @@ def prepared(baseline: Trained, model: str, data: str, folder: Path) -> None:
     shutil.copy(export_baseline(baseline.model, folder / "cache").deployable.file, folder / "base.onnx")
     if (kept := cache_folder("data")).is_dir():
         shutil.copytree(kept, folder / "data")
-    info = models.data_info(baseline.model)
-    job = {
-        "model": model,
-        "data": data,
+    info, job = models.data_info(baseline.model), baseline.job
+    own = {
+        "model": job.model,
+        "data": job.data.model_dump(mode="json", exclude_defaults=True),
         "checkpoint": str(folder / "base.safetensors"),
-        "model_args": {"mean": list(info.mean), "std": list(info.std)},
+        "model_args": {**job.model_args, "mean": list(info.mean), "std": list(info.std)},
     }
-    (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
+    (folder / "job.yaml").write_text(json.dumps(own), encoding="utf-8")
 
 
 def rival(folder: Path, rivals: Path, model: str) -> float:
@@ -103,14 +120,14 @@ def rival(folder: Path, rivals: Path, model: str) -> float:
 def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str, float]:
     """Runs a search for ``seconds``, keeps each trial's file, and returns when it was there.
 
-    ``search`` is a seed, or a seed and a switch that is off: ``0-without-rungs``.
+    ``search`` is a seed, or a seed with a change of the job (:func:`changes`): ``0-without-rungs``.
     """
     name, kept = f"search-{search}", folder / f"kept-{search}"
     kept.mkdir()
-    seed, _, switch = search.partition("-without-")
+    seed, _, change = search.partition("-")
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
     job |= {"space": space, "seed": int(seed), "name": name, "results": str(folder), "budget": {"trials": 1000}}
-    job |= {"search": {switch: False}} if switch else {}
+    job |= changes(change)
     (folder / "search.yaml").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "autocompress.cli", "search", str(folder / "search.yaml")]
     cache = folder / f"cache-{search}"
@@ -131,6 +148,22 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
             time.sleep(POLL_SECONDS)
         _end(process)
     return found
+
+
+def changes(change: str) -> dict[str, Any]:
+    """The part of a job that a further search changes.
+
+    Args:
+        change: ``without-SWITCH``, ``only-KIND`` or ``sampler-NAME``; empty changes nothing.
+    """
+    kind, _, name = change.partition("-")
+    if kind == "without":
+        return {"search": {name: False}}
+    if kind == "only":
+        return {"methods": list(ALONE[name])}
+    if kind == "sampler":
+        return {"sampler": name, "search": {"tables": False, "proposals": False}}
+    return {}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -216,29 +249,32 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seconds", type=float, default=90.0, help="T if no rival is run")
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--data", default="glyphs")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of the training of the baseline")
+    parser.add_argument("--data", default="glyphs", help="a name, or the data of a job in JSON")
+    parser.add_argument("--epochs", type=int, default=12, help="of the baseline's training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--without", choices=SWITCHES, nargs="*", default=[], help="run further searches without these parts"
-    )
+    parser.add_argument("--without", choices=SWITCHES, nargs="*", default=[], help="also searches without these")
+    parser.add_argument("--only", choices=ALONE, nargs="*", default=[], help="also searches with these methods alone")
+    parser.add_argument("--sampler", choices=SAMPLERS, nargs="*", default=[], help="also searches by a sampler alone")
     parser.add_argument("--space", default="joint")
     parser.add_argument("--times", type=float, default=2.0, help="duration of a search as a multiple of T")
     parser.add_argument("--out", type=Path, default=Path("results/search/resnet18-glyphs.json"))
     asked = parser.parse_args(arguments)
-    baseline = trained(job_of(asked.model, asked.data, asked.epochs))
+    data = json.loads(asked.data) if asked.data.startswith("{") else asked.data
+    baseline = trained(job_of(asked.model, data, asked.epochs))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        prepared(baseline, asked.model, asked.data, folder)
+        prepared(baseline, folder)
         load = psutil.getloadavg()[0]
         told: dict[str, Any] = {"command": "python benchmarks/search_quality.py --rivals FOLDER"}
         told |= {"load_before": load, "environment": environment()}
         told |= {"model": asked.model, "data": asked.data, "space": asked.space}
-        seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, asked.model)
-        names = [*map(str, asked.seeds), *(f"{asked.seeds[0]}-without-{switch}" for switch in asked.without)]
+        seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, baseline.job.model)
+        further = {"without": asked.without, "only": asked.only, "sampler": asked.sampler}
+        names = [str(seed) for seed in asked.seeds]
+        names += [f"{asked.seeds[0]}-{kind}-{name}" for kind, wanted in further.items() for name in wanted]
         searches = {name: searched(folder, asked.times * seconds, asked.space, name) for name in names}
         times = {name: share for name, share in TIMES.items() if share <= asked.times}
-        shares = sorted({*times.values(), *(share for share in CURVE if share <= asked.times)})
+        shares = sorted({*times.values(), asked.times, *(share for share in CURVE if share <= asked.times)})
         fronts = {
             (name, share): [kept_file(folder, name, trial) for trial in front_at(folder, name, there, share * seconds)]
             for name, there in searches.items()
@@ -252,6 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
             rows = scored(folder, asked.rivals, list(files))
         told["T"] = round(seconds, 1)
         told["rival"] = {"name": RIVAL} | part(sweep, rows) if asked.rivals is not None else None
+        fastest = min((row["ratio"] for row in rows.values()), default=1.0)
+        told["ceiling"] = round(float(speed_hypervolume([0.0], [fastest])), 4)
         told["searches"] = {
             search: {
                 "first_trial": min(there.values(), default=None),
@@ -271,10 +309,10 @@ def drawn(told: dict[str, Any], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     for search, found in told["searches"].items():
         shares, volumes = zip(*found["curve"], strict=True)
-        seed, _, switch = search.partition("-without-")
-        label = f"without {switch}" if switch else f"autocompress, seed {seed}"
+        seed, _, change = search.partition("-")
+        label = change.replace("-", " ") or f"autocompress, seed {seed}"
         axes.step(
-            [share * told["T"] for share in shares], volumes, where="post", label=label, ls=":" if switch else "-"
+            [share * told["T"] for share in shares], volumes, where="post", label=label, ls=":" if change else "-"
         )
     if told["rival"] is not None:
         axes.plot(told["T"], told["rival"]["hypervolume"], "kD", label=RIVAL)
@@ -289,7 +327,7 @@ def drawn(told: dict[str, Any], file: Path) -> None:
 def show(told: dict[str, Any]) -> None:
     """The table of a result."""
     rival_volume = None if told["rival"] is None else told["rival"]["hypervolume"]
-    print(f"T {told['T']:.0f} s, rival {rival_volume}")
+    print(f"T {told['T']:.0f} s, rival {rival_volume}, ceiling {told['ceiling']}")
     for search, found in told["searches"].items():
         for name, at in found["at"].items():
             over = "" if not rival_volume else f" = {at['hypervolume'] / rival_volume:.2f} R"

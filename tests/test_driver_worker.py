@@ -43,7 +43,7 @@ class Crew:
         self.process = TrialProcess(attempt, 1)
         self.worker = DriverWorker(
             self.driver.dispatcher,
-            Background(opened, False, measurer, BASELINE, self.driver.notes.append),
+            Background(opened, False, bool, measurer, BASELINE, self.driver.notes.append),
             TrialThread(attempt),
             [self.process],
             is_quick=lambda asked: not asked.rung,

@@ -30,7 +30,7 @@ from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.recipe import Recipe
-from autocompress.sensitivity import mixedbits, probing
+from autocompress.sensitivity import mixedbits, partlyfloat, probing
 from autocompress.sensitivity.table import Sensitivity, Setting, Width, lowest_widths
 from autocompress.store import Store
 from autocompress_quantize import Quantize
@@ -359,3 +359,36 @@ def test_an_opened_job_measures_and_uses_the_table(opened: OpenedJob) -> None:
     assert narrowed.sensitivity() == table
     assert replace(opened, limits=Limits({"bits.weight": "quantize:8", "bits.activation": 8})).sensitivity() == []
     assert opened.float_layers() == []
+
+
+def losses_of_8_bits(space: JobSpace, **of_groups: float) -> list[Sensitivity]:
+    widths, _ = partlyfloat.offered(space)
+    assert {width.role for width in widths} == {"weight", "activation"}
+    return [Sensitivity(w.group, w.role, w.quantizer, w.bits, of_groups.get(w.group, 0.001), 100.0) for w in widths]
+
+
+def test_the_most_sensitive_groups_stay_in_float(model: nn.Module) -> None:
+    space = space_of(model)
+    points = dict(partlyfloat.starting_points(space, losses_of_8_bits(space, layer2=0.9, layer3=0.5)))
+    groups = [name.removeprefix("bits.weight.") for name in space.parameters() if name.startswith("bits.weight.")]
+    floats = [{g for g in groups if values[f"bits.weight.{g}"] == "none"} for values in points.values()]
+    assert floats == [{"layer2"}, {"layer2", "layer3"}], "0.5, then 0.8 and 0.95 of the loss"
+    for values in points.values():
+        assert "quantize:8" in values.values()
+        assert values.get("prune.method", "none") == "none"
+    assert all(f"of {len(groups)} groups in float" in label for label in points)
+
+
+def test_without_a_loss_or_a_choice_nothing_stays_in_float(model: nn.Module) -> None:
+    space = space_of(model)
+    assert not list(partlyfloat.starting_points(space, []))
+    assert not list(partlyfloat.starting_points(space, [replace(row, loss=0.0) for row in losses_of_8_bits(space)]))
+    assert partlyfloat.offered(replace(space, limits=Limits({"bits.weight": "quantize:8"})))[0] == []
+
+
+def test_an_opened_job_leaves_sensitive_groups_in_float(opened: OpenedJob) -> None:
+    points = opened.partly_float()
+    assert points
+    for _, values in points:
+        recipe = opened.compose(Replay(values))
+        assert 0 < len(recipe.bits) < len([name for name in opened.parameters() if name.startswith("bits.weight.")])

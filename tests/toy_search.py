@@ -164,6 +164,9 @@ class OpenedToy:
             ("all together", {**whole, "toy.width": 0.125, "toy.bits": 4}),
         ]
 
+    def partly_float(self, progress: Any = None, pause: Any = None) -> list[tuple[str, dict[str, Value]]]:
+        return []
+
     def sensitivity(self, progress: Any = None, pause: Any = None) -> list[Sensitivity]:
         del progress
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from autocompress import models
 from autocompress.compression.pipeline import Pipeline
-from autocompress.contract import Context, Method
+from autocompress.contract import Context, Method, Params
 from autocompress.devices.lock import MachineLock
 from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.tablemaker import TableMaker
 from autocompress.recipes.jobspace import JobSpace
-from autocompress.sensitivity import mixedbits, probing
-from autocompress.sensitivity.table import Sensitivity, Setting
+from autocompress.sensitivity import probing
+from autocompress.sensitivity.table import Sensitivity, Setting, Width
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
@@ -27,21 +27,23 @@ def sensitivity(
     space: JobSpace,
     pipeline: Pipeline,
     methods: Sequence[Method],
+    offered: Callable[[JobSpace], tuple[list[Width], dict[str, Params]]],
     progress: Progress | None = None,
     pause: Callable[[], None] | None = None,
 ) -> list[Sensitivity]:
     """The sensitivity table (:func:`probing.kept`).
 
-    It is empty after an error, if no group has a choice of bits, or if there are no images.
+    It is empty after an error, if there is nothing to measure, or if there are no images.
 
     Args:
         space: of the recipes.
         pipeline: of the job, with its baseline.
         methods: those that act.
+        offered: the widths to measure, and parameters of their quantizers.
         progress: called with the finished fraction and a text.
         pause: called often.
     """
-    widths, params = mixedbits.offered(space)
+    widths, params = offered(space)
     transfer, model = pipeline.transfer, pipeline.baseline
     if not widths or transfer is None or not len(transfer.calibration):
         return []

@@ -18,6 +18,9 @@ from autocompress.recipes.parameters import every_parameter
 from autocompress.recipes.pruning import DEFAULT_MULTIPLE
 from autocompress.recipes.recipe import SOURCE, Recipe, compose, compose_source
 
+EIGHT_BIT = "8-bit alone"
+"""Label of the starting point with 8 bits everywhere, and nothing else."""
+
 
 @dataclass(frozen=True)
 class JobSpace:
@@ -168,7 +171,7 @@ class JobSpace:
         quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]
         bits = {"bits": "default", **dict.fromkeys(quantizers, "default")}
         if quantizers:
-            rules["8-bit alone"] = bits
+            rules[EIGHT_BIT] = bits
         for method in self.methods:
             if isinstance(method, Transform | Pruner):
                 alone = {method.name: "default", "recover": "default"}

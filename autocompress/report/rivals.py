@@ -134,8 +134,8 @@ def race(result: SearchResult, benchmark: Benchmark, name: str) -> Race:
 
 
 def _label(search: str) -> str:
-    seed, _, switch = search.partition("-without-")
-    return plain(f"without {switch}" if switch else f"seed {seed}", LONGEST)
+    seed, _, change = search.partition("-")
+    return plain(change.replace("-", " ") or f"seed {seed}", LONGEST)
 
 
 def _at(curve: list[tuple[float, float]], seconds: float) -> float | None:

@@ -34,11 +34,13 @@ class Prepared:
         proposed: recipes from tables; None where none can be made.
         sensitivity: the sensitivity table; empty where it is not needed.
         points: starting points from it.
+        partly_float: recipes with 8 bits and float groups, to be tried before the others.
     """
 
     proposed: Proposed | None
     sensitivity: Sequence[Sensitivity]
     points: Sequence[Point]
+    partly_float: Sequence[Point] = ()
 
     @property
     def table_rows(self) -> list[dict[str, Any]]:
@@ -64,6 +66,8 @@ class Background:
 
     Attributes:
         opened: the opened job; the driver does not use its pipeline meanwhile.
+        int8_loses: whether 8 bits alone lost accuracy in a trial so far, so that sensitive groups
+            in float may help.
         wants_bits: whether fewer than 8 bits may help, so that sensitivity is measured even if
             there are proposals.
         measurer: with the devices of the job.
@@ -76,6 +80,7 @@ class Background:
 
     opened: SearchableJob
     wants_bits: bool
+    int8_loses: Callable[[], bool]
     measurer: Measurer
     baseline: Row
     tell: Callable[[str], None]
@@ -152,7 +157,8 @@ class Background:
                 needs_bits = proposed is None or self.wants_bits
                 sensitivity = self.opened.sensitivity(self.progress, pause=self._pause) if needs_bits else []
                 points = self._hopeful(self.opened.starting_points(sensitivity), self._pause)
-            self._prepared = Prepared(proposed, sensitivity, points)
+                partly_float = self.opened.partly_float(self.progress, self._pause) if self.int8_loses() else []
+            self._prepared = Prepared(proposed, sensitivity, points, partly_float)
         except _TimeIsUp:
             log.warning("the time was up before tables and proposals were made")
         except Exception:

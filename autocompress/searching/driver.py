@@ -20,6 +20,7 @@ from autocompress.processors import usable_processors
 from autocompress.proposals import probes
 from autocompress.proposals.proposer import Point
 from autocompress.proposals.tablemaker import table_seconds
+from autocompress.recipes.jobspace import EIGHT_BIT
 from autocompress.results import (
     INTERRUPTED,
     JOB_FILE,
@@ -101,7 +102,9 @@ class Driver:
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         told = self._observer.on_note, Steps(self._observer)
-        self._background = Background(self._opened, self._bits_pay, self._measurer, self._baseline, *told)
+        self._int8_loses = False
+        helps = self._bits_pay, lambda: self._int8_loses
+        self._background = Background(self._opened, *helps, self._measurer, self._baseline, *told)
         self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
         if self._study.is_new:
@@ -139,7 +142,8 @@ class Driver:
             write_sensitivity(self._folder, [asdict(row) for row in made.sensitivity])
         known = [values for _, values in self._first]
         others = [(label, self._untrained(values)) for label, values in made.points if values not in known]
-        self._study.enqueue_proposals([*(made.proposed.recipes if made.proposed else ()), *others])
+        floats = [(label, self._untrained(values)) for label, values in made.partly_float]
+        self._study.enqueue_proposals([*floats, *(made.proposed.recipes if made.proposed else ()), *others])
 
     def _untrained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """A starting point without training of its own, if rungs decide what is trained."""
@@ -309,6 +313,7 @@ class Driver:
 
     def _on_row(self, row: Row) -> None:
         self._study.spend(self._seconds)
+        self._int8_loses = self._int8_loses or is_int8_with_loss(row)
         self._kept.add(row)
         if self._corrections is not None and not row.get("reached"):
             self._corrections.add(row)
@@ -357,6 +362,12 @@ class Driver:
         then = f", then the steps of the recommended recipe (at most {explains:.0f} s)" if explains else ""
         self._observer.on_note(f"{ended}; measuring the front again{then}")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
+
+
+def is_int8_with_loss(row: Row) -> bool:
+    """Whether the trial is that of 8 bits alone, and its loss of accuracy is certain."""
+    interval = row.get("accuracy_drop_interval")
+    return row.get("label") == EIGHT_BIT and interval is not None and interval[0] > 0
 
 
 def _nothing() -> None:

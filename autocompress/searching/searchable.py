@@ -61,6 +61,11 @@ class SearchableJob(Protocol):
     ) -> list[Sensitivity]:
         """The loss of each number of bits alone; empty if no group has a choice."""
 
+    def partly_float(
+        self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
+    ) -> list[tuple[str, dict[str, Value]]]:
+        """Labels and values of recipes with 8 bits and, in sensitive groups, float."""
+
     def end_proposals(self) -> None:
         """Ends what :meth:`begin_proposals` started; it may be called at any time."""
 

@@ -15,8 +15,8 @@ from autocompress.sensitivity.table import Sensitivity, Width, lowest_widths
 
 MOST_LOSS = 0.05
 """Largest total loss of a starting point in nats, before training; see ``lowest_widths``."""
-_WEIGHT, _ACTIVATION = "bits.weight.", "bits.activation."
-_FLOAT = "none"
+WEIGHT, ACTIVATION = "bits.weight.", "bits.activation."
+"""Beginnings of names of parameters, before the name of a group."""
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
@@ -28,20 +28,20 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
     Returns:
         Empty where no group has a choice.
     """
-    weights = {name: parameter.choices for name, parameter in _asked(space, {}).items() if name.startswith(_WEIGHT)}
+    weights = {name: parameter.choices for name, parameter in asked(space, {}).items() if name.startswith(WEIGHT)}
     names = [method.name for method in space.methods if isinstance(method, Quantizer)]
     found: set[Width] = set()
     params: dict[str, Params] = {}
     for quantizer in names:
         own = {name: [c for c in choices if _quantizer(c) == quantizer] for name, choices in weights.items()}
         fixed: dict[str, Value] = {name: choices[0] for name, choices in own.items() if choices}
-        recipe = _recipe(space, fixed) if fixed else None
+        recipe = composed(space, fixed) if fixed else None
         if recipe is None:
             continue
         params |= recipe.quantizers
         found |= {Width(_group(name), "weight", quantizer, _bits(c)) for name in fixed for c in own[name]}
-        for name, parameter in _asked(space, fixed).items():
-            if name.startswith(_ACTIVATION) and name.replace(_ACTIVATION, _WEIGHT) in fixed:
+        for name, parameter in asked(space, fixed).items():
+            if name.startswith(ACTIVATION) and name.replace(ACTIVATION, WEIGHT) in fixed:
                 uniform = recipe.bits[_group(name)].activation_quantizer
                 found |= {Width(_group(name), "activation", uniform, int(bits)) for bits in parameter.choices}
     if not any(len(some) > 1 for some in _by_tensor(found).values()):
@@ -62,15 +62,15 @@ def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[t
         ("mixed bits by sensitivity", MOST_LOSS / 2, MOST_LOSS / 2),
     ):
         weights = lowest_widths(table, "weight", of_weights)
-        fixed: dict[str, Value] = {f"{_WEIGHT}{g}": f"{row.quantizer}:{row.bits}" for g, row in weights.items()}
-        recipe = _recipe(space, fixed)
+        fixed: dict[str, Value] = {f"{WEIGHT}{g}": f"{row.quantizer}:{row.bits}" for g, row in weights.items()}
+        recipe = composed(space, fixed)
         if recipe is None:
             continue
         acting = {group: bits.activation_quantizer for group, bits in recipe.bits.items()}
         own = [row for row in table if row.quantizer == acting.get(row.group)]
         activations = lowest_widths(own, "activation", of_activations)
-        fixed |= {f"{_ACTIVATION}{group}": row.bits for group, row in activations.items()}
-        recipe = _recipe(space, fixed)
+        fixed |= {f"{ACTIVATION}{group}": row.bits for group, row in activations.items()}
+        recipe = composed(space, fixed)
         if recipe is not None and _is_mixed(table, [*weights.values(), *activations.values()]):
             yield label, dict(recipe.values)
 
@@ -92,13 +92,15 @@ def _chooser(space: JobSpace, fixed: Mapping[str, Value]) -> Chooser:
     return Fixed(fixed, Policy(dict.fromkeys(["bits", "qat", *quantizers], "default")))
 
 
-def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
+def composed(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
+    """The recipe with defaults of QUANTIZE and the values ``fixed``; None if it is invalid."""
     with suppress(InvalidRecipe):
         return space.compose(_chooser(space, fixed))
     return None
 
 
-def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
+def asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
+    """The parameters by name that :func:`composed` chooses."""
     run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
     with suppress(InvalidRecipe):  # parameters before the conflict of methods still count
         compose(run, space.model, space.methods, space.epochs, space.multiple)
@@ -106,7 +108,7 @@ def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
 
 
 def _group(name: str) -> str:
-    return name.removeprefix(_WEIGHT).removeprefix(_ACTIVATION)
+    return name.removeprefix(WEIGHT).removeprefix(ACTIVATION)
 
 
 def _quantizer(choice: Value) -> str:

@@ -34,7 +34,13 @@ class Trained:
 
 
 def job_of(
-    model: str, data_name: str, epochs: int, *, seed: int = 0, qat_epochs: int = 1, model_args: Any = None
+    model: str,
+    data_of: str | Mapping[str, Any],
+    epochs: int,
+    *,
+    seed: int = 0,
+    qat_epochs: int = 1,
+    model_args: Any = None,
 ) -> Job:
     """A job in which QUANTIZE alone acts, on the whole model as one group.
 
@@ -42,7 +48,7 @@ def job_of(
         model: in timm, with arguments for it where it needs some, in JSON:
             ``mobilenetv2_050:output_stride=8``,
             ``resnet10t:channels=[32,64,128,256];stem_width=16``.
-        data_name: name of the data set.
+        data_of: the data of the job, by name or in full.
         epochs: epochs of the float baseline.
         seed: random seed of the job.
         qat_epochs: maximum epochs of the training in QUANTIZE.
@@ -53,7 +59,7 @@ def job_of(
     return load_job(
         model=name,
         model_args={**(model_args or {}), **{key: json.loads(value) for key, _, value in pairs}},
-        data=data_name,
+        data=data_of,
         methods=list(QUANTIZERS),
         granularity="model",
         baseline=baseline_of(name, epochs),
