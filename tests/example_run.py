@@ -159,3 +159,66 @@ def write_run(folder: Path, trials: int = 60, seed: int = 0, **job: Any) -> Path
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def write_everything(folder: Path, trials: int = 60) -> Path:
+    """Writes a run whose page has every section that a page of a run can have.
+
+    Figures of layers, tables and other devices are made up.
+    """
+    write_run(folder, trials)
+    best = results.read(folder).recommended()
+    assert best is not None
+    layers = [_layer(number, group) for group in GROUPS for number in range(4)]
+    step = {"accuracy_drop": 0.4, "latency_ratio": 0.6, "latency_ratio_low": 0.55, "latency_ratio_high": 0.63}
+    stages = ("operators", "channels", "repair", "training", "bits")
+    steps = [{**step, "stage": stage, "latency_ratio": 0.8**number} for number, stage in enumerate(stages)]
+    figures = {"latency_ms": 1.0, "latency_ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6, "baseline_ms": 2.0}
+    models = [{"trial": 1, "noisy": True, **figures}, {"trial": 2, "reason": "cannot load it"}]
+    timed = {"operator": "conv", "float_us": 2.0, "integer_us": 1.0}
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {
+        "explained": {"trial": int(best["trial"]), "steps": steps, "layers": layers, "limit": 12.0, "missing": ""},
+        "tap_crop": {**step, "layers": 2, "weights": 100, "macs": 100, "size_ratio": 0.9},
+        "also": [{"device": "openvino-cpu", "models": models, "reason": ""}, {"device": "ssh:board", "reason": "gone"}],
+        "placement": [
+            {"layer": layer["layer"], "group": layer["group"], "computes": layer["computes"], **timed}
+            for layer in layers
+        ],
+        "float_layers": ["layer2.0.odd"],
+        "preprocessing": ["convert the picture to grey", "resize it to 32 x 32 pixels (bicubic)"],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    _write_tables(folder)
+    return folder
+
+
+def _layer(number: int, group: str) -> dict[str, Any]:
+    """A row of the table of layers; every other layer has a fourth of its channels."""
+    cut = number % 2
+    kinds = ((8, "integers"), (4, "integers"), (None, "float"), (8, "float"))
+    bits, computes = kinds[number]
+    return {
+        **{"layer": f"{group}.{number}.conv1", "group": group, "operator": "conv", "became": "Ghost" if cut else ""},
+        **{"channels": [64, 16 if cut else 64], "params": [36864, 9216 if cut else 36864], "macs": [9e6, 2e6]},
+        **{"weight_bits": bits, "activation_bits": bits and 8, "computes": computes, "us": [30.0, 10.0 + number]},
+    }
+
+
+def _write_tables(folder: Path) -> None:
+    losses = [1e-5, 0.004, 0.03, 0.4, 2.5]
+    sensitivity = [
+        {"group": group, "role": role, "quantizer": "quantize", "bits": bits, "loss": loss, "agreement": 90.0}
+        for role in ("weight", "activation")
+        for bits, shift in ((8, 0), (4, 1), (2, 2))
+        for group, loss in zip(GROUPS, losses[shift:] + losses[:shift], strict=True)
+    ]
+    results.write_sensitivity(folder, sensitivity)
+    shares = [round(1 - number / 16, 4) for number in range(16)]
+    structure = [
+        {"axis": "structure", "name": f"{group}.0.conv1", "group": group, "choice": share, "divergence": 3 * loss}
+        | {"scale": 1.0, "measured": share in (0.25, 0.5)}
+        for group, loss in zip(GROUPS, losses, strict=True)
+        for share in shares
+    ]
+    results.write_tables(folder, structure)

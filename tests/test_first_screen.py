@@ -52,7 +52,7 @@ def test_the_answer_comes_first(tmp_path: Path) -> None:
     assert page.index('class="answer"') < page.index("<h2>The front</h2>")
     assert "Asked for: accuracy drop at most 2 points, latency at most 0.5×." in text
     assert "Use trial 0: 10.6 times as fast, the same validation accuracy" in text
-    assert "trial 2 is the fastest (0.088× the latency, −1.94 points)" in text
+    assert "trial 2 is the fastest (0.088× the latency, −1.94 points of validation accuracy)" in text
     assert f"{tmp_path / 'run'} --trial 0 --to run-model" in text
     assert "python run-model/infer.py picture.png" in text
     assert "Validation accuracy, 2,000 images" in text
@@ -84,6 +84,16 @@ def test_the_command_names_the_folder_relative_to_where_it_runs(
     found = answer(run)
     assert found is not None
     assert f"'{tmp_path / 'a run'}' --trial 0" in found.export
+
+
+def test_a_loss_on_test_images_stands_in_the_first_line(tmp_path: Path) -> None:
+    run = results.read(write_run(tmp_path))
+    best = run.recommended()
+    assert best is not None
+    assert best["test_accuracy_drop"] > best["accuracy_drop"] > 0.005
+    losses = [f"{best[drop]:.2f} points less" for drop in ("accuracy_drop", "test_accuracy_drop")]
+    told = f"times as fast, {losses[0]} validation accuracy, {losses[1]} test accuracy"
+    assert told in first_screen(render(run))
 
 
 def test_a_model_without_files_has_no_command(tmp_path: Path) -> None:

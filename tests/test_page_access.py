@@ -1,6 +1,6 @@
 """Accessibility of the page: contrast, headings, labels, and use without a script.
 
-axe-core finds no other faults on such pages. It cannot judge the contrast of text in pictures.
+Of these, axe-core (``test_axe.py``) cannot judge the contrast of text in pictures.
 """
 
 from __future__ import annotations

@@ -5,16 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from browser import dumped, needs_browser
 from example_run import JOB, example_rows, write_run
-from patience import patient
 from rich.console import Console
 
 from autocompress import results
@@ -24,8 +22,6 @@ from autocompress.report.chartdata import chart_data
 from autocompress.report.importance import explained, importance
 from autocompress.report.png import write_plot
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: the charts of the page are not drawn")
 EVIL = "<script>alert(1)</script>\"'&</pre>"
 
 
@@ -57,13 +53,7 @@ def rendered(page: Path, profile: Path, script: str = "") -> str:
         tail = f"<script>addEventListener('load', () => setTimeout(() => {{{script}}}, 50))</script></body>"
         page = page.with_name("acted.html")
         page.write_text(page.with_name("report.html").read_text().replace("</body>", tail))
-    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    quiet += " --disable-component-update --disable-sync --enable-logging=stderr --window-size=1300,2000"
-    command = [str(BROWSER), *quiet.split(), f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=patient(120), check=True)
-    assert "Uncaught" not in done.stderr, done.stderr
-    assert "Content Security Policy" not in done.stderr, done.stderr
-    return done.stdout
+    return dumped(page, profile)
 
 
 def test_the_page_describes_the_run(run: Path) -> None:
@@ -435,8 +425,19 @@ def test_controls_of_the_page_work_in_a_browser(run: Path, tmp_path: Path) -> No
         byId("axis-x").value = "size_bytes"; byId("axis-x").dispatchEvent(new Event("change"));
         byId("status").value = "failed"; byId("status").dispatchEvent(new Event("change"));
         document.querySelector("#scatter .mark.front").dispatchEvent(new Event("focus"));
+        const marks = [...document.querySelectorAll("#scatter .mark.front")];
+        const across = (one) => Number(one.getAttribute("cx"));
+        const sorted = marks.sort((a, b) => across(a) - across(b));
+        const press = (mark, key) => mark.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+        const reached = [[0, "ArrowRight"], [1, "ArrowLeft"], [0, "ArrowLeft"]].map(([at, key]) => {
+          sorted[at].focus();
+          press(sorted[at], key);
+          return sorted.indexOf(document.activeElement);
+        });
+        document.body.dataset.reached = reached;
         """,
     )
+    assert 'data-reached="1,0,0"' in dom
     assert "Size of the file, log scale" in dom[dom.index('id="scatter"') : dom.index('id="legend"')]
     failed = int((results.read(run).trials["status"] == "failed").sum())
     assert f"{failed} of 60</span>" in dom

@@ -120,13 +120,19 @@ def cost_share(result: SearchResult, row: pd.Series, cost: str) -> float | None:
 
 
 def _change(result: SearchResult, row: pd.Series) -> str:
-    """The change on validation in a few words."""
-    what = judged(result)
-    drop = row["accuracy_drop"]
+    """The change on validation, and on test images if they were scored, in a few words."""
+    if datafree.is_by_agreement(result) and pd.notna(row["accuracy_drop"]):
+        return f"the baseline's answer for {words.percent(row['accuracy'])} of {datafree.held_out(result)}"
+    told = [_compared(row["accuracy_drop"], judged(result))]
+    if pd.notna(row["test_accuracy_drop"]):
+        told.append(_compared(row["test_accuracy_drop"], f"test {metric(result)}"))
+    return ", ".join(told)
+
+
+def _compared(drop: float | None, what: str) -> str:
+    """``0.70 points less test accuracy``."""
     if pd.isna(drop):
         return f"{what} unknown"
-    if datafree.is_by_agreement(result):
-        return f"the baseline's answer for {words.percent(row['accuracy'])} of {datafree.held_out(result)}"
     if abs(drop) < 0.005:
         return f"the same {what}"
     points = f"{abs(drop):.2f} points"

@@ -155,7 +155,18 @@
     mark.addEventListener("blur", hideTip);
     const jump = () => document.querySelector(`#front tr[data-trial="${point.trial}"]`)?.scrollIntoView({ behavior: "smooth", block: "center" });
     mark.addEventListener("click", jump);
-    mark.addEventListener("keydown", (event) => { if (event.key === "Enter") jump(); });
+    mark.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") jump();
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (step) { event.preventDefault(); neighbour(mark, step).focus(); }
+    });
+  }
+
+  // The next mark of the front to the right (1) or to the left (-1); at the end the mark itself.
+  function neighbour(mark, step) {
+    const across = (one) => one.getBoundingClientRect().left;
+    const marks = [...container.querySelectorAll(".mark.front")].sort((a, b) => across(a) - across(b));
+    return marks[marks.indexOf(mark) + step] ?? mark;
   }
 
   // Trial numbers beside the points, left out where two would overlap.

@@ -48,8 +48,11 @@
     body.replaceChildren();
     for (const point of shown) {
       const row = element("tr", { "data-trial": point.trial }, body);
-      for (const column of columns)
-        element("td", { class: numeric(column) ? "n" : column.key === "words" ? "recipe" : column.key === "reason" ? "reason" : "" }, row, text(column, point));
+      for (const column of columns) {
+        const kind = numeric(column) ? "n" : column.key === "words" ? "recipe" : column.key === "reason" ? "reason" : "";
+        const head = column.key === "trial" ? { scope: "row" } : {};
+        element(head.scope ? "th" : "td", { ...head, class: kind, "data-label": column.title.toLowerCase() }, row, text(column, point));
+      }
       row.addEventListener("pointerenter", () => light(point.trial));
       row.addEventListener("pointerleave", () => light(null));
     }
