@@ -20,7 +20,7 @@ from autocompress.data.provider import Source
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = (
     "{model: test_resnet, data: digits, methods: [quantize], device: 'cost-model:bitops', baseline: {epochs: 1}, "
-    "budget: {trials: 1, epochs: 1}, workers: 1}\n"
+    "budget: {trials: 1, epochs: 1}, workers: 2}\n"
 )
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
 # In this process the network is ``two_blocks``. Other processes only know timm's own names.
@@ -39,7 +39,7 @@ SMALL = {
         *("--speed-model", "two_blocks", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
     "breadth": ["--check", "--models", "test_convnext", "--methods", "magnitude", "quantize"],
-    "cluster": ["--parts", "speed", "--trials", "5", "--most-nodes", "1"],
+    "cluster": ["--parts", "speed", "--trials", "3", "--most-nodes", "1"],
     "cluster_simulation": ["--workers", "20", "--trials", "60", "--every", "30", "--folder", "simulated"],
     "demo": ["--job", "job.yaml"],
     "conformance": ["--methods", "magnitude"],

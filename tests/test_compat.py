@@ -42,6 +42,7 @@ NAMES = [
     ("torch", "_disable_dynamo"),
     ("torch._dynamo.utils", "is_compile_supported"),
     ("torch._higher_order_ops.scan", "scan"),
+    ("torch.fx.config", "do_not_emit_stack_traces"),
     ("torch.nn.modules.batchnorm", "_BatchNorm"),
     ("torch.onnx._internal._lazy_import", "onnxscript_apis.convert_version"),
     ("torch.onnx._internal.exporter._core", "_exported_program_to_onnx_program"),

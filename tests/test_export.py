@@ -161,7 +161,6 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.slow
 class Sliced(nn.Module):
     """A network with halves of one tensor (a Split in the file) and a chain of shape operators."""
 
@@ -175,6 +174,7 @@ class Sliced(nn.Module):
         return x.flatten(2).transpose(1, 2).transpose(1, 2).unsqueeze(1).unsqueeze(1).reshape(len(x), 4, -1).mean(2)
 
 
+@pytest.mark.slow
 def test_filtered_rewrite_rules_give_the_result_of_onnxscript() -> None:
     program = torch.export.export(Sliced().eval(), (torch.zeros(2, *SIZE),), strict=False)
     files = []

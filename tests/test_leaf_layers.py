@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from small_networks import TWO_BLOCKS
 from torch import nn
 from toy_leaf import (
     Distance,
@@ -279,7 +280,7 @@ def test_codes_of_few_bits_are_packed(tmp_path: Path) -> None:
     sizes, file = {}, tmp_path / "model.onnx"
     for bits in (8, 4, 3):
         spec = CodesSpec()
-        model = harden(quantized(block(channels=32), [spec], bits=bits))
+        model = harden(quantized(block(channels=24), [spec], bits=bits))
         export(model, file, SIZE, specs=[spec])
         sizes[bits] = file.stat().st_size
         found = check_agreement(file, model, torch.randn(64, *SIZE))
@@ -308,7 +309,7 @@ TRAINING = {"epochs": 1, "lr": 1e-3, "distill": 0.5, "norm": "corrected"} | {
 @pytest.mark.slow
 @pytest.mark.parametrize("qat", [{}, TRAINING])
 def test_an_artifact_is_rebuilt(qat: dict[str, Any], tmp_path: Path) -> None:
-    baseline = example_model()
+    baseline = example_model(args=TWO_BLOCKS)
     context = example_context(baseline, teacher=baseline)
     manager = toy_manager(SlowSubstitute())
     methods = [method for method in manager.methods() if method.name in ("distance", "quantize")]
@@ -352,17 +353,17 @@ def recipe_of(baseline: nn.Module, manager: Manager, qat: dict[str, Any]) -> Rec
 
 @pytest.mark.slow
 def test_the_toy_conforms() -> None:
-    check_transform(Substitute(), example_model())
+    check_transform(Substitute(), example_model(args=TWO_BLOCKS))
 
 
 def test_sensitivity_is_probed_around_leaves() -> None:
-    net = example_model()
+    net = example_model(args=TWO_BLOCKS)
     context = example_context(net, teacher=net)
     method = Substitute()
     net = method.apply(net, {"layers": models.eligible_convolutions(net)[-2:]}, context)[0]
     manager = toy_manager(method)
     methods = {name: manager.method(name) for name in ("distance", "quantize")}
-    quantizers = recipe_of(example_model(), manager, {}).quantizers
+    quantizers = recipe_of(example_model(args=TWO_BLOCKS), manager, {}).quantizers
     setting = Setting(methods, quantizers, "model")
     widths = [Width("model", role, "quantize", 4) for role in ("weight", "activation")]
     table = measure(net, widths, setting, context)
@@ -409,4 +410,4 @@ def test_the_broken_rule_of_a_leaf_is_named(method: type[Substitute]) -> None:
     made = method()
     made.most = 1
     with pytest.raises(ContractViolation, match=str(method.__doc__)):
-        check_transform(made, example_model(), {"layers": ["layer4.0.conv2"]})
+        check_transform(made, example_model(args=TWO_BLOCKS), {"layers": ["layer2.0.conv2"]})

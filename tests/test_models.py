@@ -206,3 +206,15 @@ def test_stem_gates_and_grouped_convolutions_are_not_eligible(name: str, exclude
     order = [layer for layer in modules if layer in set(found)]
     assert sorted(order) == sorted(found)
     assert len(models.eligible_convolutions(model, min_channels=128)) < len(found)
+
+
+def test_eligible_convolutions_follow_a_change_of_the_model() -> None:
+    model = models.create(job("resnet10t"), COLOUR)
+    found = models.eligible_convolutions(model)
+    assert models.eligible_convolutions(model) == found
+    convolution = model.get_submodule(found[0])
+    convolution.groups = 2
+    convolution.weight = torch.nn.Parameter(convolution.weight[:, ::2].detach())
+    assert models.eligible_convolutions(model) == found[1:]
+    model.set_submodule(found[1], torch.nn.Identity())
+    assert models.eligible_convolutions(model) == found[2:]

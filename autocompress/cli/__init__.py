@@ -15,6 +15,7 @@ from typing import NoReturn
 from autocompress.cli import output
 from autocompress.cli.app import app
 from autocompress.errors import ExitCode, Terminated, UserError
+from autocompress.garbage import collect_seldom
 
 __all__ = ["app", "main"]
 
@@ -29,6 +30,7 @@ def main() -> None:
 
     Errors that the user can correct are one line on stderr, with exit code 2.
     """
+    collect_seldom()
     output.protect()
     _handle_sigterm()
     try:

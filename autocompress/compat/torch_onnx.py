@@ -6,10 +6,25 @@ a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.fx import config
+
+STACK_TRACES = "do_not_emit_stack_traces"
+
+
+@contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Within the block, torch does not note for each operator which lines of Python called it."""
+    before = getattr(config, STACK_TRACES, False)  # torch 2.9 does not know it, and ignores it
+    setattr(config, STACK_TRACES, True)
+    try:
+        yield
+    finally:
+        setattr(config, STACK_TRACES, before)
 
 
 def translations(opset: int, own: Mapping[Any, Callable[..., Any]]) -> Any:

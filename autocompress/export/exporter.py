@@ -38,7 +38,7 @@ def to_onnx(model: nn.Module, images: torch.Tensor, *, fast: bool = True) -> onn
         fast: False uses ``torch.onnx.export`` at once.
     """
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), torch_onnx.without_stack_traces():
         program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False)
         proto = _direct(program) if fast else None
         return _public(program) if proto is None else proto

@@ -35,8 +35,9 @@ def plain_convolutions(module: fx.GraphModule) -> None:
             module.set_submodule(str(node.target), _plain(layer))
         if pads.get(str(node.target)) and node.op == "call_module":
             _pad_in_front(node)
-    module.graph.lint()
-    module.recompile()
+    if pads:  # both take longer than the search for such layers
+        module.graph.lint()
+        module.recompile()
 
 
 def _plain(layer: nn.Conv2d) -> nn.Conv2d:

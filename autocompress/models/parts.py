@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+if TYPE_CHECKING:
+    from autocompress.graph import LayerFacts
+
 _LAYERS = (nn.Conv2d, nn.Linear)
+_known: WeakKeyDictionary[nn.Module, tuple[object, Mapping[str, LayerFacts]]] = WeakKeyDictionary()
+"""What :func:`_layers_of` found last for each model, and for which structure and input size."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -86,17 +93,30 @@ def eligible_convolutions(
         input_size: (channels, height, width); None for the input size of the model.
         min_channels: fewest output channels of a convolution to replace.
     """
-    from autocompress.graph import facts
     from autocompress.models.architecture import input_size as own_size
 
     exempt = {*stem(model), *classifier(model)}
     modules = dict(model.named_modules())
     return [
         name
-        for name, layer in facts(model, input_size or own_size(model)).layers.items()
+        for name, layer in _layers_of(model, input_size or own_size(model)).items()
         if isinstance(modules.get(name), nn.Conv2d)
         and name not in exempt
         and layer.groups == 1
         and layer.out_channels >= min_channels
         and not (layer.in_gate or layer.is_input or layer.is_output)
     ]
+
+
+def _layers_of(model: nn.Module, input_size: tuple[int, int, int]) -> Mapping[str, LayerFacts]:
+    """Facts about the layers of ``model``.
+
+    Every recipe that a search composes asks for them, so they are kept until the structure of the
+    model changes, which its text tells.
+    """
+    from autocompress.graph import facts
+
+    asked = (repr(model), input_size)
+    if model not in _known or _known[model][0] != asked:
+        _known[model] = (asked, facts(model, input_size).layers)
+    return _known[model][1]

@@ -40,7 +40,9 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
         UntraceableModel: if ``model`` cannot be traced.
     """
     with evaluating(model):
-        module = copy.deepcopy(model if isinstance(model, fx.GraphModule) else trace(model, leaf_types(specs)))
+        module = copy.deepcopy(model)
+        if not isinstance(module, fx.GraphModule):
+            module = trace(module, leaf_types(specs))
         plain_convolutions(module)
     module.eval()
     calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")

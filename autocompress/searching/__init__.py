@@ -1,7 +1,7 @@
 """The search: Optuna draws recipes, Ray Tune runs workers, and a study on disk has all results.
 
 ``study`` holds all recipes and results, ``sampling`` draws recipes with Optuna's samplers, and
-``gates`` runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``,
+``gates`` runs one trial. ``dispatch`` gives recipes to workers; ``workerprocess``, ``placement``,
 ``localray`` and ``gpus`` are Ray's side of that. ``run`` puts all together, ``stopping`` handles
 signals and ``closing`` ends a search.
 

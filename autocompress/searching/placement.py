@@ -24,7 +24,8 @@ from autocompress.searching import localray, site, stopping
 from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.gpus import gpu_plan
 from autocompress.searching.site import Site
-from autocompress.searching.trainable import Settings, WorkerProcess
+from autocompress.searching.trainable import Settings
+from autocompress.searching.workerprocess import WorkerProcess
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -1,20 +1,17 @@
-"""A worker process under Ray: takes a recipe, runs its trial, and sends the row."""
+"""What a worker process does: it opens the job and runs the trials of recipes."""
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray import tune
 from ray.actor import ActorHandle
 
 from autocompress import watchdog
@@ -177,56 +174,19 @@ class Worker:
         give_memory_back()  # traced models have reference cycles, so those of several trials would accumulate
         return row
 
+    def run_in_time(self, asked: Asked) -> Row:
+        """As :meth:`run`; ends this process if the trial takes longer than the job allows.
+
+        That also ends a native function that never returns. The driver then finds no row, and
+        writes a failed one.
+        """
+        folder, budget = self.settings.folder, self.settings.job.budget
+        with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
+            clock = self.spool.clock(asked.number, asked.attempt)
+            with watchdog.watched(60.0 * budget.trial_minutes, dump, clock):
+                return self.run(asked)
+
     def _tried(self, state: WorkerState, asked: Asked) -> Row:
         folder, baseline = self.settings.folder, self.settings.baseline
         trial = Trial(state.opened, state.measurer, state.lock, asked.number, folder, baseline)
         return trial.run(asked.values, asked.label) if asked.below is None else trial.climb(asked.below, asked.rung)
-
-
-class WorkerProcess(tune.Trainable):
-    """A worker in Ray Tune: one Tune trial per process, one step per recipe.
-
-    The driver gives it a recipe (:meth:`take`) before each step. So a worker is never reused by
-    another Tune trial, a starting worker is never given up because another one is free, and a
-    recipe is only drawn when it is needed.
-    """
-
-    def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
-        """Called once per process; ``settings`` come from ``tune.with_parameters``."""
-        del config
-        assert settings is not None
-        self._worker = Worker.of(settings)
-        self._asked: Asked | None = None
-
-    def take(self, asked: Asked | None) -> None:
-        """Sets the recipe of the next step; None ends the worker."""
-        self._asked = asked
-
-    def step(self) -> dict[str, Any]:
-        """Runs one recipe; the row is text, because Tune computes statistics of all numbers."""
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return {"done": True}
-        deadline = self._worker.settings.deadline
-        try:
-            row = self._run(asked) if deadline is None or time.time() < deadline else None
-        except CannotWork as error:
-            return {"done": True, "refused": str(error)}
-        return {"done": False, "trial": asked.number, "row": "" if row is None else json.dumps(row)}
-
-    def _run(self, asked: Asked) -> Row:
-        folder, budget = self._worker.settings.folder, self._worker.settings.job.budget
-        with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
-            # Also ends a native function that never returns; the driver then finds no row, and
-            # writes a failed one.
-            clock = self._worker.spool.clock(asked.number, asked.attempt)
-            with watchdog.watched(60.0 * budget.trial_minutes, dump, clock):
-                return self._worker.run(asked)
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Writes nothing, because study and cache have everything."""
-        del checkpoint_dir
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Reads nothing."""
-        del checkpoint
