@@ -3,9 +3,9 @@
 The parts are students trained from scratch, other uses of the images, time, and the tables of the
 three papers from the same rows.
 
-Each part is written to one JSON as soon as it is done. Rows are in files beside it, and an
-interrupted run continues. Teachers may be run one by one, each with its own budget; results of
-others stay.
+Each part is written to the JSON file when it is finished. Rows are in files beside it, and an
+interrupted run is continued. Teachers can be run one by one, each with its own budget. Results of
+other teachers are kept.
 
     python benchmarks/data_free.py [--parts students uses speed papers] [--seeds 0 1 2] [--threads
     2] [--out FILE]
@@ -75,7 +75,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """Reads the command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument(

@@ -47,7 +47,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """Reads the command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument(

@@ -66,7 +66,7 @@ def value_of(word: str) -> tuple[str, Value]:
 
 
 def options() -> argparse.ArgumentParser:
-    """Reads the command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument("--model", default="resnet18", help="model (parts accuracy and slb-cost)")

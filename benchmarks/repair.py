@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         for part in asked.parts:
             _run(part, asked, until)
     except TimeIsUp:
-        print("time is up; the same command goes on", flush=True)
+        print("the time is up; the same command continues", flush=True)
         return
     tables = {name: asked.out.with_name(f"{name}.json") for name in asked.parts}
     write_json(asked.out, {"tables": {name: file.name for name, file in tables.items()}})

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
             for way in ways_of(width):
                 rows.row(f"{width}, {way}", lambda width=width, way=way: rounded.row(width, way))  # type: ignore[misc]
     except TimeIsUp:
-        print("time is up; the same command goes on", flush=True)
+        print("the time is up; the same command continues", flush=True)
         return
     rows.write(targets=TARGETS, reached=reached(rows))
 

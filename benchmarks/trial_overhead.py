@@ -125,8 +125,10 @@ def main() -> None:
     table = pd.DataFrame([stages(row, wall) for row, wall in zip(clock.rows[1:], gaps(clock.at), strict=True)])
     own, search = float(table["own"].median()), float(table["search"].median())
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    print(f"median beside {', '.join(WORK)} (scoring the file is measuring): {own:.3f} s a trial (target {TARGET_S} s)")
-    print(f"median beside {' and '.join(CHECKS)} too (asking, Ray, telling, writing): {search:.3f} s a trial")
+    print(
+        f"median without {', '.join(WORK)} (scoring counts as measuring): {own:.3f} s per trial (target {TARGET_S} s)"
+    )
+    print(f"median also without {' and '.join(CHECKS)} (asking, Ray, telling, writing): {search:.3f} s per trial")
     driver = driver_seconds(chosen.driver_rows)
     print(f"the driver's own work: {1000 * driver:.2f} ms of a processor for each of {chosen.driver_rows} rows")
     write_json(

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
 
-settings.register_profile("any machine", deadline=None)  # an example may take long on a busy machine
+# Without a deadline, because an example may take long on a busy machine. Every run has the same
+# examples, so that a failure can be repeated.
+settings.register_profile("any machine", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("any machine")
 
 

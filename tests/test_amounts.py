@@ -79,7 +79,7 @@ def test_a_source_that_cannot_fit_is_left_out_unless_it_is_the_cheapest() -> Non
     assert list(shared_out(asked, 100, 60.0, each=0.2, stated=["dear"]).sets) == ["cheap", "dear"]
 
 
-def test_pooled_phases_cost_less_and_stay_within_what_they_get() -> None:
+def test_pooled_phases_cost_less_and_stay_within_their_share() -> None:
     method, params = DeepInversion(), {"iterations": 3000, "pooled": True}
     assert method.passes(params) == pytest.approx(2000 / 4 + 1000)
     fewer = method.within(params, 150)

@@ -110,7 +110,7 @@ UNFIT = [
 
 
 @pytest.mark.parametrize(("params", "told"), UNFIT)
-def test_a_space_that_gives_anything_but_json_values_is_told(model: nn.Module, params: object, told: str) -> None:
+def test_a_space_with_values_that_are_no_json_is_refused(model: nn.Module, params: object, told: str) -> None:
     with pytest.raises(UserError, match=f"'returns' cannot apply to test_resnet: {told}"):
         applicable([Returns(params, at_once=True)], model, job(), ["returns"])
     space = JobSpace(model, [Returns(params, at_once=False)], Limits(), "stage", 1)

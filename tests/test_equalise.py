@@ -125,12 +125,12 @@ BORDERS = {
 
 
 @pytest.mark.parametrize("name", CROSSED)
-def test_it_crosses_homogeneous_functions(name: str) -> None:
+def test_homogeneous_functions_are_crossed(name: str) -> None:
     unchanged(Net(CROSSED[name]), torch.randn(2, 3, 12, 12), pairs=1)
 
 
 @pytest.mark.parametrize("name", BORDERS)
-def test_it_crosses_nothing_else(name: str) -> None:
+def test_other_functions_are_not_crossed(name: str) -> None:
     unchanged(Net(BORDERS[name], nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 12, 12), pairs=0)
 
 

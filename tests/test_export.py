@@ -200,7 +200,7 @@ def test_the_direct_export_equals_the_public_exporter(hardened: fx.GraphModule) 
 
 
 @pytest.mark.parametrize("kind", ["affine", "plain", "batch"])
-def test_a_norm_that_stays_is_one_node(kind: str, tmp_path: Path) -> None:
+def test_an_unfolded_norm_is_one_node(kind: str, tmp_path: Path) -> None:
     """``batch`` has no statistics of its own, so only the public exporter can write it."""
     norm = nn.BatchNorm2d(4, eps=0.1, affine=kind == "affine", track_running_stats=kind != "batch")
     for tensor in [*norm.parameters(), *norm.buffers()]:

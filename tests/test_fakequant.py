@@ -9,16 +9,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.contract import TensorSpec
 from autocompress.errors import TrialFailed
 from autocompress.quantization.fakequant import ACTIVATION_ESTIMATORS, WEIGHT_ESTIMATORS, UniformFakeQuantizer
 from autocompress.quantization.ops import fake_quant
-
-settings.register_profile("calm", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("calm")
 
 BITS = st.integers(2, 8)
 

@@ -209,7 +209,7 @@ def test_a_search_on_a_full_disk_keeps_its_rows_and_can_be_resumed(tmp_path: Pat
         ballast.write_bytes(b"0" * 1_850_000)
         with pytest.raises(UserError, match="there is no room left to write to") as told:
             run.search(job, opener=open_large)
-        assert f"'autocompress resume {job.folder}' goes on" in told.value.hint
+        assert f"'autocompress resume {job.folder}' continues" in told.value.hint
         ballast.unlink()
         found = run.resume(job.folder, trials=5, opener=open_large)
         assert list(found.trials["trial"]) == [0, 1, 2, 3, 4]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.quantization.histograms import Entropy, Histogram, MeanSquaredError, Percentile, divergence
@@ -20,9 +20,6 @@ from autocompress.quantization.scales import (
     symmetric,
     unsigned_levels,
 )
-
-settings.register_profile("calm", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("calm")
 
 LEVELS = unsigned_levels(8)
 ALL = [MinMax, MovingAverage, Percentile, lambda: MeanSquaredError(LEVELS), lambda: Entropy(LEVELS)]

@@ -282,7 +282,7 @@ def test_costs_by_formula_are_those_of_the_sliced_network(network: nn.Module) ->
     assert found[parameters] == pytest.approx(weights + biases)
 
 
-def test_a_layer_behind_a_concatenation_costs_what_its_sum_of_inputs_does() -> None:
+def test_the_cost_of_a_layer_after_a_concatenation_depends_on_the_sum_of_its_inputs() -> None:
     names = ("a", "b", "c", "d")
     layer = Layer("l", "dense", 40, 16, 1, 9, 4, {"a": 16, "b": 8, "c": 16}, {"c": 8, "d": 8})
     parts = [Part(name, "structure", (1.0, 0.5, 0.25)) for name in names] + [Part("g", "weight_bits", (8, 2))]

@@ -25,7 +25,7 @@ def block(page: str, language: str, first_line: str) -> str:
     return found
 
 
-def test_it_is_short() -> None:
+def test_the_readme_is_short() -> None:
     assert len(TEXT.splitlines()) <= MOST_LINES, "details belong to docs/"
 
 
@@ -39,7 +39,7 @@ def test_its_commands_exist() -> None:
     assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def test_it_shows_the_two_commands() -> None:
+def test_the_readme_shows_the_two_commands() -> None:
     assert "make demo" in TEXT
     assert "make test" in TEXT
 

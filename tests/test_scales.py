@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.quantization.ops import dequantize
@@ -22,9 +22,6 @@ from autocompress.quantization.scales import (
     symmetric,
     unsigned_levels,
 )
-
-settings.register_profile("calm", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("calm")
 
 BITS = st.integers(2, 8)
 END = st.floats(-1e4, 1e4, width=32)

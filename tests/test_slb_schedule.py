@@ -35,7 +35,7 @@ def test_the_schedule_of_the_paper_without_a_hard_tail() -> None:
 
 
 @given(st.integers(1, 2000), st.sampled_from(KINDS), st.floats(0, 0.5), st.floats(0.51, 1.0))
-def test_it_rises_from_first_to_last_over_any_budget(units: int, kind: str, start: float, end: float) -> None:
+def test_the_temperature_rises_over_any_budget(units: int, kind: str, start: float, end: float) -> None:
     schedule = TemperatureSchedule(kind, 1.0, 1e3, start, end)  # type: ignore[arg-type]
     of = [schedule.temperature(unit, units) for unit in range(1, units + 1)]
     assert all(before <= after for before, after in itertools.pairwise(of))

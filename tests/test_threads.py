@@ -36,7 +36,7 @@ def test_several_threads_are_kept_if_they_are_faster(
     assert chosen[-1] == expected
 
 
-def test_a_number_that_the_user_sets_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_threads_set_by_the_user_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setattr(threads, "_step", lambda: pytest.fail("nothing needs to be timed"))
     limit_threads()

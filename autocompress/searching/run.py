@@ -129,7 +129,7 @@ def _go_on(
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
-    return full_disk_told(folder, f"make room; 'autocompress resume {folder}' goes on")
+    return full_disk_told(folder, f"make room; 'autocompress resume {folder}' continues")
 
 
 def versions() -> dict[str, str]:

@@ -1,12 +1,10 @@
-"""AdderNet's CPU kernels on ResNet-18's layers.
+"""AdderNet's CPU kernels on the layers of ResNet-18, compared with what PyTorch has.
 
-Float32 against ``torch.cdist``, integers against a convolution.
-
-Rivals take turns, a round each; ratios are medians over rounds of one run with bootstrap intervals.
-The rival in float32 is what PyTorch offers without a kernel: patches, ``torch.cdist(p=1)``, and a
-backward pass by AdderNet's rules in chunks. The rival of integers is ``conv2d`` in float32, in the
-quicker of both memory formats; the integers' time has the reading of patches in it, as the
-convolution's has its preparations.
+Rivals alternate, with one run of each in a round. Ratios are medians over the rounds, with
+bootstrap intervals. In float32, the rival is what PyTorch has without a kernel: patches,
+``torch.cdist(p=1)``, and a backward pass by AdderNet's rules in chunks. In integers, the rival is
+``conv2d`` in float32, in the faster of both memory formats. Our time includes reading patches, as
+that of the convolution includes its preparations.
 """
 
 from __future__ import annotations
