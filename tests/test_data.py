@@ -192,7 +192,7 @@ def test_no_data_at_all_is_an_error() -> None:
         data.load(DataConfig())
 
 
-def test_without_training_images_latency_can_still_be_measured() -> None:
+def test_without_training_images_held_out_splits_are_loaded() -> None:
     splits = data.load(DataConfig(val="digits", test="digits"))
     assert len(splits.train) == 0
     assert list(splits.train.loader(8)) == []

@@ -142,7 +142,7 @@ def test_small_deviations(divergence: Any, m: float, s: float, shift: float, spr
     assert spread_only == pytest.approx(spread**2, rel=0.1, abs=1e-12)  # the next term has the third order
 
 
-def test_a_collapsed_channel_has_a_large_divergence_and_a_dead_one_a_small_one() -> None:
+def test_a_collapsed_channel_has_a_large_divergence_and_a_dead_one_a_finite_one() -> None:
     for divergence, growth in (("measured", 1.4), ("recorded", 50)):  # by the logarithm, or by 1 / variance
         collapsed = [gaussian_divergence(norm(0, 1, 0, std), divergence).item() for std in (1e-1, 1e-2, 1e-3)]  # type: ignore[arg-type]
         assert collapsed[2] > growth * collapsed[1] > growth**2 * collapsed[0]

@@ -88,7 +88,7 @@ def test_a_constant_pixel_does_not_change() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 3), c=st.integers(1, 3), h=st.integers(4, 19), w=st.integers(4, 19), patch=st.integers(1, 4))
-def test_patches_are_reassembled_into_the_image(n: int, c: int, h: int, w: int, patch: int) -> None:
+def test_an_image_is_split_into_patches_and_reassembled(n: int, c: int, h: int, w: int, patch: int) -> None:
     images = torch.arange(n * c * h * w, dtype=torch.float32).view(n, c, h, w)
     vectors = to_patches(images, patch)
     assert vectors.shape == (n, -(-h // patch) * -(-w // patch), c * patch * patch)
