@@ -18,10 +18,10 @@ class Backbone:
     """One row of the table.
 
     Attributes:
-        name: of timm.
+        name: name in timm.
         size: height and width of its images.
-        args: of ``timm.create_model``. Where timm has no small network of a kind, they make it
-            shallow: its layers are the same, and there are fewer of them.
+        args: arguments of ``timm.create_model``. If timm has no small network of a family, they
+            make it shallow: it has fewer layers of the same kinds.
     """
 
     name: str

@@ -31,13 +31,13 @@ class Paper:
     """What one folder holds.
 
     Attributes:
-        title: with authors and source.
-        ways: rows of students, of ``free_students.WAYS``; real images are always shown.
-        sources: rows of uses, of ``free_uses.SOURCES``.
-        sheet: the way that the contact sheet shows.
-        figures: the paper's own rows: heads, then lines.
-        remark: about them.
-        heading: of them.
+        title: title of the paper with authors and source.
+        ways: rows of students, by names in ``free_students.WAYS``; real images are always shown.
+        sources: rows of uses, by names in ``free_uses.SOURCES``.
+        sheet: the way whose images are on the contact sheet.
+        figures: rows of the paper: headers, then lines.
+        remark: a remark about these rows.
+        heading: heading of these rows.
     """
 
     title: str

@@ -42,9 +42,9 @@ class Use:
     """One use of the images.
 
     Attributes:
-        words: for tables.
-        sources: whose images are tried, beside the real ones.
-        target: points that the first of them may lose against real images.
+        words: description for tables.
+        sources: data sources to compare with real images.
+        target: maximum points that the first source may lose to real images.
         claims: orders that the papers claim.
     """
 

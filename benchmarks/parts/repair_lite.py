@@ -31,11 +31,11 @@ class Setting:
     """What the figures depend on.
 
     Attributes:
-        weights: the ``.pth`` file; None for that of the package; "random" for none, to try it out.
+        weights: the ``.pth`` file; None for that of the package; "random" to try the script out.
         pictures: a folder of photographs; None for those of installed packages.
-        images: crops to fit on.
-        held_out: crops to judge by.
-        size: pixels.
+        images: number of crops for fitting.
+        held_out: number of crops for judging.
+        size: size of the crops in pixels.
     """
 
     weights: str | None = None

@@ -20,12 +20,12 @@ class Asked:
     """What every table is made with.
 
     Attributes:
-        file: where it goes.
-        command: that makes it.
-        data: of the baseline.
-        epochs: of the baseline, in place of its own; None leaves these.
-        until: when no further row is begun; None for no end.
-        small: networks and shares are few, to try a part out.
+        file: the JSON file.
+        command: the command that makes the table.
+        data: name of the data set.
+        epochs: epochs of the baseline; None for its own number.
+        until: time after which no row begins; None for no limit.
+        small: whether to use few networks and shares, to try a part out.
     """
 
     file: Path

@@ -28,8 +28,8 @@ class Claim:
     Attributes:
         text: the sentence.
         first, second: keys of the rows.
-        margin: None: ``first`` is better. Else: both are as good, up to ``margin`` points.
-        paper: the paper's own points, ``first`` minus ``second``; None where it prints none.
+        margin: None if ``first`` is better; else both are equal up to ``margin`` points.
+        paper: points of the paper, ``first`` minus ``second``; None if it prints none.
     """
 
     text: str

@@ -32,9 +32,9 @@ class Backbone:
     """A small model, and the seeds that its float baselines and trainings are made with.
 
     Attributes:
-        label: in the table.
-        name: in timm.
-        args: for timm.
+        label: name in the table.
+        name: name in timm.
+        args: arguments of ``timm.create_model``.
     """
 
     label: str
@@ -47,10 +47,10 @@ class Line:
     """One row of a table.
 
     Attributes:
-        section: heading.
-        label: words; unique for the backbone.
-        setting: what is done; as :attr:`Way.make` takes it.
-        paper: the paper's figures by its own network, percent.
+        section: heading above the row.
+        label: description of the row, unique for the backbone.
+        setting: the setting for :attr:`Way.make`.
+        paper: figures of the paper in percent, by its network.
     """
 
     section: str
@@ -73,13 +73,13 @@ class Way:
     """How rows are made, and what a table says of it.
 
     Attributes:
-        make: (baseline, setting, seed=, images=) -> which test images are labelled rightly, bool
-            ``(images,)``.
-        words: about the training, with ``{epochs}`` and ``{images}``.
-        one_baseline: that of the first seed serves all seeds, which then vary what is done to it.
-        head: what rows depend on beside the options.
-        appendix: Markdown behind the rows.
-        more: the same for the JSON, by name.
+        make: (baseline, setting, seed=, images=) -> whether each test image is classified
+            correctly, bool ``(images,)``.
+        words: a description of the training, with ``{epochs}`` and ``{images}``.
+        one_baseline: all seeds use the baseline of the first seed.
+        head: values on which rows depend besides the options.
+        appendix: Markdown after the rows.
+        more: further values of the JSON file, by name.
     """
 
     make: Callable[..., np.ndarray] = simulate

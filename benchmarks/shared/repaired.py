@@ -39,7 +39,7 @@ class SearchableJob:
     Attributes:
         baseline: the trained network.
         seed: random seed of images, orders and training.
-        folder: of the store, so that orders and moments are made once.
+        folder: folder of the store, in which orders and moments are kept.
     """
 
     baseline: Trained

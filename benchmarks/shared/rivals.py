@@ -65,7 +65,7 @@ class Nncf:
     """NNCF in a virtual environment of its own.
 
     Attributes:
-        python: the environment's interpreter.
+        python: the interpreter of the environment.
     """
 
     python: Path

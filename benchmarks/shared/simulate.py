@@ -67,11 +67,11 @@ class Setting:
     """How one network is quantized.
 
     Attributes:
-        method: the quantizer of weights; activations are its own business or those of ``quantize``.
-        weights, activations: bits; None leaves them in float.
-        params: of the method, over its defaults.
-        qat: of the training, over ``QAT``; None: ranges after training only.
-        exempt: stem and classifier at 8 bits at least.
+        method: the quantizer of weights. Activations are quantized by it, or else by ``quantize``.
+        weights, activations: numbers of bits; None for float.
+        params: parameters of the method that differ from its defaults.
+        qat: settings of the training that differ from ``QAT``; None for no training.
+        exempt: whether stem and classifier have at least 8 bits.
     """
 
     method: str = "quantize"
