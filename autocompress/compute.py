@@ -23,11 +23,11 @@ class Compute:
     """Where and how torch computes; made once from a job and passed to all code that uses torch.
 
     Attributes:
-        device: of the tensors.
+        device: device of the tensors.
         half: the 16-bit type of mixed precision; None for float32.
         channels_last: convolutions are trained in the memory format NHWC.
         compile: networks are compiled (``torch.compile``) where they are trained.
-        threads: of torch on the processor; None: chosen (``training.threads``).
+        threads: number of threads of torch on the processor; None: chosen (``training.threads``).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -18,7 +18,7 @@ def imported(path: Path, kind: str) -> ModuleType:
     """Executes the Python file at ``path`` and returns its module.
 
     Args:
-        path: of the file; its name in ``sys.modules`` is made from it.
+        path: path of the file; its name in ``sys.modules`` is made from it.
         kind: what the module is for, part of that name.
 
     Raises:

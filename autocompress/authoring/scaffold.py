@@ -76,7 +76,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     """Writes a package of ``kind`` into ``folder / autocompress-<name>``.
 
     Args:
-        name: of the method, device or data set; lower-case letters, digits and underscores.
+        name: name of the method, device or data set; lower-case letters, digits and underscores.
         kind: one of ``KINDS``.
         folder: where the package's folder is made.
 

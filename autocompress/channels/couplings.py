@@ -48,7 +48,7 @@ def couplings(
         model: a float model, maybe with layers of plugins; it is not changed.
         input_size: (channels, height, width).
         mode: one of ``MODES``.
-        specs: of the layer types of plugins, for example ``manager().layer_specs()``.
+        specs: descriptions of the layer types of plugins, for example ``manager().layer_specs()``.
         verify: False skips measuring and leaves ``safe`` True, for a model that was measured
             before.
         known: the result of :func:`judged` for this network, where it is known.

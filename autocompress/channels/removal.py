@@ -72,9 +72,9 @@ def remove(
             new model rebuilds the structure.
         input_size: (channels, height, width).
         mode: that of the couplings, one of ``MODES``.
-        specs: of the layer types of plugins.
-        couplings: of this model and mode, where they are known; else they are found again, without
-            measuring.
+        specs: descriptions of the layer types of plugins.
+        couplings: couplings of this model and mode, where they are known; else they are found
+            again, without measuring.
 
     Raises:
         InvalidRecipe: if ``keep`` names a coupling that does not exist or cannot lose channels, is

@@ -24,7 +24,7 @@ def share_of(coupling: Coupling, layers: Share) -> float:
     Where a transform joined layers with different shares, the largest share decides.
 
     Args:
-        coupling: of any network made from the baseline.
+        coupling: coupling of any network made from the baseline.
         layers: by layer of the baseline, see :func:`of_layers`.
     """
     origins = (origin_of(writer, layers) for writer in coupling.producers)

@@ -36,7 +36,7 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
             If the budget names a ``reference`` or ``data``, its file is checked like any other
             file.
         budget: a budget file; see ``docs/ci.md``.
-        trial: of a run; the recommended one by default.
+        trial: trial of a run; the recommended one by default.
 
     Raises:
         UserError: if the budget or the model cannot be read, or a limited figure is unknown.

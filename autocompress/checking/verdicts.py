@@ -26,7 +26,7 @@ class Judged:
     """One limit.
 
     Attributes:
-        name: of the quantity, or "operators".
+        name: name of the quantity, or "operators".
         limit: as text.
         found: the figure as text.
         verdict: whether the limit is met.

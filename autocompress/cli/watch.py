@@ -65,7 +65,7 @@ class Watched:
     """The state of a run. Its table is read again when the file has changed.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
 
     Raises:
         UserError: if it is not a run, or one of its files is broken.

@@ -38,7 +38,7 @@ class Admission:
     """Probes nodes when a search begins, and when they join later.
 
     Args:
-        nodes: of the cluster.
+        nodes: nodes of the cluster.
         question: for each of them.
         note: called with a text for each node that gets no work.
         same_processor: refuses nodes with another processor than the driver's.

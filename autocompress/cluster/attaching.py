@@ -74,7 +74,7 @@ def attached(address: str, is_ending: Callable[[], bool] = lambda: False) -> Ite
     """Within the block, this process is a driver of the cluster at HOST:PORT.
 
     Args:
-        address: of its head.
+        address: address of its head.
         is_ending: whether the process ends at once, so that it need not disconnect.
 
     Raises:

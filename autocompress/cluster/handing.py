@@ -42,7 +42,7 @@ def handed_out(baseline_file: Path, keys: Iterable[str]) -> Handed:
 
     Args:
         baseline_file: the exported baseline.
-        keys: of the entries of the store.
+        keys: keys of the entries of the store.
     """
     store, weights = Store(), handed.kept()
     there = weights is not None and weights.is_file()

@@ -50,7 +50,7 @@ class Question:
     Attributes:
         nonce: a file that the driver wrote to the folder of the run.
         secret: its content.
-        paths: of the job, readable by the driver.
+        paths: paths of the job, readable by the driver.
         environment: variables of the driver for processes without them, such as that of the cache.
     """
 
@@ -65,7 +65,8 @@ class Facts:
     """The facts about a node or the driver.
 
     Attributes:
-        versions: of Python, libraries, autocompress with a digest of its files, and plugins.
+        versions: versions of Python, libraries, autocompress with a digest of its files, and
+            plugins.
         processor: properties by which a runtime chooses kernels.
         machine: key of the machine; two nodes may be on one.
         fault: the reason why the node cannot work; empty if it can.

@@ -13,7 +13,7 @@ class Slots:
     """Places for workers on the admitted nodes.
 
     Args:
-        nodes: of the cluster.
+        nodes: nodes of the cluster.
         admission: decides which of them get work.
         request: resources of a worker, by Ray's names.
     """

@@ -68,11 +68,11 @@ def with_logits(
     Args:
         model: the float baseline; not changed.
         model_key: content key of its weights and architecture.
-        transfer: of the recipe.
+        transfer: transfer set of the recipe.
         images: number of images that the training will use.
         store: where logits are kept.
         compute: where and how torch computes.
-        seed: of the draw.
+        seed: random seed of the draw.
         pause: called between batches.
     """
     count = min(images, len(transfer.train))

@@ -111,7 +111,7 @@ def bounded(method: DataSource, params: Params, held_out: int, seconds: float, e
 
     Args:
         method: the source.
-        params: of the source.
+        params: parameters of the source.
         held_out: number of images of this source that judge candidates.
         seconds: for both.
         each: seconds of a pass of one image.

@@ -53,8 +53,8 @@ class Pipeline:
         methods: those that apply, in the order of the plugin manager.
         transfer: images for scoring, calibration and training of recipes without a data source;
             None for dry runs only.
-        granularity: of the job.
-        seed: of the job.
+        granularity: granularity of the job.
+        seed: random seed of the job.
         compute: where and how torch computes.
         store: the store for results of stages.
         sources: makes the images of recipes with a data source.

@@ -25,9 +25,9 @@ class Cut:
     """A planned removal of channels.
 
     Attributes:
-        couplings: of the network, in ``mode``.
+        couplings: couplings of the network, in ``mode``.
         keep: for each coupling that loses channels, the channels that stay, ascending.
-        mode: of the couplings.
+        mode: mode of the couplings.
     """
 
     couplings: Sequence[Coupling]
@@ -46,7 +46,7 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
         model: the network that enters the stage.
         baseline: whose couplings the recipe names.
         asked: by the recipe.
-        specs: of the layer types that plugins bring.
+        specs: descriptions of the layer types that plugins bring.
 
     Raises:
         InvalidRecipe: if the network cannot be traced, or would lose no channel.

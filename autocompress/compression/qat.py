@@ -28,8 +28,8 @@ class QuantizationSchedule(Callback):
     their method.
 
     Args:
-        params: of a recipe (``recipes.settings.qat_space``); ``norm`` may also be "naive", which
-            the paper shows as a worse alternative.
+        params: parameters of a recipe (``recipes.settings.qat_space``); ``norm`` may also be
+            "naive", which the paper shows as a worse alternative.
     """
 
     def __init__(self, params: Params) -> None:

@@ -160,7 +160,7 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
     """Whether a compressed network is repaired front to back; depends on its structure only.
 
     Args:
-        fit: of the recipe.
+        fit: fit of the recipe.
         network: the network that enters PRUNE.
         cut: its removal; None if nothing is pruned, and only a sequential repair is possible.
         baseline_macs: multiply-adds of the baseline.
@@ -258,7 +258,7 @@ def sequential(
         model: compressed.
         original: the baseline.
         cut: the removal; None if nothing was pruned.
-        context: of the stage.
+        context: context of the stage.
         images: to fit on.
         leaves: layer types that stay whole in the graph.
         unlike: layers whose inputs have other statistics on the images than on the data.

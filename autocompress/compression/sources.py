@@ -57,7 +57,7 @@ class Sources:
         methods: the active sources, by name.
         defaults: their parameters in the default recipe; the first source is the default one.
         store: the store for sets.
-        seed: of the job.
+        seed: random seed of the job.
         compute: where and how torch computes.
         seconds: for the images of all sources.
         most_seconds: more than this is an error.
@@ -102,8 +102,8 @@ class Sources:
         the trial makes the set or waits for it.
 
         Args:
-            name: of the source.
-            params: of the source.
+            name: name of the source.
+            params: parameters of the source.
             progress: told the finished fraction.
             pause: called while it is made, and while another process makes it.
             images: number of images that suffices; None for the number in ``params``.
@@ -247,7 +247,7 @@ class Sources:
         on them. Labels are the baseline's predictions.
 
         Args:
-            info: of the job's data.
+            info: description of the job's data.
             pause: called between batches.
         """
         parts = [self._held_out_of(name, None, pause).train for name in self.defaults]

@@ -62,9 +62,9 @@ class Structural:
     Attributes:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
-        specs: of the layer types that plugins bring.
+        specs: descriptions of the layer types that plugins bring.
         store: the store for moments and orders of the baseline.
-        seed: of the job.
+        seed: random seed of the job.
     """
 
     baseline: nn.Module
@@ -141,7 +141,7 @@ class Structural:
         Args:
             model: the network that enters PRUNE, on ``context.device``; changed.
             asked: parameters of PRUNE; None if nothing is pruned.
-            settings: of REPAIR.
+            settings: settings of REPAIR.
             pruner: orders the channels.
             context: with images, and the pruner's state.
             seconds: time by stage is added to it.

@@ -69,7 +69,7 @@ class Context:
         teacher: the baseline in eval mode, on ``device``; None in a dry run.
         input_size: (channels, height, width) of one image.
         compute: where and how torch computes; pass it on to ``training``.
-        seed: of this stage; use it for every random draw.
+        seed: random seed of this stage; use it for all random numbers.
         params: for ``prepare``: the result of ``shared``.
         state: the result of ``prepare``, else None.
         model: for ``Pruner.order``: the network that will lose channels, on ``device``; else None.

@@ -54,8 +54,8 @@ class Part:
             convolution or norm: each output channel depends on one input channel), "parameter" (a
             bare parameter, for example a layer scale).
         index: the indices in the layer for each channel of the coupling.
-        size: of the whole dimension.
-        dim: of a bare parameter, the dimension of the channels; otherwise 0.
+        size: size of the whole dimension.
+        dim: dimension of the channels in a bare parameter; otherwise 0.
     """
 
     layer: str

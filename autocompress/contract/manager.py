@@ -237,7 +237,7 @@ class Manager:
         Args:
             hook: name of the hook.
             on_fault: gets the errors, which are then not logged.
-            **arguments: of the hook.
+            **arguments: arguments of the hook.
         """
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         wrappers = self._begun(implementations, **arguments)

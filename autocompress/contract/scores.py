@@ -19,13 +19,13 @@ def coupling_scores(
     The score of a channel is the mean over the layers that write it.
 
     Args:
-        coupling: of ``model``.
+        coupling: coupling of ``model``.
         layers: by layer of ``model`` or of the baseline, a score for each output channel. Where a
             writer replaces a layer of the baseline (a ghost module), ``LayerSpec.channel_map`` maps
             the scores. A channel of the coupling that is several outputs of a writer (a head, an
             intrinsic map with its ghosts) has their mean.
         model: the network.
-        specs: of the layer types of plugins in it.
+        specs: descriptions of the layer types of plugins in it.
 
     Returns:
         None where no writer has scores.

@@ -105,8 +105,9 @@ class Space:
     Args:
         chooser: gives the values.
         granularity: "model", "stage" or "block"; what :meth:`groups` returns.
-        limits: of the user, by full name: a value fixes, a list narrows the choices, ``{low:,
-            high:}`` narrows the range. A name without group (``ghost.ratio``) is for all groups.
+        limits: limits of the user, by full name: a value fixes, a list narrows the choices,
+            ``{low:, high:}`` narrows the range. A name without group (``ghost.ratio``) is for all
+            groups.
     """
 
     def __init__(self, chooser: Chooser, granularity: str = "stage", limits: Mapping[str, Any] | None = None) -> None:

@@ -15,7 +15,7 @@ class TensorSpec:
     """One tensor to quantize, as in the traced graph.
 
     Attributes:
-        name: of the parameter or graph node; unique in the network.
+        name: name of the parameter or graph node; unique in the network.
         role: "weight" or "activation".
         group: its group of the baseline (see ``Space.groups``).
         operator: what makes or uses it: "conv", "depthwise", "linear", "input" (the image), or

@@ -33,7 +33,7 @@ class Pictures(Protocol):
 
     Attributes:
         key: equal keys mean equal pictures.
-        place: of the pictures, as text.
+        place: place of the pictures, as text.
     """
 
     key: str
@@ -70,7 +70,7 @@ class Request:
     Attributes:
         indices: positions in the list of pictures.
         slots: positions in the images that are kept.
-        seeds: of the augmentation of each; None for evaluation.
+        seeds: seeds of the augmentation of each; None for evaluation.
         by_pipe: the answer is an array, for machines with little shared memory.
     """
 

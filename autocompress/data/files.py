@@ -74,7 +74,7 @@ class Files:
         Args:
             names: paths below the root.
             facts: size, time, device and inode of each, int64 ``(N, 4)``.
-            label: of the class.
+            label: label of the class.
         """
         coded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in coded], dtype=np.int64)

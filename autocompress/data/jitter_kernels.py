@@ -31,7 +31,7 @@ def jittered(image: np.ndarray, order: np.ndarray, factors: np.ndarray) -> None:
 
     Args:
         image: uint8 ``(height, width, 3)``.
-        order: of the changes; other numbers than those above are ignored.
+        order: order of the changes; other numbers than those above are ignored.
         factors: float32, of brightness, contrast and saturation.
     """
     height, width = image.shape[0], image.shape[1]

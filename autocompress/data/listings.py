@@ -60,9 +60,9 @@ class Watch:
     """Compares a kept listing with its folder in the background.
 
     Attributes:
-        root: of the listing.
-        home: of the kept listing.
-        key: of its files.
+        root: root folder of the listing.
+        home: folder of the kept listing.
+        key: key of its files.
     """
 
     root: Path
@@ -165,10 +165,10 @@ def keep(
     """Keeps a listing if it is large and its folders did not change; returns the key of its files.
 
     Args:
-        root: of the listing.
+        root: root folder of the listing.
         asked: the classes that it must have; None for those that were found.
-        classes: of the listing.
-        files: of the listing.
+        classes: classes of the listing.
+        files: files of the listing.
         folders: every folder that was read, without ``root``.
         began: when the listing began (:func:`now`).
     """

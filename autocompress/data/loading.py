@@ -56,7 +56,7 @@ def load(
         seed: for splits that are drawn from other splits.
         has_weights: the weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
-        trials: of the job at the same time, which share the processors.
+        trials: number of trials of the job at the same time, which share the processors.
         augment: how training images are augmented; None for the way of the data set.
         task: what the labels are for.
         **wanted: requirements of the model on its images, the fields of :class:`Wanted`; by default

@@ -19,7 +19,7 @@ class Source:
     Attributes:
         train: images to train on; all images of a data set without ``val`` and ``test``.
         val, test: held-out images.
-        info: of all splits.
+        info: description of all splits.
         notes: sentences for the user about the data.
         labelled: False where labels have no meaning. Training on such images uses the outputs of
             the baseline, and ``info`` has no classes.

@@ -38,7 +38,7 @@ class Roles:
     Args:
         words: the name of the data set in the job, by role.
         sources: the data set of each name.
-        info: of all splits.
+        info: description of all splits.
         seed: for drawing parts of splits.
         has_weights: the weights were trained elsewhere.
     """

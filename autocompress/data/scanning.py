@@ -93,9 +93,9 @@ def pictures_in(folder: Path, root: Path, label: int = 0) -> Scanned:
     A link to a folder that holds the link, or that was visited before, is not followed.
 
     Args:
-        folder: of a class.
-        root: of the listing; paths are relative to it.
-        label: of the class.
+        folder: folder of a class.
+        root: root folder of the listing; paths are relative to it.
+        label: label of the class.
 
     Raises:
         UserError: if a folder cannot be read, or a link is broken.

@@ -33,8 +33,8 @@ class Index:
     Attributes:
         shard: number of the tar file, int64.
         start: byte at which the content begins, int64.
-        size: of the content, bytes, int64.
-        label: of the picture, int64.
+        size: size of the content, bytes, int64.
+        label: label of the picture, int64.
     """
 
     shard: np.ndarray
@@ -47,9 +47,9 @@ class Shards:
     """The pictures of one split of ``wds/``, whose shards are files.
 
     Args:
-        name: of the split, as text.
+        name: name of the split, as text.
         files: the shards, in order.
-        endings: of pictures in a shard, without the dot.
+        endings: endings of pictures in a shard, without the dot.
         exif: turn pictures upright by their EXIF orientation.
 
     Raises:

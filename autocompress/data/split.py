@@ -174,7 +174,7 @@ class Splits:
         whole_val: all validation images, where ``val`` is a part of them; the front is scored on
             these at the end.
         test: for the last report; empty where the user has none.
-        info: of all three.
+        info: description of all three splits.
         synthetic: number of images by data source, where these replace training images.
         unlabelled: the labels of ``train`` have no meaning.
         by_agreement: the labels of ``val`` are the predictions of the baseline, so accuracy on it

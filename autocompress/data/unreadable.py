@@ -56,8 +56,8 @@ def without_unreadable(split: Split, role: str, share: float) -> tuple[Split, st
 
     Args:
         split: other splits than those of pictures are returned as they are.
-        role: of the split, in words.
-        share: of the pictures that may be left out.
+        role: role of the split, in words.
+        share: share of the pictures that may be left out.
 
     Raises:
         UserError: if more pictures cannot be read; names the first one.

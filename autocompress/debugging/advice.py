@@ -26,7 +26,7 @@ def exclusions(layers: Sequence[LayerError], kept: Mapping[str, Kept], plan: Map
     Args:
         layers: the compared layers.
         kept: remaining channels, by layer.
-        plan: of the artifact.
+        plan: plan of the artifact.
     """
     lines: dict[str, list[str]] = {}
     for error in _worst(layers):

@@ -37,7 +37,7 @@ def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str,
 
     Args:
         model: the baseline.
-        steps: of a plan, ``plan["transforms"]``.
+        steps: steps of a plan, ``plan["transforms"]``.
         methods: by name.
     """
     outputs = _numbers(model, steps, methods, axis=0)

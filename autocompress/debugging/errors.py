@@ -28,7 +28,7 @@ class LayerError:
         layer: its name.
         kept, channels: number of output channels that remain, and of the baseline.
         snr_db: power of the float output relative to that of the difference, in decibels.
-        cosine: of both outputs.
+        cosine: cosine similarity of both outputs.
         kl: Kullback-Leibler divergence of the class probabilities in nats, if the float network
             continues from the output of this layer in the compressed network. It is the error of
             all layers so far that passes through this layer.
@@ -71,7 +71,7 @@ class Compared:
 
     Attributes:
         layers: in the order in which they run.
-        kl: of the logits, in nats.
+        kl: KL divergence of the logits, in nats.
         equal: percent of images with the same label.
         images: number of images.
     """

@@ -23,7 +23,7 @@ def card(result: SearchResult, row: Mapping[str, Any], told: Mapping[str, Any], 
 
     Args:
         result: the run.
-        row: of the trial, with the columns of front.csv or of trials.csv.
+        row: row of the trial, with the columns of front.csv or of trials.csv.
         told: preprocessing of pictures (``preprocessing.json``).
         check: the check of the script; None if it did not run.
     """

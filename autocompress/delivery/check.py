@@ -62,7 +62,7 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
 
     Args:
         folder: with the script, the model and ``preprocessing.json``.
-        job: of the run; its data give the pictures.
+        job: job of the run; its data give the pictures.
         info: size, preprocessing and classes of the model.
         most: number of pictures.
     """

@@ -53,7 +53,7 @@ def compare_files(
         threads: number of threads on the device.
         batch: images a run.
         input_size: height and width in pixels, for files that leave it open.
-        seconds: of measuring, for each of ``others``.
+        seconds: seconds for measuring each of ``others``.
 
     Returns:
         One entry for each of ``others``, in their order.

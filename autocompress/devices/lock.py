@@ -38,7 +38,7 @@ class MachineLock:
     locked and a warning says so.
 
     Args:
-        folder: of the lock files; by default a folder that all users of the machine share
+        folder: folder of the lock files; by default a folder that all users of the machine share
             (``locks.place``). Processes that name the same folder on the same machine exclude each
             other.
 

@@ -106,7 +106,7 @@ def layer_times(
         input_size: (channels, height, width) where the files leave them open.
         threads, batch: of a run.
         seconds: approximate time for each file.
-        profiler: of the runtime; ONNX Runtime's by default.
+        profiler: profiler of the runtime; ONNX Runtime's by default.
 
     Raises:
         TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.

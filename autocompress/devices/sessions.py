@@ -82,7 +82,7 @@ def load(
     Args:
         file: ONNX.
         threads: within an operator.
-        level: of the graph optimisations.
+        level: level of the graph optimisations.
         provider: name and options of the execution provider; the CPU provider is its fallback.
 
     Raises:

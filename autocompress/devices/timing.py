@@ -165,7 +165,7 @@ def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95
 
     Args:
         sittings: ratios of the pairs of each sitting; no sitting is empty.
-        confidence: of the interval.
+        confidence: confidence of the interval.
 
     Returns:
         (median, low, high).

@@ -29,7 +29,7 @@ class LayerFacts:
         in_channels, out_channels: channels, or features of a linear layer; 0 where a custom leaf
             has none.
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
-        groups: of a convolution.
+        groups: number of groups of a convolution.
         input_shape, output_shape: of its tensors.
         macs: multiply-adds per image, summed over its calls; 0 for a custom leaf, which counts its
             operators itself.

@@ -57,7 +57,7 @@ class MeasuredCosts:
         maps: conversion of tensors of convolutions.
         rows: conversion of other tensors.
         verdict: the fastest choice by the times of whole files.
-        weight: of conversions relative to regions, by the times of whole files.
+        weight: weight of conversions relative to regions, by the times of whole files.
     """
 
     patterns: Sequence[Pattern]

@@ -27,8 +27,8 @@ class Network:
     Attributes:
         model: in eval mode; it is not changed.
         input_size: (channels, height, width).
-        specs: of the layer types that plugins brought.
-        table: of the device.
+        specs: descriptions of the layer types that plugins brought.
+        table: placement table of the device.
     """
 
     model: nn.Module

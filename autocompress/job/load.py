@@ -121,7 +121,7 @@ def sentence(
     """The first of pydantic's errors, in the order of the file, as one sentence.
 
     Args:
-        error: of a file's values.
+        error: error of a file's values.
         source: where they were written.
         whole: what the file describes.
         hint: for a key that is not known; takes what ``where_it_belongs`` takes.

@@ -29,8 +29,8 @@ class FileLock:
     each other, also in one process. A forked child does not inherit locks.
 
     Args:
-        path: of the lock file. Its folder must exist. The file is made if it is missing, and never
-            written. With ``flock``, read access is enough for a file of another user.
+        path: path of the lock file. Its folder must exist. The file is made if it is missing, and
+            never written. With ``flock``, read access is enough for a file of another user.
         mode: permissions of a new lock file; None for those of the umask.
     """
 

@@ -29,8 +29,8 @@ class KernelLock:
     """An open lock file.
 
     Args:
-        path: of the lock file; made if it is missing. It is never written, so a file of another
-            user can be used.
+        path: path of the lock file; made if it is missing. It is never written, so a file of
+            another user can be used.
         mode: permissions of a new file; None for those of the umask.
 
     Raises:

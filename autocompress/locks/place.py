@@ -24,7 +24,7 @@ def machine_files(*names: str, folder: Path | None = None) -> list[Path]:
     of one machine have different host names.
 
     Args:
-        names: of the locks.
+        names: names of the locks.
         folder: made if missing. Default: the environment variable ``AUTOCOMPRESS_LOCKS`` (several
             containers of one machine can share such a folder), else a local folder that every user
             may write to.

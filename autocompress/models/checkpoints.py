@@ -43,7 +43,7 @@ class Checkpoint:
     """Weights from a file, and other values that a training run stored in it.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         state: tensors by name.
         args: arguments of the training run, of unknown types.
         architecture: name of the network, where the file has it.

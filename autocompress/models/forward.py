@@ -26,7 +26,7 @@ def check_forward(
         model: the new model, on the CPU.
         input_size: (channels, height, width).
         outputs: their shape for one image; None for any.
-        name: of the model, for the error.
+        name: name of the model, for the error.
 
     Raises:
         UserError: if there is not enough memory, if the model cannot take such images, or if its

@@ -32,7 +32,7 @@ def checked(key: str, given: Any, channels: int) -> Any:
     Args:
         key: one of ``SETTINGS``.
         given: the value to check.
-        channels: of the images.
+        channels: number of channels of the images.
 
     Raises:
         Unfit: if the value is invalid.

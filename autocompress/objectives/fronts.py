@@ -31,7 +31,7 @@ class RowFront(Generic[Row]):
     bound, so that there is always a front. It never holds failed rows and rows without an accuracy.
 
     Args:
-        objectives: of the job.
+        objectives: objectives of the job.
         baseline: the baseline's row.
     """
 
@@ -89,7 +89,7 @@ class Contenders(Generic[Row]):
     its model is deleted.
 
     Args:
-        objectives: of the job.
+        objectives: objectives of the job.
         baseline: the baseline's row.
         rows: those that are there already.
     """

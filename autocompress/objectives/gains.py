@@ -24,7 +24,7 @@ class Gains:
     While no row meets all constraints, a row gains if it is nearer to them than all rows before.
 
     Args:
-        objectives: of the job.
+        objectives: objectives of the job.
         baseline: the baseline's row.
     """
 

@@ -30,7 +30,7 @@ class Quantity:
     Attributes:
         name: its key in a job, under ``objectives`` or ``constraints``.
         column: the column of trials.csv that holds it.
-        unit: of that column: "%", "points", "ms", "B", "µJ", or "" for a count.
+        unit: unit of that column: "%", "points", "ms", "B", "µJ", or "" for a count.
         label: its name on an axis.
         short: its name in a sentence.
         better: the word for a better value: "faster".

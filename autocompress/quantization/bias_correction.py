@@ -46,7 +46,7 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
 
     Args:
         network: calibrated; changed in place.
-        batches: of images ``(N, C, H, W)``; those that calibrated it.
+        batches: batches of images ``(N, C, H, W)``; those that calibrated it.
 
     Returns:
         Number of corrected layers: all quantized ones.

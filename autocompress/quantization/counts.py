@@ -28,8 +28,8 @@ def operator_counts(
     Args:
         model: float, fake-quantized or hardened.
         input_size: (channels, height, width).
-        specs: of the layer types that methods brought; those with ``leaf`` count their own
-            operators.
+        specs: descriptions of the layer types that methods brought; those with ``leaf`` count their
+            own operators.
     """
     found: list[OperatorCount] = []
     work = copy.deepcopy(model)

@@ -33,8 +33,9 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
             ``norm``, and their parameters are unchanged. The network lacks these norms until the
             layers get a forward that uses them. Leaf layers of plugins may be among them, even if
             nothing trains.
-        specs: of the layer types that plugins bring. Leaf layers stay whole. A norm behind one is
-            unchanged unless ``keep`` names the layer, because it cannot be folded here.
+        specs: descriptions of the layer types that plugins bring. Leaf layers stay whole. A norm
+            behind one is unchanged unless ``keep`` names the layer, because it cannot be folded
+            here.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.

@@ -34,7 +34,7 @@ def integer_leaves(model: nn.Module, config: Mapping[str, Any], specs: Sequence[
     Args:
         model: float.
         config: ``LayerBits`` by layer.
-        specs: of the layer types that plugins bring.
+        specs: descriptions of the layer types that plugins bring.
     """
     if not any(spec.leaf for spec in specs):
         return {}

@@ -98,10 +98,10 @@ def quantize(
         trainable: batch norms are not folded but kept in their layers, for training (see
             ``fakelayers``); the hardened network is the same.
         equalise: the ranges of consecutive layers are equalised first.
-        specs: of the layer types that plugins bring. Leaf layers with an integer form keep the norm
-            behind them, even without training, because their weights must stay on the grid of their
-            input.
-        table: of the device that runs the network.
+        specs: descriptions of the layer types that plugins bring. Leaf layers with an integer form
+            keep the norm behind them, even without training, because their weights must stay on the
+            grid of their input.
+        table: placement table of the device that runs the network.
         choose: returns the layers that compute in float, given the regions of the network. By
             default, all layers of ``config`` compute on integers.
 

@@ -103,8 +103,8 @@ def place(
         module: the traced network.
         config: for each convolution, linear and leaf layer by name; a layer that is missing stays
             in float.
-        specs: of the layer types that plugins bring.
-        table: of the device that runs the network.
+        specs: descriptions of the layer types that plugins bring.
+        table: placement table of the device that runs the network.
     """
     return _Placer(module, config, specs, table).run()
 

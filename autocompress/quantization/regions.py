@@ -30,7 +30,7 @@ class Pattern:
         operator: "conv", "depthwise" or "linear".
         inputs, outputs: shapes of one image, without the batch.
         kernel, stride, dilation: of a convolution; 1 for a linear layer.
-        groups: of a convolution that is not depthwise.
+        groups: number of groups of a convolution that is not depthwise.
         followers: the operators up to the next layer, with the number of values that each writes.
     """
 
@@ -99,7 +99,7 @@ class Crossing:
     Attributes:
         source: the layer of the region that writes it.
         readers: layers of the regions that read it.
-        shape: of one image.
+        shape: shape of one image.
         on_grid: in an integer network, its operator writes it as integers.
         is_map: it is a feature map, which float and integer convolutions store in different
             layouts.
@@ -130,7 +130,7 @@ def regions_of(module: fx.GraphModule, config: Mapping[str, LayerBits], placemen
     Args:
         module: the network.
         config: by layer; layers without a weight quantizer are float regions.
-        placement: of the network with integers wherever ``config`` allows them.
+        placement: placement of the network with integers wherever ``config`` allows them.
     """
     names = _layers(module, config, placement)
     owners = _owners(list(module.graph.nodes), names)

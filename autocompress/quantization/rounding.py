@@ -50,7 +50,7 @@ def round_layers(
         network: not calibrated; changed in place.
         how: the rounding of each layer, from :func:`offered`.
         batches: images ``(N, C, H, W)``.
-        seed: of drawn positions.
+        seed: random seed of drawn positions.
     """
     with _plain(network):
         moments = gather(network, list(how), lambda: batches, seed=seed)
@@ -81,7 +81,7 @@ def round_in_order(
         how: the rounding of each layer, from :func:`offered`.
         batches: images ``(N, C, H, W)``; all stay in memory, with the activations that will be
             read.
-        seed: of drawn positions.
+        seed: random seed of drawn positions.
     """
     layers = network.layers()
     own = {name: layer for name, layer in layers.items() if has_columns(layer)}

@@ -111,7 +111,7 @@ def quantize(
         x: any shape.
         scale, zero_point: scalars, or ``(channels,)`` along ``axis``.
         levels: the integers.
-        axis: of the channels in ``x``; None for one scale a tensor.
+        axis: axis of the channels in ``x``; None for one scale a tensor.
     """
     scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
     # Clamped before the zero point is added, because values far outside would not fit an int32.

@@ -30,7 +30,7 @@ class JobSpace:
         model: the baseline; only its structure is used.
         methods: the methods that act, in the order of the manager.
         limits: the parameters that the user fixed or narrowed.
-        granularity: of the job.
+        granularity: granularity of the job.
         epochs: most recovery epochs of a recipe.
         multiple: the channel multiple of the device.
         labelled: the labels of the images of the user are meaningful.

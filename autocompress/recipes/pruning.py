@@ -34,7 +34,7 @@ class Pruning:
         method: the pruner that orders the channels.
         params: its parameters.
         keep: by coupling of the baseline, the share of channels to keep.
-        mode: of the couplings: "inner", "group" or "scatter".
+        mode: mode of the couplings: "inner", "group" or "scatter".
         multiple: numbers of channels are rounded up to a multiple of it.
     """
 

@@ -48,7 +48,7 @@ def steps_of(rung: int, images: int, batch: int, epochs: float) -> int:
         rung: 1 or 2.
         images: to train on.
         batch: images a step; at most ``images``.
-        epochs: of the job's budget, for rung 2.
+        epochs: epochs of the job's budget, for rung 2.
     """
     wanted = QUARTER if rung == 1 else float(epochs)
     steps = max(math.ceil(wanted * images / batch), LEAST_STEPS[rung])

@@ -38,7 +38,7 @@ def recover_space(
     Args:
         space: with the prefix of the stage.
         acting: the transforms and the pruner of the recipe.
-        most_epochs: of the budget of the job.
+        most_epochs: maximum epochs in the budget of the job.
         labelled: the labels of the images of the recipe are meaningful.
         refitted: REPAIR refitted the network and nothing was substituted, so a large learning rate
             would undo the refit.
@@ -97,7 +97,7 @@ def qat_space(
     Args:
         space: with the prefix of the stage.
         acting: the quantizers of the recipe.
-        most_epochs: of the budget of the job.
+        most_epochs: maximum epochs in the budget of the job.
         is_low: some tensor has fewer than 8 bits, so that training is on by default.
         labelled: the labels of the images of the recipe are meaningful.
 

@@ -24,7 +24,7 @@ def curve(
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the input of the consumer.
+        moments: moments of the input of the consumer.
         index: the input channels of the consumer for each channel of the coupling.
         order: permutation of the channels of the coupling, least needed first.
         weights: importance of each output, ``[groups, outputs]``; None for 1.

@@ -110,7 +110,7 @@ def readers(
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the input of the consumer.
+        moments: moments of the input of the consumer.
         index: the input channels of the consumer for each channel of the coupling.
         weights: importance of each output, ``[groups, outputs]``, for example the square of gamma /
             sigma of the norm behind it. Rows of W are scaled by the square root.

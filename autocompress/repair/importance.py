@@ -35,7 +35,7 @@ def gradient_energy(
         batches: returns the images, on the device of the model, at each call.
         seed: for drawing labels.
         pause: called between batches.
-        task: of the model; its labels are drawn.
+        task: task of the model; its labels are drawn.
 
     Returns:
         float64 ``[outputs]`` by layer; zeros for a layer that did not run.

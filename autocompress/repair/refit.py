@@ -36,8 +36,8 @@ def refit(
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the input of the layer. With G in float32 (:meth:`Moments.in_float32`), the
-            equations are solved in float32.
+        moments: moments of the input of the layer. With G in float32 (:meth:`Moments.in_float32`),
+            the equations are solved in float32.
         kept: bool ``[groups, width]``, True for the columns in S.
         ridge: lambda; None for that of ``moments``.
 
@@ -118,7 +118,7 @@ def output_error(old: torch.Tensor, new: torch.Tensor, shift: torch.Tensor, mome
     Args:
         old, new: weight matrices ``[groups, outputs, width]``.
         shift: b', ``[groups, outputs]``.
-        moments: of the images for the error.
+        moments: moments of the images for the error.
     """
     lost = old - new
     mean = (lost @ moments.mean[:, :, None])[:, :, 0] - shift

@@ -88,7 +88,7 @@ def rescaled(moments: Moments, scale: torch.Tensor) -> Moments:
     """Moments with each input scaled about its mean by ``scale``, and a stronger lambda.
 
     Args:
-        moments: of a layer.
+        moments: moments of a layer.
         scale: for each of its input channels, ``[groups * inputs]``.
     """
     columns = moments.columns

@@ -115,7 +115,7 @@ def rounded(
 
     Args:
         matrix: W, ``[groups, rows, width]``.
-        moments: of the layer's input.
+        moments: moments of the layer's input.
         levels: that Q may have, in units of the scale.
         how: "nearest" uses no moments; "gptq"; "descent" begins with GPTQ, and fits scales.
         scale: ``[groups, rows]``; None for that of the least squared error.

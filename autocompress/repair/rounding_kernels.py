@@ -28,7 +28,7 @@ def round_block(
             by the diagonal of ``upper``.
         rounded: ``[rows, width]``, gets the levels.
         upper: U with U^T U the inverse of the system, ``[width, width]``.
-        scale: of each row.
+        scale: scale of each row.
         low, step, last: the lowest level, the distance of levels, the index of the highest one.
         first, end: columns.
     """

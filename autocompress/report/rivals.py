@@ -75,7 +75,7 @@ class Race:
     Attributes:
         chart: hypervolume over seconds.
         told: sentences, the most important first.
-        names: of the searches, the heads of the table.
+        names: names of the searches, the heads of the table.
         rows: (seconds, hypervolume of each search and its share of the rival's).
         rival: name of the rival; empty where there is none.
     """
@@ -116,7 +116,7 @@ def race(result: SearchResult, benchmark: Benchmark, name: str) -> Race:
     Args:
         result: the run of the page.
         benchmark: what the user gave.
-        name: of its file.
+        name: name of its file.
     """
     curves = {
         _label(key): [(share * benchmark.T, volume) for share, volume in search.points()]

@@ -41,7 +41,7 @@ class Strip:
         widths: picture of the share of channels that each layer keeps.
         times: picture of the time of each layer before and after; empty if not measured.
         slowest: a sentence about the slowest layers.
-        rows: of the table.
+        rows: rows of the table.
     """
 
     trial: int

@@ -93,7 +93,7 @@ def placed(
     """(x, y, anchor, text) of a label for each ``(x, y, text)``; labels without room are left out.
 
     Args:
-        spots: of the marks, the most important first.
+        spots: positions of the marks, the most important first.
         left, right: limits of the area for labels.
         taken: marks that no label may cover.
     """

@@ -45,7 +45,7 @@ class Compared:
         name: the shortest part of the folder that distinguishes the runs.
         result: the run.
         drops, costs: of the front's models, on the common axes.
-        hypervolume: of these (``objectives.hypervolume.SpeedFront``).
+        hypervolume: hypervolume of these points (``objectives.hypervolume.SpeedFront``).
         counts: trials by status.
         is_over: whether its search has ended.
     """

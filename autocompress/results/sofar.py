@@ -20,7 +20,7 @@ def models_so_far(result: SearchResult, status: Status | None = None) -> pd.Data
 
     Args:
         result: the run.
-        status: of the run. It has the baseline until summary.json is written.
+        status: status of the run. It has the baseline until summary.json is written.
     """
     if len(result.front):
         return result.models

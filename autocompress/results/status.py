@@ -43,7 +43,7 @@ class Status:
         trials: number of rows so far, including those before a resume.
         total: the budget of trials; 0 before it is known.
         front: models on the front so far.
-        hypervolume: of that front.
+        hypervolume: hypervolume of that front.
         workers: number of processes that try recipes.
         baseline: the row of the baseline; None if it is not known yet.
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.

@@ -31,12 +31,12 @@ class Layer:
     """One layer with steps of 1 for inputs and weights.
 
     Attributes:
-        operator: of ONNX. As in an exported file, all but MatMulInteger read a DequantizeLinear
-            and are followed by a QuantizeLinear.
+        operator: operator of ONNX. As in an exported file, all but MatMulInteger read a
+            DequantizeLinear and are followed by a QuantizeLinear.
         x: uint8; ``(1, C, H, W)`` for Conv, else ``(rows, K)``.
         weight: int8; ``(O, C / groups, k, k)`` for Conv (``k // 2`` pixels of padding),
             ``(O, K)`` for Gemm, else ``(K, O)``.
-        groups: of a convolution.
+        groups: number of groups of a convolution.
     """
 
     operator: Operator

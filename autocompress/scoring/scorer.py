@@ -43,7 +43,7 @@ class Scorer:
     measurements come first.
 
     Attributes:
-        threads: of a session.
+        threads: number of threads of a session.
     """
 
     threads: int = 1

@@ -61,7 +61,7 @@ def resume(folder: Path | str, *, observer: Observer | None = None, **budget: An
     """Continue a search that was stopped, or extend one that has finished.
 
     Args:
-        folder: of the run, ``results/<name>``.
+        folder: folder of the run, ``results/<name>``.
         observer: notified of progress. None shows one line in a notebook, and nothing elsewhere.
         **budget: ``trials`` and ``minutes`` of the whole search; by default those of the job.
 

@@ -13,9 +13,9 @@ class Asked:
     """A recipe to try.
 
     Attributes:
-        number: of its trial in the study.
+        number: number of its trial in the study.
         values: the recipe.
-        label: of a starting point, else "".
+        label: label of a starting point, else "".
         rung: to which the recipe is trained.
         below: the row of the rung below, if ``rung`` is not 0.
         attempt: counts from 1; a recipe whose worker was lost is tried again.

@@ -104,7 +104,7 @@ class Background:
 
         Args:
             first: called before all else.
-            threads: of torch.
+            threads: number of threads of torch.
             deadline: by ``time.time``. What is not finished by then is given up, because no recipe
                 would be tried after it.
         """

@@ -42,7 +42,7 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
 
     Args:
         job: from job.yaml.
-        device: of the job.
+        device: device of the job.
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
     asked["data"].pop("workers")  # the same batches, whoever reads them
@@ -85,7 +85,7 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
     """Refuses to mix rows that cannot be compared.
 
     Args:
-        folder: of the run, for the error.
+        folder: folder of the run, for the error.
         known: :func:`begun_with` of the first run.
         now: :func:`begun_with` of this process.
 
@@ -126,7 +126,7 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
     """Refuses to judge new rows on other images than the finished rows.
 
     Args:
-        folder: of the run, for the error.
+        folder: folder of the run, for the error.
         known: :func:`images_of` of the first run, with the same version; a role without an entry is
             not compared.
         now: :func:`images_of` of this process.

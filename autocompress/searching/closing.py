@@ -61,11 +61,11 @@ class Closing:
     """Closes a run.
 
     Args:
-        opened: of the job.
+        opened: the opened job.
         measurer: its devices.
         folder: ``results/<name>``.
         baseline: the baseline's row.
-        lock: of the machine.
+        lock: the machine lock.
         out_of_reach: constraints that no recipe can meet.
     """
 

@@ -22,9 +22,9 @@ def crop_told(opened: SearchableJob, measurer: Measurer, folder: Path) -> dict[s
     switches it off.
 
     Args:
-        opened: of the job.
+        opened: the opened job.
         measurer: its devices.
-        folder: of the run, for a temporary file.
+        folder: folder of the run, for a temporary file.
     """
     with tempfile.TemporaryDirectory(dir=scratch_folder(folder)) as scratch:
         found = opened.cropped_baseline(Path(scratch) / "cropped.onnx")

@@ -63,7 +63,7 @@ class Dispatcher:
     Args:
         study: gives recipes and keeps rows.
         compose: runs the space with a chooser.
-        allowance: of this run.
+        allowance: allowance of this run.
         spool: has the rows of workers.
         on_row: called in the driver with each new row.
         on_note: called with notes for the user.

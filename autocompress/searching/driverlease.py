@@ -28,8 +28,8 @@ class DriverLease:
     """The lease of a run.
 
     Args:
-        url: of the run, for messages.
-        objects: of the run.
+        url: URL of the run, for messages.
+        objects: objects of the run.
     """
 
     def __init__(self, url: str, objects: Objects) -> None:
@@ -77,7 +77,7 @@ class DriverLease:
         """Lets the next driver take the lease at once.
 
         Args:
-            objects: of the run; their time limit is that of this call.
+            objects: objects of the run; their time limit is that of this call.
 
         Raises:
             RemoteError: if storage cannot be used.

@@ -40,9 +40,9 @@ def recipes_from(folder: Path, compose: Compose, trials: int) -> Earlier:
     Those of its front come first, then its other complete trials; at most half of ``trials``.
 
     Args:
-        folder: of the earlier run.
-        compose: of the search that is beginning.
-        trials: of its budget.
+        folder: folder of the earlier run.
+        compose: compose function of the search that is beginning.
+        trials: number of trials of its budget.
 
     Raises:
         UserError: if the folder cannot be read.

@@ -26,7 +26,7 @@ def measured_also(
     goes on.
 
     Args:
-        job: of the search.
+        job: job of the search.
         front: rows with an artifact.
         file_of: returns the model of a row.
         baseline: measured in alternation with each model, on the same device.

@@ -13,7 +13,7 @@ class Endings:
     """Judges each finished row by ``budget.stall`` and ``budget.until_met``.
 
     Args:
-        job: of the search.
+        job: job of the search.
         baseline: the baseline's row.
         rows: the rows so far.
     """

@@ -39,10 +39,10 @@ class Explainer:
     """Measures the steps of one model of a run.
 
     Args:
-        opened: of the job.
+        opened: the opened job.
         measurer: its devices.
-        lock: of the machine.
-        folder: of the run.
+        lock: the machine lock.
+        folder: folder of the run.
         baseline: the baseline's row.
         seconds: time limit.
     """

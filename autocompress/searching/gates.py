@@ -69,10 +69,10 @@ class Trial:
     """One trial, which passes the gates in order.
 
     Args:
-        opened: of the job.
+        opened: the opened job.
         measurer: its devices.
-        lock: of the machine.
-        number: of the trial in the study.
+        lock: the machine lock.
+        number: number of the trial in the study.
         folder: ``results/<name>``.
         baseline: the baseline's row.
         progress: called with the finished fraction and a word.

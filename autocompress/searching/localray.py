@@ -126,7 +126,7 @@ def processes(scratch: Path | None = None) -> list[psutil.Process]:
     """The processes of a cluster that this process started, with all their children.
 
     Args:
-        scratch: of the cluster; None for all clusters of this process.
+        scratch: scratch folder of the cluster; None for all clusters of this process.
     """
     mark = os.sep + PREFIX if scratch is None else str(scratch)
     found: list[psutil.Process] = []

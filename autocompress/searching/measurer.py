@@ -23,7 +23,7 @@ class Measurer:
 
     Attributes:
         device: for latency.
-        config: of the device.
+        config: configuration of the device.
         energy_device: a cost model for energy, if energy comes from another device.
     """
 

@@ -38,8 +38,8 @@ class Mirror:
     """The objects of a run, and its folder.
 
     Args:
-        url: of the run: ``<results>/<name>``.
-        folder: of the run, on the local disk.
+        url: URL of the run: ``<results>/<name>``.
+        folder: folder of the run, on the local disk.
     """
 
     def __init__(self, url: str, folder: Path) -> None:

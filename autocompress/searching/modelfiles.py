@@ -18,7 +18,7 @@ class KeptModels:
 
     Args:
         folder: ``results/<name>``.
-        job: of the search.
+        job: job of the search.
         baseline: the baseline's row.
         rows: the rows so far; files of rows that are not kept are deleted.
     """

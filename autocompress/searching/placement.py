@@ -58,7 +58,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
 
     Args:
         dispatcher: gives recipes and takes rows.
-        settings: of the workers.
+        settings: settings of the workers.
         turn: called often in this thread, for other work of the driver.
         cluster: for the workers; None starts Ray on this machine.
 

@@ -33,7 +33,7 @@ class Observer(Protocol):
         Args:
             row: the columns of trials.csv, and ``label``.
             front_rows: the front so far, the most accurate first.
-            hypervolume: of that front.
+            hypervolume: hypervolume of that front.
             trials_done: rows so far, with those of earlier runs.
             seconds_left: until the time limit of the job; None where it has none.
         """

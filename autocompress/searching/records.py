@@ -50,8 +50,8 @@ def read_begun(folder: Path, url: str | None = None) -> dict[str, Any] | None:
     """The record of how the search in ``folder`` began (see ``searching.begun``).
 
     Args:
-        folder: of the run.
-        url: of the server that keeps the study; None for a file in ``folder``.
+        folder: folder of the run.
+        url: URL of the server that keeps the study; None for a file in ``folder``.
 
     Returns:
         None if there is no study, or an earlier version began it.
@@ -76,7 +76,7 @@ class Records:
     Args:
         study: Optuna's.
         trials: the storage of the study.
-        study_id: of the study in ``trials``.
+        study_id: id of the study in ``trials``.
     """
 
     def __init__(self, study: optuna.Study, trials: Windowed, study_id: int) -> None:

@@ -40,7 +40,7 @@ class Site:
     """The nodes of a search on a cluster.
 
     Attributes:
-        nodes: of the cluster.
+        nodes: nodes of the cluster.
         admission: decides which of them get work.
         slots: gives the node of the next worker.
         stations: measurers by machine; empty where each worker measures on its own machine.
@@ -87,9 +87,9 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
     """Connects to the cluster of a job, and probes its nodes; None for a local search.
 
     Args:
-        job: of the search.
+        job: job of the search.
         folder: ``results/<name>``.
-        device: of the job.
+        device: device of the job.
         note: called with notes for the user.
 
     Raises:

@@ -31,7 +31,7 @@ class Worked:
     """The working time of a worker, recorded when it begins or ends waiting for shared work.
 
     Attributes:
-        seconds: of its own work until ``at``.
+        seconds: seconds of its own work until ``at``.
         is_held: it waits since ``at``.
         at: seconds since the epoch.
     """

@@ -34,7 +34,7 @@ class Sent:
     """A file for a station.
 
     Attributes:
-        key: of its content; a station keeps files of baselines by it.
+        key: key of its content; a station keeps files of baselines by it.
         content: None if the station should have it.
     """
 
@@ -58,7 +58,7 @@ class Station:
     lost. It measures nothing on a machine whose latencies cannot be compared.
 
     Args:
-        job: of the search.
+        job: job of the search.
         measured_by: the values on which latencies of the search depend
             (``opened.keys.measured_with``).
     """
@@ -107,8 +107,8 @@ def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[s
     """A station on each machine, by the key of the machine.
 
     Args:
-        job: of the search, with ``cluster.device_nodes``.
-        device: of the job.
+        job: job of the search, with ``cluster.device_nodes``.
+        device: device of the job.
         nodes: the node for the station of each machine.
 
     Raises:
@@ -154,7 +154,7 @@ class RemoteMeasurer(Measurer):
     """Measures on a station; a worker uses the first one that answers.
 
     Attributes:
-        stations: of the cluster.
+        stations: stations of the cluster.
         measured_by: values on which latencies of the stations depend
             (``opened.keys.measured_with``).
     """

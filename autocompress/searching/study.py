@@ -61,7 +61,7 @@ class Study(Records):
 
     Args:
         folder: ``results/<name>``.
-        job: of the search.
+        job: job of the search.
         baseline: the row of the baseline, with which costs are compared.
         plugins: where the sampler of the job is found; by default, the plugins of this process.
 

@@ -46,11 +46,11 @@ class Settings:
     """The settings of all workers of a search.
 
     Attributes:
-        job: of the search.
+        job: job of the search.
         folder: ``results/<name>``, absolute.
         baseline: the baseline's row, as the driver measured it.
-        threads: of torch in each worker.
-        cwd: of the driver.
+        threads: number of threads of torch in each worker.
+        cwd: working folder of the driver.
         methods: versions of the driver's methods by name; a worker with other methods cannot
             compose its recipes.
         deadline: no trial begins after it (seconds since the epoch); None: no limit.
@@ -135,7 +135,7 @@ class Worker:
     """A worker process of one search, without access to the study.
 
     Attributes:
-        settings: of the search.
+        settings: settings of the search.
         spool: has rows until the driver has added them to the study.
         state: opened with the first trial, so that its time limit covers it.
     """

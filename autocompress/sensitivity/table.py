@@ -51,8 +51,8 @@ class Setting:
 
     Attributes:
         methods: by name, with the quantizers that ``widths`` name.
-        params: of these quantizers.
-        granularity: of the job.
+        params: parameters of these quantizers.
+        granularity: granularity of the job.
         table: the operators that the device computes on integers.
     """
 

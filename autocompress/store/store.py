@@ -44,7 +44,7 @@ class Store:
     written, one warning is logged and the work continues.
 
     Attributes:
-        folder: of the entries; by default the cache folder of the user.
+        folder: folder of the entries; by default the cache folder of the user.
         most_gigabytes: size above which the least recently used entries are removed;
             ``AUTOCOMPRESS_CACHE_GB`` sets it.
         pinning: entries that are read or written while this is set are pinned for the lifetime of
@@ -126,7 +126,7 @@ class Store:
         """Holds the lock for making the entry ``key``. Look for the entry again inside the block.
 
         Args:
-            key: of the entry.
+            key: key of the entry.
             pause: called while another process makes the entry. A caller that holds the machine
                 lock must give way to measurements there, to avoid a deadlock: the other process
                 waits for the measurements.

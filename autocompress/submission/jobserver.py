@@ -33,10 +33,10 @@ class Sent:
     """A job on a cluster.
 
     Attributes:
-        id: of the submission.
+        id: id of the submission.
         run: name of its run.
         results: folder on the nodes, or URL.
-        status: of Ray: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        status: status in Ray: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         message: Ray's message about the status.
         since: start time, in seconds since the epoch.
     """
@@ -58,7 +58,7 @@ class JobServer:
     """The job server of a cluster.
 
     Args:
-        address: of its dashboard: ``http://HEAD:8265``.
+        address: address of its dashboard: ``http://HEAD:8265``.
         token: file with the token of the cluster. By default ``RAY_AUTH_TOKEN_PATH`` or
             ``RAY_AUTH_TOKEN`` is used; without any, the cluster must need no token.
 

@@ -34,7 +34,7 @@ def manifest(order: Order, *, image: str, claim: str = "", secret: str = "") -> 
 
     Args:
         order: the job and its resources.
-        image: of containers, with autocompress, its dependencies and this version of Ray.
+        image: image of containers, with autocompress, its dependencies and this version of Ray.
         claim: persistent volume claim that all pods share, for results and cache if these are
             paths, else for the folder of the run.
         secret: secret with credentials of the storage; its keys become environment variables.

@@ -113,7 +113,7 @@ def command(job_file: str, address: str, program: Sequence[str] = ("autocompress
 
     Args:
         job_file: path of the job on the node.
-        address: of the cluster: ``auto`` or ``HOST:PORT``.
+        address: address of the cluster: ``auto`` or ``HOST:PORT``.
         program: how the node calls this program.
     """
     return [*program, "search", job_file, "--restartable", "--address", address]

@@ -14,7 +14,7 @@ class SynthesisBudget:
     Attributes:
         images: number of all images.
         batch_size: most images that are optimised together.
-        iterations: of each batch.
+        iterations: iterations of each batch.
         seconds: for all images; None for no limit.
     """
 

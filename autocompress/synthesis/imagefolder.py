@@ -58,7 +58,7 @@ def write_images(pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str
     Args:
         pixels: uint8 ``(N, C, H, W)`` of 1 or 3 channels.
         labels: int64 ``(N,)``, positions in ``names``.
-        names: of the class folders.
+        names: names of the class folders.
         folder: must exist. The caller must make writing atomic.
 
     Raises:

@@ -32,9 +32,9 @@ class Optimised:
     Attributes:
         images: the iterate with the lowest objective in the last phase, float32 ``(B, C, H, W)`` on
             the CPU, normalised as for the teacher.
-        losses: of that iterate: each term without its weight, and "total" with weights.
+        losses: losses of that iterate: each term without its weight, and "total" with weights.
         iterations: number of iterations in all phases.
-        seconds: of all iterations.
+        seconds: seconds of all iterations.
     """
 
     images: torch.Tensor
@@ -69,7 +69,7 @@ def optimise_pixels(
         targets: int64 labels ``(B,)`` or float probabilities ``(B, K)`` for the terms.
         student: the student in training, for terms that need it, on the device of the teacher; in
             eval mode meanwhile.
-        seed: of shifts and flips.
+        seed: random seed of shifts and flips.
         progress: called with the finished fraction (0 to 1) and a text.
         pause: called between iterations; may wait.
         deadline: seconds after which no iteration begins. Each phase has a share of the time, and

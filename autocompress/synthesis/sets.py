@@ -55,9 +55,9 @@ def transfer_set(
 
     Args:
         images: float32 ``(N, C, H, W)`` on the CPU, normalised.
-        logits: of the teacher, float32 ``(N, K)``; see :func:`teacher_logits`.
+        logits: logits of the teacher, float32 ``(N, K)``; see :func:`teacher_logits`.
         info: see :func:`data_info`.
-        temperature: of the soft targets.
+        temperature: temperature of the soft targets.
         demands: requirements on training with these images.
         made_by: JSON values for the content key, in addition to images and targets.
         stored: True: the logits become the soft targets. False: the targets in training are the

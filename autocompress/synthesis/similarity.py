@@ -75,7 +75,7 @@ def pooled_statistics(
         model: copied and used in eval mode; not changed.
         images: a split, or batches of images float32 ``(N, C, H, W)``, normalised, with labels.
         device: where torch computes; None for the device of the model.
-        batch_size: of a split; it does not change the result.
+        batch_size: batch size of a split; it does not change the result.
         progress: called with the number of images so far.
 
     Raises:

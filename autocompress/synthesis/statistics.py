@@ -20,12 +20,12 @@ class NormInput:
     """Statistics of the input of one batch norm in a forward pass, and the recorded ones.
 
     Attributes:
-        name: of the module.
+        name: name of the module.
         mean: float ``(C,)``, with gradient.
         variance: float ``(C,)``, with gradient; biased (divided by n). The recorded variance is an
             average of unbiased ones; the relative difference of 1/n matters only in tiny batches.
         reference_mean, reference_variance: the running statistics ``(C,)``.
-        eps: of the layer.
+        eps: epsilon of the layer.
     """
 
     name: str

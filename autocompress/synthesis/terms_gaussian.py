@@ -71,7 +71,7 @@ def blur_residual(sigma: float = 1.0, radius: int = 2) -> Term:
     The authors use a 5x5 kernel with sigma 1, on images padded with zeros.
 
     Args:
-        sigma: of the Gaussian kernel, in pixels.
+        sigma: sigma of the Gaussian kernel, in pixels.
         radius: the kernel is ``2 radius + 1`` wide.
     """
 

@@ -25,8 +25,8 @@ def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: to
         ref: names the task.
         model: the untrained network; it is not changed.
         images: normalised, float32 ``(N, C, H, W)``.
-        targets: of the images.
-        classes: of the data set.
+        targets: targets of the images.
+        classes: number of classes of the data set.
 
     Raises:
         UserError: if a member fails or has a wrong result, or the targets do not fit the task.

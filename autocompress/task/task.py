@@ -99,8 +99,8 @@ class Task(ABC):
         """The distillation loss of a student, scalar.
 
         Args:
-            outputs: of the student.
-            answers: of its teacher, from :meth:`answers`.
+            outputs: outputs of the student.
+            answers: answers of its teacher, from :meth:`answers`.
             temperature: by which the outputs of both are divided.
         """
         return temperature**2 * self.divergences(answers, outputs / temperature).mean()
@@ -138,9 +138,9 @@ class Task(ABC):
         mode.
 
         Args:
-            name: of the model in the job.
-            arguments: of ``timm.create_model``: ``num_classes`` and ``in_chans`` of the data, and
-                ``model_args`` of the job.
+            name: name of the model in the job.
+            arguments: arguments of ``timm.create_model``: ``num_classes`` and ``in_chans`` of the
+                data, and ``model_args`` of the job.
             pretrained: load the pretrained weights of the backbone.
         """
         import timm
@@ -151,8 +151,8 @@ class Task(ABC):
         """Why the task cannot use these targets, as the end of a sentence; empty if it can.
 
         Args:
-            targets: of some images of the data set.
-            classes: of the data set.
+            targets: targets of some images of the data set.
+            classes: number of classes of the data set.
         """
         del targets, classes
         return ""
@@ -164,7 +164,7 @@ class Task(ABC):
 
         Args:
             images: float32 ``(N, C, H, W)``, normalised, on the CPU or a GPU.
-            targets: of the images, on the CPU.
+            targets: targets of the images, on the CPU.
             generator: for all random numbers, on the CPU.
         """
         del generator

@@ -28,7 +28,7 @@ def example_model(
     returns zeros would hide changes inside the branch.
 
     Args:
-        name: of the model, in timm.
+        name: name of the model, in timm.
         input_size: ``(C, H, W)``.
         args: more arguments of ``timm.create_model``.
     """

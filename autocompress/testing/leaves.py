@@ -38,7 +38,7 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
 
     Args:
         model: float, eval, from ``autocompress.models``, changed by a transform.
-        specs: of the transform.
+        specs: layer specs of the transform.
         images: with the input size of the model.
 
     Raises:

@@ -56,7 +56,7 @@ def check_result(result: nn.Module, model: nn.Module, teacher: nn.Module) -> Non
     Args:
         result: as the transform returned it.
         model: the network that was given, as it was before.
-        teacher: of the context.
+        teacher: teacher of the context.
 
     Raises:
         ContractViolation: with every rule that is broken.

@@ -73,7 +73,7 @@ def ask(
     """Runs the space of the method once, as the engine does, and checks each parameter.
 
     Args:
-        limits: of a job, by full name.
+        limits: limits of a job, by full name.
     """
     space = Space(_Checked(chooser), limits=limits)
     inner = space.scope(method.name)

@@ -35,7 +35,7 @@ class Checkpoint:
     """The checkpoint file of one training.
 
     Attributes:
-        file: of the checkpoint.
+        file: file of the checkpoint.
         every_s: seconds between two writes.
         clock: returns seconds.
     """

@@ -48,20 +48,20 @@ class Training:
     Args:
         model: trained in place; moved to the device of ``compute``.
         split: the training images.
-        settings: of the training.
+        settings: settings of the training.
         teacher: gives targets where ``settings.distill`` > 0, and features to callbacks.
-        callbacks: of all methods that were applied.
+        callbacks: callbacks of all methods that were applied.
         compute: where and how torch computes; None: see ``device``.
         device: where torch computes, if ``compute`` does not say it; None for the device of the
             model.
-        seed: of order, augmentation and dropout.
+        seed: random seed of order, augmentation and dropout.
         progress: called with the finished fraction and a text.
         pause: called between batches; may wait for a measurement on this machine.
         freeze_batch_norm: running statistics are not changed.
         soft_targets: stored targets, which replace those of the teacher.
         labelled: False: the labels have no meaning, so only teacher or stored targets are used.
-        checkpoint: of the training; the first run continues from it where it exists. The caller
-            deletes it when the result is stored.
+        checkpoint: checkpoint of the training; the first run continues from it where it exists. The
+            caller deletes it when the result is stored.
     """
 
     def __init__(

@@ -66,12 +66,12 @@ def distillation(
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
 
     Args:
-        outputs: of the student, float32; logits ``(N, classes)`` for classes.
+        outputs: outputs of the student, float32; logits ``(N, classes)`` for classes.
         labels: int64 ``(N,)``, or shares of the classes, float32 ``(N, classes)``; None uses only
             the teacher.
-        answers: of the teacher; None uses only the labels.
-        weight: of the teacher, 0 to 1.
-        label_smoothing: of the cross-entropy.
+        answers: answers of the teacher; None uses only the labels.
+        weight: weight of the teacher, 0 to 1.
+        label_smoothing: label smoothing of the cross-entropy.
         task: with the losses.
 
     Returns:

@@ -16,7 +16,7 @@ class Mixing:
     Args:
         mixup, cutmix: alpha of the beta distributions.
         classes: how many there are.
-        seed: of the training.
+        seed: random seed of the training.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
@@ -39,7 +39,7 @@ class Mixing:
         Args:
             images: ``(N, C, H, W)``.
             labels: int64 ``(N,)``.
-            step: of the training, which decides what is drawn.
+            step: step of the training, which decides what is drawn.
         """
         even = len(images) // 2 * 2
         whole = torch.nn.functional.one_hot(labels, self._classes).float()

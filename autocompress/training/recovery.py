@@ -37,12 +37,12 @@ def recover(
         params: ``epochs``, ``lr`` and ``distill`` of the recipe; those of a rung also have
             ``least_steps``, ``batch_size`` and ``augment``.
         context: with the images and the teacher.
-        callbacks: of all methods that were applied.
+        callbacks: callbacks of all methods that were applied.
         pause: called between batches.
         again: makes images for the student, for a data source that adapts. It is called after the
             first half of the epochs. The second half draws from old and new images, with as many
             images per epoch as before. It is not called with a single epoch.
-        checkpoint: of a training without ``again``.
+        checkpoint: checkpoint of a training without ``again``.
 
     Raises:
         TrialFailed: if the loss is not finite.

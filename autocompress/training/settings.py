@@ -24,10 +24,10 @@ class TrainSettings:
         least_steps: smallest number of steps; small splits get more epochs than ``epochs`` for it.
         lr: the highest learning rate.
         distill: weight of the targets of the teacher, 0 to 1; 0 without a teacher.
-        temperature: of the distillation (Hinton et al., 2015).
+        temperature: temperature of the distillation (Hinton et al., 2015).
         clip: largest gradient norm; 0 for no clipping.
         augment: images are augmented.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: label smoothing of the cross-entropy.
     """
 
     epochs: float = 1.0

@@ -51,8 +51,8 @@ class AdderTraining(Callback):
 
     Args:
         model: the network to train.
-        params: of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``, ``feature``, and
-            ``stages``, the names of convolutions by group in network order.
+        params: parameters of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``,
+            ``feature``, and ``stages``, the names of convolutions by group in network order.
         context: gives the images for statistics.
         taps: names of the norms whose outputs are compared, of student and teacher.
     """

@@ -36,8 +36,8 @@ class Settings:
             student.
         images: number of images.
         batch_size: most images that are optimised together and share their statistics.
-        iterations: of each batch, all phases together.
-        lr: of Adam.
+        iterations: iterations of each batch, all phases together.
+        lr: learning rate of Adam.
         schedule: "cosine" with 100 iterations of warm-up, or "constant".
         feature: alpha_f, weight of the feature distance.
         tv, l2: alpha_tv and alpha_l2, weights of the priors.
@@ -121,7 +121,7 @@ def defaults_for(size: tuple[int, int, int], fixed_size: bool = False) -> Settin
     competition 0.2).
 
     Args:
-        size: of one image.
+        size: size of one image.
         fixed_size: the teacher takes no other size, so there is no pooled phase.
     """
     if max(size[1:]) <= SMALL:

@@ -69,9 +69,9 @@ class KnowledgeWithin(DataSource):
         scheme: any of the four, instead of ``preset``. A job can fix it to "inception" for any
             model.
         divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
-        gamma: of the class term. L_BNS is a mean over channels and gets small: with 1, the class
-            term dominates; with 0.1, both terms get small.
-        lambda_p: of the smoothness prior.
+        gamma: weight of the class term. L_BNS is a mean over channels and gets small: with 1, the
+            class term dominates; with 0.1, both terms get small.
+        lambda_p: weight of the smoothness prior.
         lr, iterations: of Adam.
         images: number of images.
         batch_size: most images that are made together. Statistics are those of a batch, and deep

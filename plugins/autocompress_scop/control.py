@@ -48,7 +48,7 @@ class ScaleSettings:
         epochs: passes over the images (paper: 20 on ImageNet). On glyphs, four are better than one
             before recovery (MobileNetV2 at half its MACs: 29 % instead of 13 %), but not after
             recovery.
-        lr: of Adam, constant, with betas (0.5, 0.9).
+        lr: learning rate of Adam, constant, with betas (0.5, 0.9).
         mixing: "pre_bn", on the raw output of the convolution (the official code), or "post_bn",
             behind its norm and before the activation (the paper's figure shows features).
     """
@@ -63,7 +63,7 @@ class ControlScale(nn.Module):
 
     Args:
         channels: M.
-        dim: of the channels: 1 for maps, -1 for the output of a linear layer.
+        dim: dimension of the channels: 1 for maps, -1 for the output of a linear layer.
     """
 
     def __init__(self, channels: int, dim: int = 1) -> None:
@@ -137,9 +137,9 @@ def learn(
         split: images, with labels if ``labelled``; otherwise predictions of the network for the
             real images are used.
         knockoffs: X -> X~.
-        settings: of learning.
+        settings: settings of learning.
         device: where torch computes; None for the CPU.
-        seed: of order, augmentation and knockoffs.
+        seed: random seed of order, augmentation and knockoffs.
         progress: called with the finished fraction and a word.
 
     Returns:

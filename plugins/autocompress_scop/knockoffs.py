@@ -77,10 +77,10 @@ def make(
     Args:
         kind: one of :data:`KINDS`.
         split: images; labels are not used.
-        seed: of every draw.
+        seed: random seed.
         device: where a generator is trained.
-        shrinkage: of the correlations, where a covariance is taken.
-        steps: of a generator's training.
+        shrinkage: shrinkage of the correlations, where a covariance is taken.
+        steps: steps of a generator's training.
         progress: called with the finished fraction and a word.
 
     Raises:

@@ -54,7 +54,7 @@ class UnconditionalGan:
 
     Args:
         split: real images.
-        steps: of both networks; seed, device, progress: as in ``knockoffs.make``.
+        steps: steps of both networks; seed, device, progress: as in ``knockoffs.make``.
     """
 
     def __init__(

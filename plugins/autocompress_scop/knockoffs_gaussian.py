@@ -74,7 +74,7 @@ class PatchGaussian:
     Args:
         split: images to take mean and covariance from, as its loader gives them (normalised).
         patch: side of a patch in pixels; at most the image's.
-        shrinkage: of the patches' correlations.
+        shrinkage: shrinkage of the patches' correlations.
     """
 
     def __init__(self, split: Split, patch: int = 8, shrinkage: float = 0.2) -> None:

@@ -35,7 +35,7 @@ def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[
     comparable with a real gamma.
 
     Args:
-        couplings: of the baseline; those that cannot be pruned are skipped.
+        couplings: couplings of the baseline; those that cannot be pruned are skipped.
         exempt: layers that the paper does not prune (the stem).
     """
     exempt, pairs = set(exempt), {}

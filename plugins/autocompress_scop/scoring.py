@@ -54,7 +54,7 @@ def prepared(
         baseline: the trained network; not changed.
         pairs: which layers get scores; see ``scores.pairs_of``.
         transfer: images for the control scales.
-        settings: of scores.
+        settings: settings of scores.
 
     Returns:
         ``layers``: scores by layer. ``beta``: the control scales. ``settings``: the settings.

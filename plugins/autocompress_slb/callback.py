@@ -26,7 +26,7 @@ class SlbCallback(Callback):
     """Runs the search in every layer whose ``weight_quantizer`` is SLB's.
 
     Args:
-        settings: of the method.
+        settings: settings of the method.
         context: gives the images on which batch norms are calibrated.
     """
 

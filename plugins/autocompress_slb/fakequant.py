@@ -39,10 +39,10 @@ class SlbFakeQuantizer(FakeQuantizer):
     the nearest value of each weight. When there are logits, the float weight is not used any more.
 
     Args:
-        spec: of a weight.
+        spec: spec of a weight.
         bits: 1 to 4; may be above ``spec.bits``, for layers that need more bits.
-        settings: of the method.
-        seed: of random logits.
+        settings: settings of the method.
+        seed: random seed of the logits.
 
     Raises:
         ValueError: for another width.

@@ -29,13 +29,13 @@ class Settings:
             "none" they keep those of the expectation, as an ablation.
         init: logits from the trained weights; or from trained weights rounded so that outputs of
             layers change least (docs/rounding.md); or random (He-normal, as in the published code).
-        sharpness: of logits from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see
-            ``start``.
+        sharpness: sharpness of logits from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``,
+            see ``start``.
         scale: factor of the values, see ``fakequant``.
         activation: quantizer of activations that cannot be negative.
         lr_scale: learning rate of the logits, relative to that of the other parameters.
-        weight_decay: of the logits. It pulls them towards the uniform distribution, against the
-            annealing.
+        weight_decay: weight decay of the logits. It pulls them towards the uniform distribution,
+            against the annealing.
         calibration_images: number of images for ranges of activations.
         norm_images: number of images for statistics of batch norms.
     """

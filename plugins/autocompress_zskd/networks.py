@@ -77,7 +77,7 @@ class SmallAlexNet(nn.Module):
 
     Args:
         widths: channels of the convolutions.
-        hidden: of the linear layers.
+        hidden: width of the linear layers.
         num_classes, in_chans, img_size: as in timm; there is one image size only.
     """
 

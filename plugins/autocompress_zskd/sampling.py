@@ -57,7 +57,7 @@ def soft_labels(alpha: torch.Tensor, beta: float, n: int, random: np.random.Gene
         alpha: ``(K,)``, one row of :func:`concentrations`.
         beta: above 0.
         n: number of draws.
-        random: of numpy, since torch's Dirichlet takes no generator.
+        random: random generator of numpy, since torch's Dirichlet takes no generator.
     """
     if n == 0:
         return torch.zeros(0, len(alpha))

@@ -75,7 +75,7 @@ class Climbing:
     """The recipes of a search between their rungs.
 
     Args:
-        job: of the search.
+        job: job of the search.
         baseline: the baseline's row.
         rows: the rows so far.
         promoted: the highest rung to which each was promoted, by number.

@@ -67,7 +67,7 @@ def kept_of(row: Mapping[str, Any] | None, promoted: int | None) -> Kept:
     """The data of a recipe on disk, for the table of states.
 
     Args:
-        row: of the recipe; None if it has none.
+        row: row of the recipe; None if it has none.
         promoted: the highest rung to which it was promoted.
     """
     if row is None:

@@ -44,7 +44,7 @@ class Standing:
 
     Attributes:
         state: see the table above.
-        rung: of the kept model; None if there is none.
+        rung: rung of the kept model; None if there is none.
         reached: the highest finished rung; None if there is none.
         attempts: number of workers lost in the present attempt.
     """
@@ -121,7 +121,7 @@ class Kept:
     """The data of a recipe on disk.
 
     Attributes:
-        rung: of the model in its row; None without a model or a row.
+        rung: rung of the model in its row; None without a model or a row.
         is_told: it has a row.
         reached: the highest finished rung; None without a row.
         is_final: no rung can follow, by its row.

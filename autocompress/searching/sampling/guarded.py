@@ -28,7 +28,7 @@ def make_sampler(sampler: Sampler, job: Job, told: int = 0) -> BaseSampler:
     """The Optuna sampler of ``job``, behind a guard.
 
     Args:
-        sampler: of the job.
+        sampler: sampler of the job.
         job: its seed, workers and budget are used.
         told: number of trials in the study. It shifts the seed, so that a resumed search does not
             draw its first random recipes again. A new search (0) uses the seed of the job.

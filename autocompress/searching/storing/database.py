@@ -28,8 +28,8 @@ def connected(url: str, password: str | None) -> RDBStorage:
     """Optuna's storage in PostgreSQL; makes its tables if they are missing.
 
     Args:
-        url: of the database, without a password.
-        password: of the user; None for none, or for the one that libpq finds.
+        url: URL of the database, without a password.
+        password: password of the user; None for none, or for the one that libpq finds.
     """
     limits = {"connect_timeout": CONNECTS_S, "tcp_user_timeout": SILENCE_MS, "keepalives_idle": 5}
     given: dict[str, Any] = {**limits, **({"password": password} if password else {})}
@@ -52,7 +52,7 @@ class DatabaseStorage(BaseStorage):
 
     Args:
         inner: Optuna's.
-        url: of the database, for messages.
+        url: URL of the database, for messages.
     """
 
     def __init__(self, inner: RDBStorage, url: str) -> None:

@@ -31,7 +31,7 @@ class Journal(JournalFileBackend):
     study, unreadable.
 
     Args:
-        file: of the journal. The lock file is next to it.
+        file: file of the journal. The lock file is next to it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -120,7 +120,7 @@ class FileStorage(JournalStorage):
     """Optuna's storage in a journal file.
 
     Args:
-        file: of the journal.
+        file: file of the journal.
     """
 
     def __init__(self, file: Path) -> None:

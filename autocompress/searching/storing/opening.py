@@ -32,7 +32,7 @@ class Kept:
 
     Attributes:
         storage: Optuna's.
-        name: of the study in it.
+        name: name of the study in it.
         note: for the user; empty if there is none.
         is_shared: other processes could change the study too.
     """
@@ -62,9 +62,9 @@ def study_of(folder: Path, url: str | None, name: str) -> Kept:
     """The storage of the study of the run in ``folder``.
 
     Args:
-        folder: of the run.
-        url: of the server; None for a file in ``folder``.
-        name: of the run; the name of a new study on a server begins with it.
+        folder: folder of the run.
+        url: URL of the server; None for a file in ``folder``.
+        name: name of the run; the name of a new study on a server begins with it.
 
     Raises:
         UserError: if the study cannot be read, or the run has it in another place.

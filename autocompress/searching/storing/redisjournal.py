@@ -50,9 +50,9 @@ class RedisJournal(BaseJournalBackend):
     """The journal of one study.
 
     Args:
-        url: of the server, without a password.
-        password: of the server; None for none.
-        name: of the study; the prefix of all its keys.
+        url: URL of the server, without a password.
+        password: password of the server; None for none.
+        name: name of the study; the prefix of all its keys.
 
     Raises:
         redis.RedisError: if the server does not answer, or refuses.

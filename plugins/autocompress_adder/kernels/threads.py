@@ -35,7 +35,7 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
 
     Args:
         kernel: compiled with ``nogil``; calls write to different places.
-        count: of the units of work.
+        count: number of units of work.
         grain: each call except the last gets a multiple of this number of units.
         least: fewest units of a share, unless a thread would have none.
     """
