@@ -280,7 +280,7 @@ def test_codes_of_few_bits_are_packed(tmp_path: Path) -> None:
     sizes, file = {}, tmp_path / "model.onnx"
     for bits in (8, 4, 3):
         spec = CodesSpec()
-        model = harden(quantized(block(channels=24), [spec], bits=bits))
+        model = harden(quantized(block(channels=32), [spec], bits=bits))
         export(model, file, SIZE, specs=[spec])
         sizes[bits] = file.stat().st_size
         found = check_agreement(file, model, torch.randn(64, *SIZE))
