@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.searching import placement
+from autocompress.searching import placement, requirements
 from autocompress.searching.background import Background
 from autocompress.searching.dispatch import Dispatcher
-from autocompress.searching.trainable import Settings, Worker
+from autocompress.searching.settings import Settings
+from autocompress.searching.trainable import Worker
 
 NAME = "here"
 
@@ -33,7 +34,7 @@ def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
         background.ready(meanwhile=lambda: None)
 
     monkeypatch.setattr(Background, "start", start_and_wait)
-    monkeypatch.setattr(placement, "check", lambda job: None)
+    monkeypatch.setattr(requirements, "check", lambda job: None)
     monkeypatch.setattr(placement, "run", _run)
 
 

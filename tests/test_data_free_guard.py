@@ -22,7 +22,8 @@ from autocompress.opened.job import OpenedJob
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.trainable import Settings, WorkerState
+from autocompress.searching.settings import Settings
+from autocompress.searching.trainable import WorkerState
 
 INFO = DataInfo(2, 1, (4, 4), (0.5,), (0.5,), ("a", "b"))
 

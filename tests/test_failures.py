@@ -18,9 +18,10 @@ from autocompress.contract.space import Chooser
 from autocompress.errors import CannotWork
 from autocompress.job import Job
 from autocompress.searching import run
+from autocompress.searching.settings import Settings
 from autocompress.searching.spool import Spool
 from autocompress.searching.study import Study
-from autocompress.searching.trainable import Settings, Worker
+from autocompress.searching.trainable import Worker
 
 EXPECTED = {
     "space": "compose: KeyError: 'a fault in a search space'",

@@ -38,6 +38,12 @@ it is not run again.
 SITTINGS = 6
 """Fewest sittings of a measurement."""
 
+OPENING = 1 / 3
+"""Largest share of the time of a measurement for opening the models again.
+
+A large file takes longer to open than to time.
+"""
+
 
 def measure(
     device: Device, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
@@ -49,7 +55,7 @@ def measure(
     alternate, and each pair of blocks gives a ratio. The result is the median ratio with a 95 %
     interval for the median of later measurements (``timing.ratio_interval``).
 
-    A measurement has several sittings. They open both models again, for up to half of the time,
+    A measurement has several sittings. They open both models again, where that is quick,
     because the placement of memory is one cause of variation. The lock of the machine is held alone
     for one or more sittings, since each time that it is taken, all trainings must give way first.
 
@@ -134,8 +140,8 @@ class _Sittings:
         self._spent, self._longest = self._spent + taken, max(self._longest, taken)
 
     def _opened(self, turn: int) -> _Both:
-        """Both models; opened again if opening takes at most half of the time so far."""
-        if self._both is None or self._opening + self._both.opened_in <= (self._spent + self.share) / 2:
+        """Both models; opened again if opening takes at most ``OPENING`` of the time so far."""
+        if self._both is None or self._opening + self._both.opened_in <= OPENING * (self._spent + self.share):
             self._both = None  # the old models are freed first, so that memory is not needed twice
             self._both = _Both(self.device, self.candidate, self.baseline, self.config, turn)
             self._opening += self._both.opened_in

@@ -139,13 +139,13 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     Returns:
         (median, low, high).
     """
-    from scipy.stats import binom  # half a second to import; listing devices does not need it
+    from scipy import special  # slow to import, and listing devices does not need it
 
     ordered = sorted(values)
     count = len(ordered)
     # The largest k with P(fewer than k below) at most half of 1 - confidence.
-    rank = int(binom.ppf((1 - confidence) / 2, count, 0.5))
-    rank = max(rank, 1)
+    tail = (1 - confidence) / 2
+    rank = max(next(k for k in range(count + 1) if special.bdtr(k, count, 0.5) >= tail), 1)
     return statistics.median(ordered), ordered[rank - 1], ordered[count - rank]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autocompress.cluster.handing import handed_out
 from autocompress.compute import compute_of
 from autocompress.devices import apart
 from autocompress.files import own_variables
@@ -27,8 +26,10 @@ from autocompress.searching.early import Attempt, TrialProcess, TrialThread
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import Opener, SearchableJob
-from autocompress.searching.site import Site
-from autocompress.searching.trainable import Settings
+from autocompress.searching.settings import Settings
+
+if TYPE_CHECKING:
+    from autocompress.searching.site import Site
 
 MOST_FORKED = 3
 """Most forked processes that try recipes before workers have started; a dozen proposals wait."""
@@ -100,6 +101,8 @@ class Crew:
         """
         cluster: dict[str, Any] = {}
         if self.cluster is not None:
+            from autocompress.cluster.handing import handed_out  # imports Ray
+
             cluster = {
                 "handed": handed_out(self.opened.baseline.deployable.file, self.opened.prepared),
                 "stations": self.cluster.stations,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,7 +32,6 @@ from autocompress.results import (
     write_tables,
 )
 from autocompress.results.status import OVER
-from autocompress.searching import placement
 from autocompress.searching.background import Background
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
@@ -55,9 +55,11 @@ from autocompress.searching.progress import Steps, Unbreakable
 from autocompress.searching.recorded import Recorded
 from autocompress.searching.records import read_begun
 from autocompress.searching.searchable import Opener
-from autocompress.searching.site import Site
 from autocompress.searching.spool import Spool
 from autocompress.searching.study import Study
+
+if TYPE_CHECKING:
+    from autocompress.searching.site import Site
 
 log = logging.getLogger("autocompress.search")
 
@@ -278,6 +280,8 @@ class Driver:
             # If workers take all processors, starting them while tables are made delays both.
             if is_crowded and (why := self._alone(dispatcher)):
                 return why
+            from autocompress.searching import placement  # here, because importing Ray takes a second
+
             placement.run(dispatcher, self._crew.settings(allowance.deadline), self._own_worker.turn, self._cluster)
         except KeyboardInterrupt:
             self._own_worker.collect()  # rows that have arrived

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 import torch
 
 from autocompress.cluster.signals import handlers_kept
@@ -166,6 +165,8 @@ def _start(scratch: Path, workers: int, place: Place) -> None:
     }
     if place.store_in_scratch:
         options["_plasma_directory"] = str(scratch)
+    import ray  # here, because importing it takes a second, and a check does not need it
+
     try:
         ray.init(
             address="local",  # else RAY_ADDRESS would name another cluster
@@ -186,6 +187,8 @@ def _start(scratch: Path, workers: int, place: Place) -> None:
 
 def _end(scratch: Path) -> None:
     """Ends Ray; workers are killed first, because their trials are no longer needed."""
+    import ray
+
     running = processes(scratch)
     kill([process for process in running if _is_worker(process)], seconds=0.0)
     ray.shutdown()

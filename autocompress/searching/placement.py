@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
 import ray
 from ray import tune
 from ray.actor import ActorHandle
@@ -19,12 +17,11 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search import Searcher
 
 from autocompress.errors import UserError
-from autocompress.job import Job
 from autocompress.searching import localray, site, stopping
 from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.gpus import gpu_plan
+from autocompress.searching.settings import Settings
 from autocompress.searching.site import Site
-from autocompress.searching.trainable import Settings
 from autocompress.searching.workerprocess import WorkerProcess
 
 SETTINGS = {
@@ -37,20 +34,6 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Ray's settings for a search; variables in the user's environment have priority."""
-
-
-def check(job: Job) -> None:
-    """Checks the requirements of Ray on this machine or the job's cluster, before expensive work.
-
-    Nothing is checked if this process is already connected to a cluster.
-
-    Raises:
-        UserError: if a requirement is not met.
-    """
-    if not job.cluster.is_local:
-        site.check(job)
-    elif not ray.is_initialized():
-        localray.check()
 
 
 def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cluster: Site | None = None) -> None:

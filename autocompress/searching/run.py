@@ -16,7 +16,7 @@ from autocompress.results import (
     JOB_FILE,
     SearchResult,
 )
-from autocompress.searching import placement, rundir, site, stopping
+from autocompress.searching import requirements, rundir, stopping
 from autocompress.searching.clock import Clock
 from autocompress.searching.driver import Driver
 from autocompress.searching.mirror import Mirror
@@ -24,8 +24,8 @@ from autocompress.searching.progress import Observer, Silent
 from autocompress.searching.recorded import Recorded
 from autocompress.searching.runurls import mirrored, resumed
 from autocompress.searching.searchable import Opener
+from autocompress.searching.settings import open_job
 from autocompress.searching.storing import opening as storing
-from autocompress.searching.trainable import open_job
 
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
@@ -56,7 +56,7 @@ def search(
     clock = Clock(time.monotonic() if began is None else began)
     plugins = manager_for(job)
     validate(job, plugins)
-    placement.check(job)
+    requirements.check(job)
     storing.check(job.search.storage)
     job = anchored(resolved(job), plugins)
     with (
@@ -66,7 +66,7 @@ def search(
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
-        site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
+        requirements.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
         if mirror is not None:
             mirror.begin()
@@ -116,14 +116,14 @@ def _go_on(
     """Resumes the run in ``folder``."""
     plugins = manager_for(job)
     validate(job, plugins)
-    placement.check(job)
+    requirements.check(job)
     storing.check(job.search.storage)
     with (
         rundir.driver(folder),
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
-        site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
+        requirements.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
         return Driver(job, folder, recorded, opener, plugins, clock, cluster, mirror).go()
 

@@ -83,8 +83,8 @@ def check(job: Job) -> None:
 
 
 @contextmanager
-def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None]) -> Iterator[Site | None]:
-    """Connects to the cluster of a job, and probes its nodes; None for a local search.
+def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None]) -> Iterator[Site]:
+    """Connects to the cluster of a job, and probes its nodes.
 
     Args:
         job: job of the search.
@@ -95,9 +95,6 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
     Raises:
         UserError: if it cannot connect, no node has what a worker takes, or no node can work.
     """
-    if job.cluster.is_local:
-        yield None
-        return
     with attached(address_of(job.cluster), lambda: localray.is_ending):
         nodes = Nodes()
         try:

@@ -6,73 +6,30 @@ import gc
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from ray.actor import ActorHandle
 
 from autocompress import watchdog
-from autocompress.cluster.handing import Handed, taken
+from autocompress.cluster.handing import taken
 from autocompress.compute import give_memory_back
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.machine import machine
 from autocompress.errors import CannotWork, TrialFailed, UserError
-from autocompress.job import Job
 from autocompress.locks.place import machine_id
-from autocompress.opened.job import OpenedJob
 from autocompress.results import Row
 from autocompress.searching import rundir
 from autocompress.searching.asked import Asked
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.searchable import Opener, SearchableJob
+from autocompress.searching.searchable import SearchableJob
+from autocompress.searching.settings import Settings
 from autocompress.searching.spool import Spool
 from autocompress.searching.stations import RemoteMeasurer, rotated
 
 log = logging.getLogger("autocompress.search")
-
-
-def open_job(job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
-    """The opener of every real search."""
-    return OpenedJob.open(job, progress)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of all workers of a search.
-
-    Attributes:
-        job: job of the search.
-        folder: ``results/<name>``, absolute.
-        baseline: the baseline's row, as the driver measured it.
-        threads: number of threads of torch in each worker.
-        cwd: working folder of the driver.
-        methods: versions of the driver's methods by name; a worker with other methods cannot
-            compose its recipes.
-        deadline: no trial begins after it (seconds since the epoch); None: no limit.
-        opener: opens the job, once per process.
-        handed: results of opening the job in the driver; None if workers share its cache.
-        stations: measurers by machine; empty if each worker measures on its own machine.
-        measured_by: values on which latencies depend, with stations.
-        environment: variables of the driver for processes without them.
-    """
-
-    job: Job
-    folder: Path
-    baseline: Row
-    threads: int
-    cwd: Path
-    methods: Mapping[str, str]
-    deadline: float | None = None
-    opener: Opener = open_job
-    handed: Handed | None = None
-    stations: Mapping[str, ActorHandle] = field(default_factory=dict)
-    measured_by: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from autocompress.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from autocompress.searching.asked import Asked
-    from autocompress.searching.trainable import Settings
+    from autocompress.searching.settings import Settings
 
 
 class WorkerProcess(tune.Trainable):

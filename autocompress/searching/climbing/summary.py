@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scipy.stats import spearmanr
-
 from autocompress.searching.climbing.rows import accuracies
 from autocompress.searching.climbing.states import LAST_RUNG
 
@@ -44,5 +42,7 @@ def _spearman(first: list[float], second: list[float]) -> float | None:
     """Spearman's rank correlation; None for too few pairs, or if one side is constant."""
     if len(first) < LEAST_PAIRS or len(set(first)) == 1 or len(set(second)) == 1:
         return None
+    from scipy.stats import spearmanr  # here: importing it takes a third of a second
+
     value = float(spearmanr(first, second).statistic)
     return round(value, 3) if math.isfinite(value) else None
