@@ -22,6 +22,7 @@ import autocompress
 from autocompress.checking import Verdict, read_limits
 from autocompress.checking.subjects import nodes_of
 from autocompress.contract import Measurement
+from autocompress.devices.lock import MachineLock
 from autocompress.results import write_front, write_trials
 from autocompress.searching import measurer
 
@@ -61,6 +62,20 @@ def test_a_file_is_measured_beside_its_reference(small_run: Path, tmp_path: Path
     assert by_name["accuracy_drop"].value == pytest.approx(row[0] - row[1])
     assert by_name["accuracy_drop"].low < by_name["accuracy_drop"].value < by_name["accuracy_drop"].high
     assert (by_name["latency"].low, by_name["latency"].high) == (0.4, 0.6)
+
+
+def test_scoring_lets_measurements_of_other_processes_go_first(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(small_run, tmp_path / "val")
+    taken, breaths = [], []
+    shared, breathe = MachineLock.shared, MachineLock.breathe
+    monkeypatch.setattr(MachineLock, "shared", lambda lock: taken.append(lock) or shared(lock))
+    monkeypatch.setattr(MachineLock, "breathe", lambda lock: breaths.append(lock) or breathe(lock))
+    asked = budget(tmp_path, data=f"folder:{tmp_path / 'val'}", limits={"accuracy": 20})
+    assert autocompress.check(small_run / "artifacts" / "1" / "model.onnx", asked).verdict == Verdict.MET
+    assert len(taken) == 1
+    assert set(breaths) == set(taken)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import getpass
 import os
 import shutil
@@ -17,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import refusing
 import timm
 from torch import nn
 
 from autocompress.contract import Deployable, manager
-from autocompress.devices import Ssh, layer_times, measure, ssh
+from autocompress.devices import Ssh, layer_times, measure, remote_timing, ssh
 from autocompress.devices.remote_timing import needs_exact
 from autocompress.errors import TrialFailed, UserError
 from autocompress.export import export
@@ -196,6 +199,33 @@ def test_invalid_hosts_are_refused(host: str) -> None:
 def test_an_invalid_python_is_refused(python: str) -> None:
     with pytest.raises(ValueError, match="python"):
         ssh.Options(python=python)
+
+
+def test_a_board_whose_folder_refuses_locks_still_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing.flock)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with remote_timing.alone():
+        pass
+    with pytest.raises(OSError, match="of the measurement"), remote_timing.alone():
+        raise OSError("of the measurement")
+
+
+def test_the_lock_of_a_board_is_one_for_all_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with remote_timing.alone():
+        pass
+    lock = tmp_path / remote_timing.LOCK
+    lock.chmod(0o444)
+    real = open
+
+    def refused(path: str, mode: str = "r", **options: Any) -> Any:  # root may write all files
+        if mode == "a":
+            raise PermissionError(errno.EACCES, "of another user")
+        return real(path, mode, **options)
+
+    monkeypatch.setattr(remote_timing, "open", refused, raising=False)
+    with remote_timing.alone(), real(lock) as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_the_command_contains_nothing_of_the_models() -> None:

@@ -14,6 +14,7 @@ from autocompress.checking.limits import Limits
 from autocompress.contract import Deployable, manager
 from autocompress.data import Split
 from autocompress.devices import sessions
+from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
 from autocompress.processors import usable_processors
 from autocompress.scoring import Scorer
@@ -53,7 +54,9 @@ def scored(model: Deployable, limits: Limits) -> np.ndarray:
         classes = scorer.predict(model, np.zeros((1, *model.input_size), np.float32)).shape
         if task.is_classification and (len(classes) != 2 or classes[1] < split.info.num_classes):
             raise UserError(f"{model.file} gives outputs of shape {list(classes)}", "logits (N, classes) are needed")
-        return scorer.score(model, split)
+        lock = MachineLock()
+        with lock.shared():  # it gives way to the measurements of other processes
+            return scorer.score(model, split, pause=lock.breathe)
     except TrialFailed as failed:
         raise UserError(str(failed)) from None
 

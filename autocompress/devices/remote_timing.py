@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
         "architecture": platform.machine(),
         "system": platform.system() + " " + platform.release(),
         "python": platform.python_version(),
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "processors": processors(),
     }
     cpu: dict[str, str] = {}
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
@@ -52,6 +52,15 @@ def facts() -> dict[str, Any]:
             known[name] = None
             known["missing"] = name + ": " + str(error)
     return known
+
+
+def processors() -> int:
+    """Processors that this process may use; a container may have fewer than its machine."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+        quota, period = file.read().split()  # "max" is no number
+        count = min(count, max(1, -(-int(quota) // int(period))))
+    return count
 
 
 def needs_exact(known: dict[str, Any]) -> bool:
@@ -163,16 +172,22 @@ def first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def alone() -> Any:
     """Holds the lock of the machine, if the system has such locks."""
-    try:
-        import fcntl
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
 
-        file = open(os.path.join(tempfile.gettempdir(), LOCK), "a")
-    except (ImportError, OSError):
+            file = stack.enter_context(lock_file())
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+
+
+def lock_file() -> Any:
+    """The lock file, which is the same for all users. Reading it is enough for its lock."""
+    path = os.path.join(tempfile.gettempdir(), LOCK)
+    try:
+        return open(path, "a")
+    except PermissionError:  # another user made it
+        return open(path)
 
 
 def answer(asked: dict[str, Any], stream: Any) -> Any:
