@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.utils import reparameterize_model
 
 from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import masked, remove
@@ -51,6 +52,14 @@ def test_half_of_the_heads_are_removed_exactly(
         copy.deepcopy(sliced), {writer: [0]}, image, "group"
     )  # heads can be removed again from the smaller network
     assert [each.channels for each in couplings(again, image, verify=False) if each.name == writer] == [1]
+
+
+def test_heads_of_merged_layers_are_offered() -> None:
+    model = reparameterize_model(timm.create_model("levit_128s", num_classes=4, **LEVIT).eval())
+    every = couplings(model, (3, 64, 64), "group")
+    assert [each.name for each in every if each.heads and each.prunable] == [
+        f"stages.{stage}.blocks.0.attn.qkv" for stage in range(2)
+    ]
 
 
 def test_heads_that_cannot_be_removed_get_a_reason() -> None:

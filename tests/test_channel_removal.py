@@ -15,8 +15,11 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers import GluMlp
+from timm.models.focalnet import FocalNet
 from torch import nn
 
+from autocompress.channels import dependencies
 from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import Scatter, ScatteredNorm, masked, remove
 from autocompress.channels.verifying import randomise, settle
@@ -80,6 +83,7 @@ def assert_agree(model: nn.Module, mode: str, size: Size = IMAGE, specs: tuple =
         ("ese_vovnet19b_dw", {}),
         ("convnext_atto", {"depths": (1, 1, 1, 1)}),
         ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}),
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "mlp_layer": GluMlp}),  # halves of channels that are last
     ],
 )
 def test_masked_and_sliced_agree(name: str, options: dict[str, object]) -> None:
@@ -314,6 +318,31 @@ def test_channels_of_image_and_output_stay() -> None:
 class Deciding(Tied):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("shvit_s1", 64, {"embed_dim": (16, 16, 16), "depth": (1, 1, 1), "partial_dim": (4, 4, 4)}),
+        ("tnt_s_patch16_224", 32, {"img_size": 32, "embed_dim": 24, "inner_dim": 8, "depth": 1, "num_heads_outer": 2}),
+    ],
+)
+def test_concats_of_tokens_and_of_parts_are_no_obstacle(name: str, size: int, options: dict[str, object]) -> None:
+    every = couplings(timm.create_model(name, num_classes=4, **options), (3, size, size), "group")
+    assert any(coupling.prunable for coupling in every)
+
+
+def test_tangled_channels_are_followed_once_and_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps that shift indices at each turn would go on up to ``TANGLED``."""
+    begun: list[int] = []
+    whole = dependencies.channel_indices
+    monkeypatch.setattr(dependencies, "channel_indices", lambda size: (begun.append(size), whole(size))[1])
+    monkeypatch.setattr(dependencies, "TANGLED", 1 << 40)
+    model = FocalNet(num_classes=4, embed_dim=8, depths=(1, 1), focal_levels=(2, 2), focal_windows=(3, 3))
+    every = couplings(model, IMAGE, verify=False)
+    tangled = [coupling.name for coupling in every if any("wrong indices for" in reason for reason in coupling.reasons)]
+    assert tangled == [f"layers.{i}.blocks.0.modulation.{layer}" for i in range(2) for layer in "fh"]
+    assert len(begun) == len(every) - 2
 
 
 def test_an_untraceable_network_is_an_error() -> None:

@@ -50,6 +50,7 @@ NAMES = [
     ("torch.onnx._internal.exporter._ir_passes", "rename_outputs"),
     ("torch.onnx._internal.exporter._registration", "ONNXRegistry.from_torchlib"),
     ("torch_pruning.dependency.index_mapping", "_FlattenIndexMapping"),
+    ("torch_pruning.dependency.index_mapping", "_SplitIndexMapping"),
     ("torch_pruning._helpers", "_HybridIndex"),
 ]
 

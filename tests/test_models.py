@@ -112,6 +112,14 @@ def test_branches_are_merged_without_changing_the_result(name: str) -> None:
     assert all(name in modules for name in (*models.stem(merged), *models.classifier(merged)))
 
 
+def test_branches_are_merged_in_training_mode_too() -> None:
+    small = {"embed_dim": [16, 16, 16], "depths": [1, 1, 1], "state_dim": [4, 4, 4]}
+    model = models.create(job("efficientvim_m1", model_args=small), COLOUR)
+    merged = models.reparameterise(model.train())  # torch folds its norms in eval mode only
+    assert models.architecture(merged)["reparameterized"]
+    assert not merged.training
+
+
 def test_other_models_are_not_changed() -> None:
     model = models.create(job("resnet10t"), GREY)
     assert not models.architecture(models.reparameterise(model))["reparameterized"]

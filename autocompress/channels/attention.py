@@ -74,9 +74,11 @@ def heads_of(block: nn.Module) -> Heads | None:
 
 
 def _levit(block: nn.Module) -> Heads | None:
-    """LeViT's layers are a linear layer or convolution with a batch norm behind it."""
+    """LeViT has linear layers or convolutions with a batch norm behind them, maybe merged."""
     if type(block) is not levit.Attention:
         return None
+    if isinstance(block.qkv, nn.Linear):
+        return Heads({"qkv": 1}, "proj.ln", parameters=_BIASES, widths=("val_attn_dim",))
     return Heads({"qkv.linear": 1}, "proj.ln.linear", {"qkv.bn": "qkv.linear"}, _BIASES, widths=("val_attn_dim",))
 
 
@@ -150,13 +152,23 @@ def _size(layer: nn.Module, side: str) -> int:
 
 def unreadable(model: nn.Module, layer: str) -> str:
     """The reason why channels of an unknown kind of attention cannot be removed from ``layer``."""
-    owner = layer
-    while owner.rpartition(".")[2] in (*_WRITERS, "linear"):
-        owner = owner.rpartition(".")[0]
-    if owner == layer:
+    owner = _attention_around(model, layer)
+    if owner is None:
         return "its channels pass attention whose heads cannot be removed one by one"
     kind = type(model.get_submodule(owner)).__name__
     return f"'{owner}' ({kind}) is attention whose heads cannot be removed one by one"
+
+
+def _attention_around(model: nn.Module, layer: str) -> str | None:
+    """The path of the attention block that holds ``layer``, by its class or by the layer's name."""
+    owner = layer
+    while owner := owner.rpartition(".")[0]:
+        if any(mark in type(model.get_submodule(owner)).__name__ for mark in ("Attention", "Attn")):
+            return owner
+    owner = layer
+    while owner.rpartition(".")[2] in (*_WRITERS, "linear"):
+        owner = owner.rpartition(".")[0]
+    return None if owner == layer else owner
 
 
 def set_heads(model: nn.Module, writer: str, heads: int) -> None:

@@ -7,9 +7,10 @@ indices of all layers. Nothing is removed here.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc
 
 from autocompress.channels.slicing import NORMS, Refused, is_depthwise
-from autocompress.compat.torch_pruning import channel_indices, growth_of
+from autocompress.compat.torch_pruning import ChannelGraph, channel_indices, growth_of
 from autocompress.contract import LayerSpec
 from autocompress.contract.coupling import Index, Part
 from autocompress.graph import UntraceableModel
@@ -49,6 +50,7 @@ class Found:
         concatenated, is_output, reads_image: whether the channels reach a concat, the output or
             the image.
         contradictory: layers with indices in the group that they do not have.
+        tied: writers that were reached before indices became contradictory.
         others: types of other layers that mix channels (LayerNorm, GroupNorm).
         heads: a channel is an attention head.
     """
@@ -66,6 +68,7 @@ class Found:
     reads_image: bool = False
     others: list[str] = field(default_factory=list)
     contradictory: list[str] = field(default_factory=list)
+    tied: list[str] = field(default_factory=list)
     heads: bool = False
 
 
@@ -132,7 +135,7 @@ class _Finder:
         for module in self.names:
             if type(module) in pruners:  # one node, although it contains several layers
                 module.forward = partial(_Opaque.apply, module.forward)
-        self.graph = tp.DependencyGraph()
+        self.graph = ChannelGraph()
         self.order: dict[str, int] = {}
         self._outputs: set[Any] = set()
         try:
@@ -164,14 +167,27 @@ class _Finder:
 
     def groups(self) -> list[Found]:
         covered: set[str] = set()
+        tangled: dict[str, Found] = {}
         found = []
         for module in sorted(self._writers(), key=lambda writer: self.order.get(self.names[writer], 0)):
-            if self.names[module] not in covered:
-                group = self._group(module)
-                covered.update(part.layer for part in group.parts if part.side == "out")
-                covered.difference_update(group.partial)
-                found.append(group)
+            name = self.names[module]
+            if name in covered:
+                continue
+            group = self._group(module) if name not in tangled else self._tangled(module, tangled[name])
+            covered.update(part.layer for part in group.parts if part.side == "out")
+            covered.difference_update(group.partial)
+            tangled |= dict.fromkeys(group.tied, group)
+            found.append(group)
         return found
+
+    def _tangled(self, root: nn.Module, first: Found) -> Found:
+        """The group of a writer that is tied to the root of ``first``, whose indices are wrong.
+
+        Following the edges again would take as long and come to the same layers.
+        """
+        size = self.graph.get_pruner_of_module(root).get_out_channels(root)
+        name, index = self.names[root], tuple((i,) for i in range(size))
+        return replace(first, root=name, parts=[Part(name, "out", index, size)], channels=size)
 
     def _writers(self) -> Iterator[nn.Module]:
         for module in self.graph.module2node:
@@ -198,9 +214,8 @@ class _Finder:
                 for position, origin in pairs:
                     own.setdefault(position, set()).add(-1 if origin is None else origin)
         if found.contradictory:
-            index = tuple((i,) for i in range(size))
-            found.parts, found.channels = [Part(found.root, "out", index, size)], size
-            return found
+            found.tied = [self.names[node.module] for node, side in touched if side == "out"]
+            return self._tangled(root, found)
         units = _units(size, [own.values() for own in touched.values()] + list(self._ties(touched)))
         found.channels = len(units)
         for (node, side), own in touched.items():
@@ -241,12 +256,25 @@ class _Finder:
                         return reached
                 known = reached.setdefault((edge.target, edge.handler), set()) if mapped else set()
                 fresh = [pair for pair in mapped if pair not in known]
+                if fresh and max(position for position, _ in fresh) >= self._width(edge.target, edge.handler):
+                    found.contradictory.append(self._name(edge.target))
+                    return reached
                 if fresh:
                     known.update(fresh)
                     waiting.append((edge.target, edge.handler, fresh))
                 if len(known) > most:
                     found.contradictory.append(found.root)
         return reached
+
+    def _width(self, node: Any, handler: Any) -> float:
+        """The number of channels on a side of a layer; infinity for an operator."""
+        side = self._side(node, handler)
+        if side == "parameter":
+            return int(node.module.shape[node.pruning_dim])
+        if not side:
+            return math.inf
+        pruner = self.graph.get_pruner_of_module(node.module)
+        return int((pruner.get_in_channels if side == "in" else pruner.get_out_channels)(node.module) or 0)
 
     def _note(self, found: Found, node: Any, side: str) -> None:
         """Records facts about the channels that follow from a node."""

@@ -162,10 +162,11 @@ def reparameterise(model: nn.Module) -> nn.Module:
     """Merges the training-time branches of RepVGG, MobileOne, FastViT and others, in place.
 
     Without merging, candidates would be compared with a baseline that is too slow. Other models
-    are not changed. Outputs in eval mode are equal; merged layers have no batch norm.
+    are not changed. Outputs in eval mode are equal; merged layers have no batch norm. A model that
+    was changed is in eval mode, because torch folds norms only there.
     """
     mergeable = any(hasattr(module, hint) for module in model.modules() for hint in _HINTS)
     if mergeable and not getattr(model, "reparameterised", False):
-        model = stamp(reparameterize_model(model, inplace=True), model)
+        model = stamp(reparameterize_model(model.eval(), inplace=True), model)
         setattr(model, "reparameterised", True)  # noqa: B010 - to mypy, attributes of modules are tensors
     return model

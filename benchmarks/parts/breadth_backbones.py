@@ -38,7 +38,7 @@ ONE_OF_EACH = [
     *_at(64, "resnetv2_18"),
     *_at(64, "nfnet_l0", depths=(1, 1, 1, 1)),
     *_at(64, "regnetx_002"),
-    *_at(64, "vgg11_bn", num_features=256),
+    *_at(64, "vgg11_bn", mlp_ratio=1 / 16),
     *_at(64, "cspdarknet53", "cspnext_tiny", "densenet121", "rdnet_tiny", "dla34", "dpn48b"),
     *_at(64, "hrnet_w18_small", "selecsls42b", "vovnet39a", "tresnet_m"),
     *_at(96, "inception_v3", "inception_v4", "xception41", "legacy_xception"),
@@ -52,7 +52,8 @@ ONE_OF_EACH = [
     *_at(64, "cait_xxs24_224", depth=2, depth_token_only=1),
     *_at(64, "xcit_nano_12_p16_224", depth=2),
     *_at(64, "samvit_base_patch16_224", depth=2, embed_dim=192, num_heads=3, global_attn_indexes=(1,)),
-    *_at(64, "convit_tiny", "pit_ti_224", "tnt_s_patch16_224", "crossvit_tiny_240", "coat_lite_tiny"),
+    *_at(64, "convit_tiny", "pit_ti_224", "tnt_s_patch16_224", "coat_lite_tiny"),
+    *_at(120, "crossvit_tiny_240"),
     *_at(64, "visformer_tiny", "twins_svt_small", "volo_d1_224"),
     *_at(56, "swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", window_size=7, depths=(1, 1, 2, 1)),
     *_at(64, "swinv2_tiny_window8_256", window_size=4, depths=(1, 1, 2, 1)),
@@ -61,7 +62,8 @@ ONE_OF_EACH = [
     *_at(64, "pvt_v2_b0", "davit_tiny", "gcvit_xxtiny", "focalnet_tiny_srf", "nextvit_small"),
     *_at(64, "swiftformer_xs", "mvitv2_tiny", "edgenext_xx_small", "mobilevit_xxs", "efficientvit_b0"),
     *_at(64, "efficientvit_m0", "fastvit_t8", "shvit_s1", "efficientvim_m1", "lowformer_b0", "iformer_t"),
-    *_at(64, "poolformer_s12", "cpubone_nano", "csatv2", "halonet26t"),
+    *_at(64, "poolformer_s12", "cpubone_nano", "csatv2"),
+    *_at(256, "halonet26t"),
     *_at(224, "levit_128s", "efficientformer_l1", "efficientformerv2_s0"),
     *_at(64, "tiny_vit_5m_224", "vitamin_small_224", "mixer_s32_224"),
     *_at(64, "sequencer2d_s", layers=(1, 1, 1, 1)),
@@ -70,7 +72,8 @@ ONE_OF_EACH = [
 """One backbone of each of timm's families. A run begins with these."""
 
 MORE = [
-    *_at(64, "resnet50d", "seresnet18", "ecaresnet26t", "resnetblur18", "bat_resnext26ts", "resnetv2_50d_gn"),
+    *_at(64, "resnet50d", "seresnet18", "ecaresnet26t", "resnetblur18", "resnetv2_50d_gn"),
+    *_at(256, "bat_resnext26ts"),
     *_at(64, "resnetv2_50x1_bit"),
     *_at(64, "nf_resnet26", "nf_regnet_b0", depths=(1, 1, 1, 1)),
     *_at(64, "regnety_002", "regnetz_005", "gernet_s", "repvgg_a0", "mobileone_s0", "cspresnet50"),

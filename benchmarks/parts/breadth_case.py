@@ -136,7 +136,7 @@ class Tried:
     def _baseline(self) -> dict[str, Any]:
         self.model = _network(self.backbone)
         self.size = models.input_size(self.model)
-        check_forward(self.model, self.size, CLASSES, self.backbone.name)
+        check_forward(self.model, self.size, (CLASSES,), self.backbone.name)
         _settle(self.model, self.size)
         network = facts(self.model, self.size)
         self.before = {"params": network.params, "macs": network.macs}
