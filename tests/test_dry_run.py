@@ -126,25 +126,32 @@ def test_the_baseline_is_not_faster_than_itself() -> None:
     assert [row.meets for row in others] == [{"latency": True}]
 
 
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenedJob, list[cheapest.Built]]:
+    """A job for a dry run, and its cheapest candidates as one process builds them."""
+    methods = ["magnitude", "quantize"]
+    opened = OpenedJob.dry(load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", methods=methods))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forking, "may_fork", lambda: False)
+        return opened, cheapest.build_cheapest(opened, tmp_path_factory.mktemp("one"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("helper", ["helps", "dies"])
-def test_two_processes_build_the_same_as_one(helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = ["ghost", "magnitude", "quantize"]
-    opened = OpenedJob.dry(load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", methods=methods))
+def test_two_processes_build_the_same_as_one(
+    helper: str, of_one: tuple[OpenedJob, list[cheapest.Built]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, alone = of_one
     if helper == "dies":
         monkeypatch.setattr(cheapest, "_help", lambda *_: os._exit(1))
-    built = {}
-    for may_fork in (False, True):
-        monkeypatch.setattr(forking, "may_fork", lambda told=may_fork: told)
-        folder = tmp_path / str(may_fork)
-        folder.mkdir()
-        built[may_fork] = cheapest.build_cheapest(opened, folder)
-        assert all(one.deployable.file.exists() for one in built[may_fork])
-    facts = [[(one.label, one.macs, one.params, one.deployable.operators) for one in built[key]] for key in built]
+    monkeypatch.setattr(forking, "may_fork", lambda: True)
+    together = cheapest.build_cheapest(opened, tmp_path)
+    assert all(one.deployable.file.exists() for one in [*alone, *together])
+    facts = [[(one.label, one.macs, one.params, one.deployable.operators) for one in own] for own in (alone, together)]
     assert facts[0] == facts[1]
     assert [label for label, *_ in facts[0]] == [label for label, _ in opened.cheapest()]
     if helper == "dies":
-        assert all(one.deployable.module is not None for one in built[True])
+        assert all(one.deployable.module is not None for one in together)
 
 
 @pytest.fixture
