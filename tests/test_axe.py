@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from browser import Looked, axe_core, looked_at, needs_browser
-from example_run import write_everything
+from example_run import JOB, write_everything
 
 from autocompress import results
 from autocompress.report.page import render
@@ -18,6 +19,13 @@ PLANTED = """<!doctype html><html><head><title>t</title></head><body>
 <img src="data:,"><input><p style="color:#aaa;background:#fff">pale</p></body></html>"""
 
 
+def failed_run(folder: Path) -> Path:
+    """A run of a model with a very long name, in which every trial failed for a long reason."""
+    (folder / "job.yaml").write_text(yaml.safe_dump({**JOB, "model": "m" * 500}))
+    results.write_trials(folder, [{"trial": number, "status": "failed", "reason": "x" * 3000} for number in range(2)])
+    return folder
+
+
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory) -> list[Looked]:
     axe = axe_core()
@@ -25,16 +33,18 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> list[Looked]:
         pytest.skip("axe-core is not here: npm install --no-save axe-core, or let AXE_CORE name its axe.min.js")
     run = results.read(write_everything(tmp_path_factory.mktemp("run"), trials=20))
     page = render(run, race(run, read_benchmark(BENCHMARK), BENCHMARK.name))
-    return looked_at({"report": page, "planted": PLANTED}, axe, tmp_path_factory.mktemp("browser"))
+    failed = render(results.read(failed_run(tmp_path_factory.mktemp("failed"))))
+    return looked_at({"report": page, "failed": failed, "planted": PLANTED}, axe, tmp_path_factory.mktemp("browser"))
 
 
 def test_the_page_has_no_fault(looked: list[Looked]) -> None:
-    assert [fault for one in looked if one.page == "report" for fault in one.faults] == []
+    assert [fault for one in looked if one.page != "planted" for fault in one.faults] == []
 
 
 def test_only_pictures_and_the_widest_table_scroll_sideways(looked: list[Looked]) -> None:
     sideways = {one.width: one.sideways for one in looked if one.page == "report"}
     pictures = ["Strips of the layers", "Trials as lines through their parameters"]
+    assert [one.sideways for one in looked if one.page == "failed"] == [[], []]
     assert sideways == {390: [*pictures, "Loss of each part, by coupling"], 1280: []}
 
 
