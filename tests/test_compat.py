@@ -139,6 +139,9 @@ WITHOUT_COMPILER = """
 import sys
 import torch
 from autocompress.compat import torch_compiler
+import autocompress.searching.run
+
+assert "ray" not in sys.modules, "a local search imports Ray when its workers start"
 import autocompress.searching.trainable, torchvision
 
 assert "torch._dynamo" not in sys.modules, "the compiler was loaded"
