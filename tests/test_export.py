@@ -188,6 +188,24 @@ def test_filtered_rewrite_rules_give_the_result_of_onnxscript() -> None:
     assert files[0] == files[1]
 
 
+class FlatTwice(nn.Module):
+    """Two layers that flatten the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(64, 3), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(x)
+        return self.one(x.flatten(1)) + self.other(x.flatten(1))
+
+
+def test_a_tensor_may_be_flattened_twice(tmp_path: Path) -> None:
+    model = FlatTwice().eval()
+    export(model, tmp_path / "m.onnx", (1, 8, 8))
+    assert check_agreement(tmp_path / "m.onnx", model, torch.randn(16, 1, 8, 8)).max_error < 1e-5
+
+
 @pytest.mark.slow
 def test_the_direct_export_equals_the_public_exporter(hardened: fx.GraphModule) -> None:
     images = torch.zeros(2, *SIZE)

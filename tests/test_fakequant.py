@@ -66,6 +66,11 @@ def test_a_weight_equals_its_integers_times_their_scale(
     assert torch.equal(fake(fake(weight)), fake(weight))
 
 
+def test_a_single_number_is_observed_though_it_has_no_images() -> None:
+    fake = observed(UniformFakeQuantizer(activation_spec(), images=4), torch.tensor(0.25))
+    torch.testing.assert_close(fake(torch.tensor(0.25)), torch.tensor(0.25))
+
+
 @given(BITS, st.integers(0, 2**31), st.booleans(), st.sampled_from(ACTIVATION_ESTIMATORS), st.floats(0.01, 100))
 def test_an_activation_is_unsigned_and_zero_is_exact(
     bits: int, seed: int, nonnegative: bool, estimator: str, size: float

@@ -172,6 +172,19 @@ def test_sequential_repair_does_not_change_an_unpruned_network() -> None:
         torch.testing.assert_close(same.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@torch.no_grad()
+def test_sequential_repair_refits_linear_layers_of_maps_with_channels_last() -> None:
+    """The MLPs of ConvNeXt read maps ``(N, H, W, C)``. The last layer makes up for the first."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext", num_classes=10).eval()
+    damaged, network = copy.deepcopy(model), facts(model, SIZE)
+    first, last = (next(name for name in network.layers if name.endswith(f"mlp.{layer}")) for layer in ("fc1", "fc2"))
+    damaged.get_submodule(first).weight.mul_(0.8)
+    with evaluating(model), evaluating(damaged):
+        lockstep = Lockstep(trace(model), trace(damaged), {}, _norms(network))
+        assert last in lockstep.repair(_images(64).split(32), [last]).refitted
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_last_layer_of_a_block_compensates_for_its_shortcut() -> None:

@@ -25,7 +25,7 @@ def optimize(model: ir.Model) -> None:
     """Folds constants, rewrites and merges nodes in ``model``, in place.
 
     These are the passes of ``onnxscript.optimizer.optimize_ir`` (onnxscript 0.7) in the same order,
-    with the same result.
+    with the same result, except that no constant is lost.
     """
     common.InlinePass()(model)
     for _ in range(ROUNDS):
@@ -46,14 +46,28 @@ def optimize(model: ir.Model) -> None:
 def _round(model: ir.Model) -> bool:
     """Folds and rewrites once; whether anything changed."""
     changed = bool(fold_constants_ir(model, onnx_shape_inference=True).modified)
+    changed |= rewriter.RewritePass(_rules())(model).modified
+    _keep_constants(model.graph)
     for change in (
-        rewriter.RewritePass(_rules()),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
     ):
         changed |= change(model).modified
     return changed
+
+
+def _keep_constants(graph: ir.Graph) -> None:
+    """Keeps the constants of rules that give constants of several nodes one name.
+
+    The graph then has the last of them only (the rule for ``Flatten``, for two of one tensor).
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.const_value is None or value.producer() is not None or value.is_initializer():
+                continue
+            value.name = f"{node.outputs[0].name}/{value.name}"
+            graph.register_initializer(value)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +174,8 @@ def _export(model: nn.Module, file: Path) -> None:
         raise
     except Exception as error:  # torch.export and the exporter raise many types
         log.debug("the baseline cannot be exported", exc_info=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        told = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # torch colours its errors
+        reason = (told or type(error).__name__).splitlines()[0][:300]
         raise UserError(
             f"the baseline cannot be written as an ONNX file: {reason}", "change model_args, or choose another model"
         ) from error

@@ -104,7 +104,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         if self.observer is None:
             self._weight = x.detach()
             return
-        if self._images_left is not None:
+        if self._images_left is not None and x.ndim:  # a single number is the same for all images
             x = x[: self._images_left]
             self._images_left -= len(x)
         self.observer.observe(x)

@@ -141,11 +141,15 @@ class Lockstep:
         if kept is None:
             return value
         index = torch.as_tensor(kept, dtype=torch.int64, device=value.device)
-        return value.index_select(1 if value.ndim == 4 else -1, index)
+        return value.index_select(-1 if self._channels_last(name) else 1, index)
+
+    def _channels_last(self, name: str) -> bool:
+        """Whether the outputs of a layer have their channels last, which are maps of images too."""
+        return isinstance(self.compressed.get_submodule(name), nn.Linear)
 
     def _made_up(self, name: str, own: Sequence[Any], target: Sequence[Any]) -> list[torch.Tensor]:
         """(r - r') sigma / gamma for every batch."""
-        is_map = own[0].ndim == 4
+        is_map = not self._channels_last(name)
         scale = norm_scale(self.compressed, self.norms.get(name), own[0].shape[1 if is_map else -1])
         inverse = torch.where(scale.abs() < SMALLEST_SCALE, 0.0, 1 / scale).float().to(own[0].device)
         inverse = inverse[:, None, None] if is_map else inverse
@@ -162,13 +166,14 @@ class Lockstep:
         generator = position_generator(name, self.seed)
         halves: list[PairSums] = []
         apart = DualPairs(), DualPairs()
-        few = self._samples(outputs) < columns.width
+        last = self._channels_last(name)
+        few = self._samples(outputs, last=last) < columns.width
         for x, y in zip(inputs, outputs, strict=True):
             for half, (part, of) in enumerate(zip(x.tensor_split(2), y.tensor_split(2), strict=True)):
                 if not len(part):
                     continue
                 samples, places = columns.sample(layer, part.float(), generator, self.positions, self.first)
-                flat = of.flatten(2).transpose(1, 2) if of.ndim == 4 else of.reshape(len(of), -1, of.shape[-1])
+                flat = of.reshape(len(of), -1, of.shape[-1]) if last else of.flatten(2).transpose(1, 2)
                 rows = flat[torch.arange(len(flat), device=flat.device)[:, None], places].flatten(0, 1)
                 grouped = rows.unflatten(1, (columns.groups, -1)).transpose(0, 1)
                 if few:
@@ -180,9 +185,9 @@ class Lockstep:
                 halves[half].add_pair(samples, grouped)
         return apart if few else (halves[0], halves[1])
 
-    def _samples(self, outputs: Sequence[torch.Tensor]) -> int:
-        """The number of samples that will be drawn."""
-        places = outputs[0][0, 0].numel() if outputs[0].ndim == 4 else outputs[0][0, ..., 0].numel()
+    def _samples(self, outputs: Sequence[torch.Tensor], *, last: bool) -> int:
+        """The number of samples that will be drawn; ``last``: channels are the last dimension."""
+        places = outputs[0][0, ..., 0].numel() if last else outputs[0][0, 0].numel()
         return sum(map(len, outputs)) * min(places, self.positions or places)
 
     def _set_constant(self, name: str, constant: torch.Tensor) -> None:

@@ -46,7 +46,7 @@ from autocompress.graph import UntraceableModel, evaluating, facts
 from autocompress.job import Job, Limits, limits_of, load_job
 from autocompress.models.forward import check_forward
 from autocompress.opened.applicable import applicable
-from autocompress.opened.baseline import weights_key
+from autocompress.opened.baseline import export_baseline, weights_key
 from autocompress.recipes.choosers import Fixed, Policy
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.recipe import Recipe
@@ -152,10 +152,9 @@ class Tried:
         }
 
     def _written(self) -> dict[str, Any]:
-        file = self.folder / "baseline.onnx"
-        export(self.model, file, self.size, metadata(self.model))
-        self.session = open_session(file)
-        self.before["bytes"] = file.stat().st_size
+        base = export_baseline(self.model, self.folder)
+        self.session = open_session(base.deployable.file)
+        self.before["bytes"] = base.size_bytes
         return self._agreement(self.model, self.session, integers=False)
 
     @cached_property
