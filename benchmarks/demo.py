@@ -29,7 +29,7 @@ from autocompress.files import write_json
 
 TARGETS = {"seconds": 360, "peak_gb": 6, "latency_ratio": 0.5, "test_accuracy_drop": 1.0}
 JOB = Path(__file__).parent.parent / "search_spaces" / "demo.yaml"
-KEPT = ("job.yaml", "front.csv", "trials.csv", "summary.json", "report.html", "front.png")
+KEPT = ("job.yaml", "front.csv", "trials.csv", "tables.csv", "summary.json", "report.html", "report.md", "front.png")
 NAME = "demo"
 COLUMNS = ["trial", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio", "accuracy_drop"]
 COLUMNS += ["test_accuracy", "test_accuracy_drop", "recipe"]
