@@ -52,7 +52,14 @@ def test_a_dry_run_has_the_deployed_operators(opened: OpenedJob, rules: dict[str
     assert (dry.params, dry.macs) == (real.params, real.macs)
 
 
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ghost modules are initialised on few images, for tests with a store of their own."""
+    monkeypatch.setattr("autocompress_ghost.method.CALIBRATION_IMAGES", 64)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_images")
 def test_recipes_with_other_bits_share_one_recovered_model(opened: OpenedJob, tmp_path: Path) -> None:
     pipeline = replace(opened.pipeline, store=Store(tmp_path))
     float_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default"}))
@@ -182,6 +189,7 @@ class Shuffled(Pruner):
         return torch.randperm(coupling.channels, generator=generator).tolist()
 
 
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("behind", [(), ("ghost",)], ids=["baseline", "behind a transform"])
 def test_pruned_results_are_stored_by_their_order(opened: OpenedJob, behind: tuple[str, ...], tmp_path: Path) -> None:
     """The digest of the order is part of the key, so a result of another order is never used."""
