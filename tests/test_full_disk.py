@@ -27,7 +27,7 @@ from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.spool import Spool
 from autocompress.searching.storing import journal
-from autocompress.searching.storing.opening import STUDY_FILE
+from autocompress.searching.storing.names import STUDY_FILE
 from autocompress.searching.study import Study
 from autocompress.store import Store
 from autocompress.training import train_baseline

@@ -38,7 +38,7 @@ from autocompress.job import DataConfig, Job
 from autocompress.opened import keys
 from autocompress.searching import run, rundir
 from autocompress.searching.begun import begun_with, check_resumable, images_of
-from autocompress.searching.storing.opening import STUDY_FILE
+from autocompress.searching.storing.names import STUDY_FILE
 from autocompress.searching.study import Study
 
 TRIALS = 10

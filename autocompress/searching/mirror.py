@@ -22,7 +22,7 @@ from autocompress.remote import Objects, RemoteError
 from autocompress.results import JOB_FILE, Row
 from autocompress.searching.driverlease import DriverLease
 from autocompress.searching.spool import SPOOL
-from autocompress.searching.storing.opening import STUDY_FILE
+from autocompress.searching.storing.names import STUDY_FILE
 
 PIECES, STATE = "journal", "mirror.json"
 ENDS_WITHIN_S = 1.0

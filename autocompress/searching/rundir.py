@@ -16,7 +16,7 @@ from autocompress.locks import FileLock
 from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TABLES_FILE, TRIALS_FILE
 from autocompress.searching.mirror import STATE
 from autocompress.searching.spool import SPOOL
-from autocompress.searching.storing.opening import NAME_FILE, STUDY_FILE
+from autocompress.searching.storing.names import NAME_FILE, STUDY_FILE
 
 log = logging.getLogger("autocompress.search")
 LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"

@@ -17,13 +17,11 @@ from autocompress.errors import UserError
 from autocompress.files import STORAGE_PASSWORD, write_json
 from autocompress.searching.storing.database import DatabaseStorage, connected
 from autocompress.searching.storing.journal import FileStorage
+from autocompress.searching.storing.names import NAME_FILE, STUDY_FILE
 from autocompress.searching.storing.outages import away
 from autocompress.searching.storing.redisjournal import RedisStorage
 
-STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"
-NAME_FILE = "study.json"
-"""The file with the name of a study that a server keeps."""
 
 
 @dataclass(frozen=True)
