@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLDS = (20_000, 20, 20)
+THRESHOLDS = (20_000, 10, 10)
 """Python's own are 700, 10 and 10."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.searching import placement, requirements
+from autocompress.searching import background, placement, requirements
 from autocompress.searching.background import Background
 from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.settings import Settings
@@ -29,11 +29,12 @@ def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     start = Background.start
 
-    def start_and_wait(background: Background, *arguments: Any) -> None:
-        start(background, *arguments)
-        background.ready(meanwhile=lambda: None)
+    def start_and_wait(own: Background, *arguments: Any) -> None:
+        start(own, *arguments)
+        own.ready(meanwhile=lambda: None)
 
     monkeypatch.setattr(Background, "start", start_and_wait)
+    monkeypatch.setattr(background, "MOST_WAITED", 0.0)  # rows are told after the wait
     monkeypatch.setattr(requirements, "check", lambda job: None)
     monkeypatch.setattr(placement, "run", _run)
 

@@ -35,6 +35,32 @@ def test_groups_stay_in_float_only_if_8_bits_lost_accuracy(loses: bool, tmp_path
     assert list(made.partly_float) == [FLOAT_HEAD] * loses
 
 
+def test_a_fault_in_float_groups_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = toy_job(tmp_path)
+    opened = SensitiveToy(job, job.folder / "toy")
+    monkeypatch.setattr(opened, "partly_float", lambda *_: 1 / 0)
+    background = Background(opened, True, lambda: True, Measurer(opened.device, job.device), {}, print)
+    background.start()
+    made = background.ready(meanwhile=lambda: None)
+    assert made is not None
+    assert made.sensitivity
+    assert [label for label, _ in made.points] == ["uncompressed", "8-bit alone"]
+
+
+def test_float_groups_wait_for_the_trial_of_8_bits(tmp_path: Path) -> None:
+    job = toy_job(tmp_path)
+    opened = SensitiveToy(job, job.folder / "toy")
+    known: list[bool | None] = [None, None, True]
+    background = Background(
+        opened, False, lambda: known.pop(0), Measurer(opened.device, job.device), {"accuracy": 90.0}, print
+    )
+    background.start()
+    made = background.ready(meanwhile=lambda: None)
+    assert made is not None
+    assert list(made.partly_float) == [FLOAT_HEAD]
+    assert not known
+
+
 @pytest.mark.parametrize(
     ("label", "interval", "loses"),
     [

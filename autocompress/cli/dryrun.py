@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +32,7 @@ def show(job: Job, console: Console) -> None:
     on them. No images are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
+    torch.set_num_threads(1)  # nothing is trained, and two processes build files
     opened = OpenedJob.dry(job)
     parameters = opened.parameters()
     lines = [f"methods: {words.join([method.name for method in opened.methods]) if opened.methods else 'none applies'}"]

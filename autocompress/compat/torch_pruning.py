@@ -48,7 +48,8 @@ class ChannelGraph(tp.DependencyGraph):
     def _build_dependency(self, module2node: Any) -> None:
         super()._build_dependency(module2node)
         for node in module2node.values():
-            if node.type == ops.OPTYPE.CONCAT and hasattr(node.grad_fn, "_saved_dim"):
+            is_known = hasattr(node.grad_fn, "_saved_dim") and _have_one_rank(node.grad_fn)
+            if node.type == ops.OPTYPE.CONCAT and is_known:
                 node.module.concat_sizes = _concat_sizes(node.grad_fn)
 
     def _map_split(self, node: Any) -> None:
@@ -90,6 +91,15 @@ def _is_second(function: Any) -> bool:
 def _sources(function: Any) -> list[tuple[Any, int]]:
     """The nodes whose outputs a concat reads, with the number of the output."""
     return [(source, number) for source, number in function.next_functions if source is not None]
+
+
+def _have_one_rank(function: Any) -> bool:
+    """Whether all inputs of a concat have as many dimensions as its output.
+
+    ``torch.cat`` also takes an empty tensor of one dimension.
+    """
+    ranks = {len(source._input_metadata[number].shape) for source, number in _sources(function)}
+    return ranks == {len(function._input_metadata[0].shape)}
 
 
 def _concat_sizes(function: Any) -> list[int]:

@@ -38,12 +38,6 @@ it is not run again.
 SITTINGS = 6
 """Fewest sittings of a measurement."""
 
-OPENING = 1 / 3
-"""Largest share of the time of a measurement for opening the models again.
-
-A large file takes longer to open than to time.
-"""
-
 
 def measure(
     device: Device, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
@@ -55,7 +49,7 @@ def measure(
     alternate, and each pair of blocks gives a ratio. The result is the median ratio with a 95 %
     interval for the median of later measurements (``timing.ratio_interval``).
 
-    A measurement has several sittings. They open both models again, where that is quick,
+    A measurement has several sittings. Each opens both models again, if that is quick,
     because the placement of memory is one cause of variation. The lock of the machine is held alone
     for one or more sittings, since each time that it is taken, all trainings must give way first.
 
@@ -107,7 +101,6 @@ class _Sittings:
     done: list[Pairs] = field(default_factory=list)
     _both: _Both | None = None
     _spent: float = 0.0
-    _opening: float = 0.0
     _longest: float = 0.0
     _is_too_slow: bool = False
 
@@ -140,11 +133,10 @@ class _Sittings:
         self._spent, self._longest = self._spent + taken, max(self._longest, taken)
 
     def _opened(self, turn: int) -> _Both:
-        """Both models; opened again if opening takes at most ``OPENING`` of the time so far."""
-        if self._both is None or self._opening + self._both.opened_in <= OPENING * (self._spent + self.share):
+        """Both models; opened again if that takes no longer than a sitting should."""
+        if self._both is None or self._both.opened_in <= self.share:
             self._both = None  # the old models are freed first, so that memory is not needed twice
             self._both = _Both(self.device, self.candidate, self.baseline, self.config, turn)
-            self._opening += self._both.opened_in
         return self._both
 
 

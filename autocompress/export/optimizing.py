@@ -63,10 +63,10 @@ def _keep_constants(graph: ir.Graph) -> None:
     The graph then has the last of them only (the rule for ``Flatten``, for two of one tensor).
     """
     for node in graph:
-        for value in node.inputs:
+        for place, value in enumerate(node.inputs):
             if value is None or value.const_value is None or value.producer() is not None or value.is_initializer():
                 continue
-            value.name = f"{node.outputs[0].name}/{value.name}"
+            value.name = f"{node.outputs[0].name}/{place}/{value.name}"
             graph.register_initializer(value)
 
 

@@ -116,7 +116,7 @@ def _layers_of(model: nn.Module, input_size: tuple[int, int, int]) -> Mapping[st
     """
     from autocompress.graph import facts
 
-    asked = (repr(model), input_size)
+    asked = (str(model), input_size)  # of a traced model, the text has its code too
     if model not in _known or _known[model][0] != asked:
         _known[model] = (asked, facts(model, input_size).layers)
     return _known[model][1]

@@ -165,7 +165,8 @@ class OpenedJob:
             UserError: as for :meth:`open`, for errors that are known without training.
         """
         compute = compute_of(job.compute)
-        limit_threads(compute.threads or 1)  # nothing is trained, and files are built by two processes
+        if compute.threads is not None:
+            limit_threads(compute.threads)
         known = outline(job, plugins or manager_for(job), preview=True)
         if known.splits is not None and models.needs_training(job, known.splits.info):
             require_training_images(job, known.splits)

@@ -135,6 +135,8 @@ def race(result: SearchResult, benchmark: Benchmark, name: str) -> Race:
 
 def _label(search: str) -> str:
     seed, _, change = search.partition("-")
+    if not seed.isdecimal():
+        return plain(search, LONGEST)
     return plain(change.replace("-", " ") or f"seed {seed}", LONGEST)
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,10 @@ from autocompress.searching.searchable import SearchableJob
 from autocompress.sensitivity.table import Sensitivity
 
 log = logging.getLogger("autocompress.search")
+
+
+MOST_WAITED = 10.0
+"""Maximum seconds to wait for the trial of 8 bits alone, when all else is prepared."""
 
 
 class _TimeIsUp(BaseException):
@@ -66,8 +70,8 @@ class Background:
 
     Attributes:
         opened: the opened job; the driver does not use its pipeline meanwhile.
-        int8_loses: whether 8 bits alone lost accuracy in a trial so far, so that sensitive groups
-            in float may help.
+        int8_loses: whether 8 bits alone lost accuracy in a trial, so that sensitive groups in float
+            may help; None while that trial is under way.
         wants_bits: whether fewer than 8 bits may help, so that sensitivity is measured even if
             there are proposals.
         measurer: with the devices of the job.
@@ -80,7 +84,7 @@ class Background:
 
     opened: SearchableJob
     wants_bits: bool
-    int8_loses: Callable[[], bool]
+    int8_loses: Callable[[], bool | None]
     measurer: Measurer
     baseline: Row
     tell: Callable[[str], None]
@@ -157,14 +161,24 @@ class Background:
                 needs_bits = proposed is None or self.wants_bits
                 sensitivity = self.opened.sensitivity(self.progress, pause=self._pause) if needs_bits else []
                 points = self._hopeful(self.opened.starting_points(sensitivity), self._pause)
-                partly_float = self.opened.partly_float(self.progress, self._pause) if self.int8_loses() else []
-            self._prepared = Prepared(proposed, sensitivity, points, partly_float)
+                self._prepared = Prepared(proposed, sensitivity, points)
+                if self._is_float_useful():
+                    partly_float = self.opened.partly_float(self.progress, self._pause)
+                    self._prepared = replace(self._prepared, partly_float=partly_float)
         except _TimeIsUp:
             log.warning("the time was up before tables and proposals were made")
         except Exception:
-            log.exception("nothing could be prepared; the search goes on without proposals")
+            log.exception("not all could be prepared; the search continues with what there is")
         finally:
             self.opened.end_proposals()
+
+    def _is_float_useful(self) -> bool:
+        """Whether 8 bits alone lost accuracy; waits for that trial for a while."""
+        end = time.monotonic() + MOST_WAITED
+        while (found := self.int8_loses()) is None and time.monotonic() < end:
+            self._pause()
+            time.sleep(0.05)
+        return bool(found)
 
     def _look_how_far(self, pause: Callable[[], None]) -> None:
         """Finds constraints that no recipe can meet; an error of a method only means none."""

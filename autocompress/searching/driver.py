@@ -64,6 +64,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("autocompress.search")
 
 
+FIRST_PROPOSALS = 2
+"""Proposals that are tried before recipes with float groups: those at the constraints."""
+
+
 class Driver:
     """Runs a search in its folder, and closes it."""
 
@@ -104,7 +108,7 @@ class Driver:
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         told = self._observer.on_note, Steps(self._observer)
-        self._int8_loses = False
+        self._int8_loses: bool | None = False
         helps = self._bits_pay, lambda: self._int8_loses
         self._background = Background(self._opened, *helps, self._measurer, self._baseline, *told)
         self._corrections: Corrections | None = None
@@ -145,7 +149,9 @@ class Driver:
         known = [values for _, values in self._first]
         others = [(label, self._untrained(values)) for label, values in made.points if values not in known]
         floats = [(label, self._untrained(values)) for label, values in made.partly_float]
-        self._study.enqueue_proposals([*floats, *(made.proposed.recipes if made.proposed else ()), *others])
+        proposals = list(made.proposed.recipes) if made.proposed else []
+        before = min(FIRST_PROPOSALS, len(proposals))
+        self._study.enqueue_proposals([*proposals[:before], *floats, *proposals[before:], *others])
 
     def _untrained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """A starting point without training of its own, if rungs decide what is trained."""
@@ -194,6 +200,7 @@ class Driver:
         """Runs what the budget leaves, and closes."""
         self._clock.go_on_from(self._study.seconds)
         rows = self._study.rows()
+        self._int8_loses = any(is_int8_with_loss(row) for row in rows)
         self._ledger = Ledger(self._folder, rows)
         self._kept = KeptModels(self._folder, self._job, self._baseline, rows)
         self._endings = Endings(self._job, self._baseline, rows)
@@ -271,6 +278,8 @@ class Driver:
         dispatcher = Dispatcher(*recipes, *told, self._endings, self._climbing)
         self._recorded.under_way = lambda: dispatcher.under_way
         is_first = bool(self._first) and not self._study.is_proposed and not self._crew.trains(self._first[0])
+        if is_first and self._first[0][0] == EIGHT_BIT:
+            self._int8_loses = None  # it is tried at once
         is_crowded = self._crew.is_crowded
         # Forking needs that no other thread works yet.
         forks = is_crowded and not self._study.is_proposed
@@ -317,7 +326,8 @@ class Driver:
 
     def _on_row(self, row: Row) -> None:
         self._study.spend(self._seconds)
-        self._int8_loses = self._int8_loses or is_int8_with_loss(row)
+        if row.get("label") == EIGHT_BIT:
+            self._int8_loses = is_int8_with_loss(row)
         self._kept.add(row)
         if self._corrections is not None and not row.get("reached"):
             self._corrections.add(row)

@@ -106,6 +106,7 @@ class TrialThread:
     def _run(self, asked: Asked) -> None:
         if (row := _tried(self._attempt, asked, LetsTrace())) is not None:
             self._rows[asked.number] = row
+        give_memory_back()
 
 
 class TrialProcess:
