@@ -6,6 +6,8 @@ They can be restored on any machine, have one driver, and lose nothing.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,28 @@ def test_a_running_driver_excludes_others(place: str, tmp_path: Path, monkeypatc
         Mirror(first.url, tmp_path / "two").claim(wait_s=1.0)
     first.release()
     Mirror(first.url, tmp_path / "two").claim(wait_s=60.0)
+
+
+def test_a_renewal_under_way_does_not_undo_a_release(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driverlease, "RENEWED_EVERY_S", 0.01)
+    put, is_renewing = Objects.put_bytes, threading.Event()
+
+    def slow(objects: Objects, key: str, content: bytes, **options: Any) -> bool:
+        if key == driverlease.DRIVER and threading.current_thread().name == "lease":
+            is_renewing.set()
+            time.sleep(0.3)
+        return put(objects, key, content, **options)
+
+    monkeypatch.setattr(Objects, "put_bytes", slow)
+    first = begun(job_on(place))
+    assert is_renewing.wait(30)
+    first.release()
+    time.sleep(0.5)
+    started = time.monotonic()
+    Mirror(first.url, tmp_path / "two").claim(wait_s=20.0)
+    assert time.monotonic() - started < 10.0, "the lease was released"
 
 
 def test_a_driver_whose_lease_was_taken_over_ends(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def test_substituted_layers_are_trained_before_scoring(resnet: nn.Module, scop: 
     own = replace(context, callbacks=callbacks, pause=lambda: happened.append("pause"))
     pruned(resnet, scop, own, entering=ghosted(resnet, context), rescore_epochs=2)
     assert happened.count("step") == 4, "two epochs of two batches"
-    assert happened.count("pause") == 4 + 2, "those, and the two of one score epoch"
+    assert happened.count("pause") == 4 + 2 + 1, "those, the two of one score epoch, and one after PRUNE"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch import nn
 from autocompress import models
 from autocompress.contract import DataSource, Device, Manager, Method, Parameter, Space, manager
 from autocompress.job import DataConfig, Job, load_job
+from autocompress.job.unknownkeys import STAGES
 from autocompress.opened.applicable import applicable
 from autocompress.recipes.parameters import every_parameter
 from autocompress.recipes.recipe import compose
@@ -22,8 +23,6 @@ from autocompress.synthesis.statistics import norm_layers
 if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
 
-STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
-"""The first words of the engine's own parameters, in the order of a recipe."""
 EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet10t", 32
 """The model and the image size in pixels for listing parameters, if the user names no model.
 

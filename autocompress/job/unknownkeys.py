@@ -20,7 +20,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 """The keys of a job that are sections."""
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
-"""First words of the engine's own parameters in a space."""
+"""First words of the engine's own parameters in a space, in the order of a recipe."""
 
 
 def where_it_belongs(path: list[str], value: Any, *, in_file: bool) -> str:

@@ -21,6 +21,8 @@ DRIVER = "driver.json"
 """The object with the driver: its id, the time of the renewal, and whether it has ended."""
 RENEWED_EVERY_S, LEASE_S = 10.0, 30.0
 """Seconds between renewals, and seconds without a renewal after which another driver takes over."""
+RELEASED_WITHIN_S = 1.0
+"""Maximum seconds that a release waits for a renewal."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -36,6 +38,7 @@ class DriverLease:
         self._url, self._objects = url, objects
         self._owner = uuid.uuid4().hex
         self._ended = threading.Event()
+        self._renewing = threading.Lock()
 
     @property
     def has_ended(self) -> bool:
@@ -83,14 +86,23 @@ class DriverLease:
             RemoteError: if storage cannot be used.
         """
         self.stop()
-        self._write(objects, done=True)
+        # A renewal that is under way must not come after the release.
+        is_alone = self._renewing.acquire(timeout=RELEASED_WITHIN_S)
+        try:
+            self._write(objects, done=True)
+        finally:
+            if is_alone:
+                self._renewing.release()
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY_S):
-            try:
-                self._write(self._objects, done=False)
-            except RemoteError as error:
-                warn_once(Path(self._url), "does not take the renewals of the driver's lease", error)
+            with self._renewing:
+                if self._ended.is_set():
+                    return
+                try:
+                    self._write(self._objects, done=False)
+                except RemoteError as error:
+                    warn_once(Path(self._url), "does not take the renewals of the driver's lease", error)
 
     def _write(self, objects: Objects, *, done: bool) -> None:
         content = {"owner": self._owner, "at": time.time(), "done": done}
