@@ -73,7 +73,7 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 
     Args:
         seconds: the limit.
-        file: with a descriptor, open for writing.
+        file: file that is open for writing and has a descriptor.
         told: called with True when the clock is paused (:func:`paused`), and with False when it
             runs again.
     """

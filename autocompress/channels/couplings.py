@@ -1,4 +1,4 @@
-"""The channels of a network that can be removed in a mode, and reasons against the others."""
+"""Finds the channels of a network that can be removed together, and reasons against the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autocompress.graph import LayerFacts, facts
 from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
-"""All couplings of a network before measuring, for any mode, with facts about its layers."""
+"""All couplings of a network before they are verified, for any mode, and facts about its layers."""
 
 
 def couplings(
@@ -31,27 +31,31 @@ def couplings(
     verify: bool = True,
     known: Judged | None = None,
 ) -> list[Coupling]:
-    """All couplings of a network, in network order, with reasons if none can lose channels.
+    """Returns all couplings of a network, in network order.
+
+    A coupling that cannot lose channels has the reasons in ``reasons``.
 
     Modes:
 
     - ``inner``: channels that are private to a block.
-    - ``group``: also the channels of a residual stream or a concat, with the same channels kept by
-      all layers that write it. Only couplings for which switching off equals removing.
-    - ``scatter`` (the official code): also the last convolution of each block, with its output
-      scattered back to the full width of the stream.
+    - ``group``: also the channels of a residual stream or a concat. All layers that write them keep
+      the same channels. A coupling is used only if setting a channel to zero has the same effect
+      as removing it.
+    - ``scatter``, as in SCOP's official code: also the last convolution of each block. Its output
+      is scattered back to the full width of the residual stream.
 
-    The dependency graph can be wrong. So each coupling is tried on a copy with random weights in
-    double precision, and refused if the sliced network has other outputs (:mod:`.verifying`).
+    The dependency graph can be wrong. So channels of each coupling are removed from a copy of the
+    network with random weights in double precision. If the outputs are wrong, the coupling is
+    refused (:mod:`.verifying`).
 
     Args:
         model: a float model, maybe with layers of plugins; it is not changed.
         input_size: (channels, height, width).
         mode: one of ``MODES``.
         specs: descriptions of the layer types of plugins, for example ``manager().layer_specs()``.
-        verify: False skips measuring and leaves ``safe`` True, for a model that was measured
+        verify: False skips this check and leaves ``safe`` True, for a network that was checked
             before.
-        known: the result of :func:`judged` for this network, where it is known.
+        known: the result of :func:`judged` for this network, if it is known.
 
     Raises:
         UntraceableModel: if the network cannot be traced, or no dependency graph can be built.
@@ -69,9 +73,10 @@ def couplings(
 
 
 def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[LayerSpec] = ()) -> Judged:
-    """The part that is equal for all modes, with most of the work on complicated networks.
+    """Does the part of :func:`couplings` that is the same for all modes.
 
-    Arguments and errors as in :func:`couplings`.
+    On complicated networks, this is most of the work. Arguments and errors are those of
+    :func:`couplings`.
     """
     specs = list(specs)
     layers = facts(model, input_size, leaf_types(specs)).layers
@@ -85,9 +90,10 @@ def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[L
 
 
 def _by_head(found: Found, heads: Mapping[str, list[Part]]) -> Found:
-    """The group of an attention block whose heads are known, with a channel for each head.
+    """Returns the group of an attention block with a channel for each head.
 
-    The graph's own indices for products of activations may be wrong, so they are not used.
+    The graph's own indices for products of activations may be wrong, so they are not used. A group
+    whose heads are not known is returned unchanged.
     """
     parts = heads.get(found.root)
     if parts is None:
@@ -106,7 +112,7 @@ def _by_head(found: Found, heads: Mapping[str, list[Part]]) -> Found:
 def _judged(
     model: nn.Module, found: Found, layers: Mapping[str, LayerFacts], pruners: Mapping[type[nn.Module], Any]
 ) -> Coupling:
-    """The coupling with reasons that are known without measuring."""
+    """Returns the coupling of a group, with the reasons that are known without the check."""
     reasons = []
     parts, heads = found.parts, found.heads
     if is_attention(found.operators) and not found.is_output:
@@ -153,9 +159,10 @@ def _judged(
 
 
 def _masks_of_heads(found: Found) -> tuple[tuple[str, Index], ...]:
-    """The masks of a coupling of heads: the norms behind its writers, or writers without a norm.
+    """Returns the masks of a coupling of heads: norms behind writers, or writers without a norm.
 
-    A head whose values are zero has the output zero.
+    Setting queries, keys and values to zero there switches a head off, because a head whose values
+    are zero has the output zero.
     """
     behind = dict(found.norm_of)
     at = {part.layer: part.index for part in found.parts}
@@ -163,7 +170,10 @@ def _masks_of_heads(found: Found) -> tuple[tuple[str, Index], ...]:
 
 
 def _sharing(model: nn.Module, parts: Sequence[Part]) -> list[str]:
-    """A reason where a layer shares its weight with another layer: removal would separate them."""
+    """Returns a reason if a layer shares its weight with another layer.
+
+    Removing channels of one of them would separate the two weights.
+    """
     layers = {part.layer for part in parts}
     for path, other in tied(model).items():
         # A layer of a plugin may contain layers, and a part may be a bare parameter.
@@ -177,7 +187,10 @@ def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
 
 
 def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
-    """Whether a layer of a plugin ties its outputs to each other; others can keep any channels."""
+    """Whether a layer of a plugin ties its outputs to each other.
+
+    Layers that do not can keep any channels.
+    """
     return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
 
@@ -188,7 +201,14 @@ def _reads_image(layers: Mapping[str, LayerFacts], name: str) -> bool:
 def _blocks(
     modules: Mapping[str, nn.Module], parts: Sequence[Part], channels: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
-    """The finest partition that grouped convolutions and the widths of ghost modules require."""
+    """Divides the channels into blocks, the same share of which is removed.
+
+    Grouped convolutions and the widths of ghost modules require blocks, and these are the smallest
+    possible ones.
+
+    Returns:
+        The blocks, and the reason if there can be none.
+    """
     keys: list[list[int]] = [[] for _ in range(channels)]
     for part in parts:
         layer = modules.get(part.layer)
@@ -207,7 +227,7 @@ def _blocks(
 
 
 def _without_partial(every: list[Coupling], partial: set[str]) -> list[Coupling]:
-    """Refuses couplings that contain only some outputs of a writer."""
+    """Adds a reason to couplings that contain only some of the outputs of a layer."""
     result = []
     for coupling in every:
         torn = [name for name in coupling.producers if name in partial]
@@ -217,7 +237,10 @@ def _without_partial(every: list[Coupling], partial: set[str]) -> list[Coupling]
 
 
 def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
-    """The coupling in ``mode``, with a reason against it if several layers share its channels."""
+    """Returns the coupling for ``mode``, which may remove only the private channels of a block.
+
+    If several layers share its channels, this is added to its reasons.
+    """
     if coupling.inner or coupling.scatter or coupling.reasons:
         return coupling
     others = [name for name in coupling.producers if name != coupling.name]
@@ -228,8 +251,9 @@ def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
 def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, LayerFacts]) -> list[Coupling]:
     """Replaces each shared stream by the last convolutions of the blocks that write it.
 
-    The official code leaves out stem and shortcut. Here the last convolution of a block is the only
-    reader of private channels (apart from gates), which a shortcut never is.
+    As in the official code, stems and shortcuts are left out. A convolution counts as the last one
+    of a block if it alone reads private channels, apart from gates. This is never the case for a
+    convolution in a shortcut.
     """
     modules = dict(model.named_modules())
     private: set[str] = set()

@@ -41,7 +41,8 @@ class Found:
 
     Attributes:
         root: the layer with the outputs from which the group was made.
-        parts: with one channel for each set of root outputs that are tied to each other.
+        parts: parts of its layers. Each set of root outputs that are tied to each other is one
+            channel.
         channels: number of those sets.
         norm_of, masks: as in ``Coupling``.
         norms: batch normalisations among the parts.

@@ -70,7 +70,7 @@ class Checked:
         return _CODES[self.verdict]
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The result as JSON values."""
         judged = [asdict(one) | {"verdict": str(one.verdict)} for one in self.judged]
         told = {"subject": self.subject, "verdict": str(self.verdict), "exit_code": int(self.exit_code)}
         return told | {"policy": self.policy, "checks": judged}

@@ -1,4 +1,4 @@
-"""``autocompress search --dry-run``: the job, its methods, and whether bounds can be met."""
+"""Implements ``autocompress search --dry-run``: shows a job, and whether its bounds can be met."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from autocompress.searching.measurer import Measurer
 MEASURED_S = 0.3
 """Seconds of latency measurement for each candidate."""
 WIDEST = 200
-"""Maximum number of columns of a table in a pipe."""
+"""Maximum width of a table in characters, where the output is not a terminal."""
 
 
 def show(job: Job, console: Console) -> None:
     """Prints everything that can be known without training.
 
-    The baseline gets random weights where it would be trained first, because cost does not depend
-    on them. No images are synthesised, and no method prepares anything.
+    If the search would train the baseline first, the baseline has random weights here, because its
+    costs do not depend on them. No images are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     torch.set_num_threads(1)  # nothing is trained, and two processes build files
@@ -56,7 +56,7 @@ def show(job: Job, console: Console) -> None:
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """Prints ``table``. A pipe has no width, so nothing is cut off there."""
+    """Prints ``table``. If the output is not a terminal, the table is not cut off at a width."""
     if not console.is_terminal:
         wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -66,13 +66,13 @@ def _print_whole(table: Table, console: Console) -> None:
 def _baseline_cost(opened: OpenedJob, rows: Sequence[CheapestCandidate]) -> str:
     base = opened.baseline
     figures = [words.size(base.size_bytes), f"{words.count(base.params)} parameters", f"{words.count(base.macs)} MACs"]
-    # The baseline was measured beside each candidate; this is the middle one of these figures.
+    # The baseline was measured beside each candidate. The median of these latencies is shown.
     beside = [row.latency_ms / row.latency_ratio for row in rows]
     return ", ".join([words.milliseconds(statistics.median(beside)), *figures] if beside else figures)
 
 
 def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
-    """The lowest costs of each method, and of all together, relative to the baseline."""
+    """Returns the lowest costs of each method, and of all together, relative to the baseline."""
     title = "the cheapest candidates (nothing is trained)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)
@@ -91,7 +91,7 @@ def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
 
 
 def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
-    """For each constraint on a cost, a sentence: whether it can be met, and by which methods."""
+    """Returns for each constraint on a cost whether it can be met, and by which methods."""
     sentences = []
     for name in rows[0].meets if rows else ():
         reaching = [row.label for row in rows if row.meets.get(name)]
@@ -105,7 +105,10 @@ def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
 
 
 def estimates(rows: Sequence[CheapestCandidate]) -> list[str]:
-    """A sentence for each method whose structure depends on a state that the search computes."""
+    """Returns a sentence for each method whose figures are only estimates.
+
+    These are the methods whose structure is decided during the search.
+    """
     names = dict.fromkeys(name for row in rows for name in row.estimated)
     return [
         f"{name}: the widths of layers are decided during the search, so its figures are estimates" for name in names
@@ -113,7 +116,7 @@ def estimates(rows: Sequence[CheapestCandidate]) -> list[str]:
 
 
 def _images(opened: OpenedJob) -> str:
-    """The splits as text, and the data sources that make images if there are none."""
+    """Describes the data splits, and the data sources if these make the training images."""
     sources = list(opened.space.sources())
     if not sources:
         return opened.splits.describe()

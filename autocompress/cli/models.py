@@ -113,7 +113,7 @@ def check(
 ) -> None:
     """Check a model against a budget of accuracy, latency, size and operators, for CI.
 
-    Exit codes: 0 met, 3 undecided because of noise, 4 missed.
+    Exit codes: 0 if all limits are met, 4 if one is missed, 3 if noise leaves one undecided.
 
     autocompress check model.onnx --budget budget.yaml --json
     """
@@ -189,5 +189,5 @@ def _table(reference: Path, found: list[Compared]) -> Table:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints text as it is."""
+    """Prints ``text`` without markup, highlighting or wrapping of lines."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

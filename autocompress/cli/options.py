@@ -92,7 +92,7 @@ OwnPlugins = Annotated[
         is_eager=True,
     ),
 ]
-"""For commands without a job."""
+"""The option of commands without a job."""
 Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
 Address = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Commands that send a job to a cluster (submit), and follow a job that was sent."""
+"""Commands that send a job to a cluster (``submit``), and that follow such a job (``cluster``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WHAT, _RAY, _KUBERNETES, _SLURM = "What it needs", "A cluster of Ray", "Kuberne
 
 
 class Kind(StrEnum):
-    """What ``--print`` writes."""
+    """Values of ``--print``: a RayJob for KubeRay, or a batch script for Slurm."""
 
     KUBERAY = "kuberay"
     SLURM = "slurm"
@@ -150,7 +150,7 @@ def logs(
     token: TokenFile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print until the job ends.")] = False,
 ) -> None:
-    """Print what a job has printed."""
+    """Print the output of a job."""
     from autocompress.submission.jobserver import JobServer
 
     server = JobServer(address, token)
@@ -166,7 +166,7 @@ def logs(
 
 @cluster.command()
 def stop(name: Name, address: Server, token: TokenFile = None) -> None:
-    """Stop a job. Its run continues if the job is sent again."""
+    """Stop a job. To continue its run, send the same job again."""
     from autocompress.submission.jobserver import JobServer
 
     server = JobServer(address, token)

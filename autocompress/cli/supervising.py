@@ -47,7 +47,7 @@ def resume_supervised(place: Path) -> None:
         place: the folder of the run, or its URL.
 
     Raises:
-        SystemExit: with the exit code of the driver, when it has ended.
+        SystemExit: when the driver has ended, with its exit code.
         UserError: if the run is on a URL that cannot be used.
     """
     if IS_DRIVER in os.environ:
@@ -118,7 +118,7 @@ class _Signals:
     last: int | None = None
 
     def take(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler."""
+        """Handles a signal: stores its number and passes it on to the driver."""
         del frame
         self.last = number
         if self.child is not None:

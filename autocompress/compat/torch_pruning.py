@@ -22,7 +22,7 @@ class ChannelGraph(tp.DependencyGraph):
     """
 
     def build_dependency(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch-pruning's."""
+        """Builds the dependencies as torch-pruning does, and maps splits of the last dimension."""
         super().build_dependency(*args, **kwargs)
         for node in self.module2node.values():
             if node.type == ops.OPTYPE.SPLIT and _is_last(node.grad_fn):
@@ -30,7 +30,11 @@ class ChannelGraph(tp.DependencyGraph):
         return self
 
     def get_in_channels(self, module_or_node: Any) -> Any:
-        """As torch-pruning's; an operator before a concat of channels has the size of its input."""
+        """The number of input channels.
+
+        torch-pruning knows none for an operator before a concat of channels. Its number is the size
+        of its input of the concat.
+        """
         known = super().get_in_channels(module_or_node)
         outputs: Any = getattr(module_or_node, "outputs", ())
         if known is not None or len(outputs) != 1 or outputs[0].type != ops.OPTYPE.CONCAT:

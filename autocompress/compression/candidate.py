@@ -24,8 +24,8 @@ class Candidate:
         recipe: the recipe that was applied.
         operators: number of operations by layer and bits, for cost models; the tap crop does not
             change them.
-        params, macs: of the float network after the transforms (quantization changes neither); macs
-            for one image.
+        params, macs: number of parameters, and of multiply-accumulates for one image, of the float
+            network after the transforms. Quantization changes neither.
         float_layers: names of layers that QUANTIZE could not quantize; empty for a float candidate.
         slow: the reason why a standard runtime is slow with the file (``LayerSpec.slow_in_file``),
             else empty.

@@ -25,7 +25,8 @@ class Inputs:
     """Makes the inputs of the stages, for recipes of one baseline.
 
     Attributes:
-        baseline, baseline_key, methods, transfer, seed, compute, store, sources: of the pipeline.
+        baseline, baseline_key, methods, transfer, seed, compute, store, sources: attributes of the
+            pipeline.
     """
 
     baseline: nn.Module

@@ -21,7 +21,7 @@ class StageKeys:
     Attributes:
         inputs: images, methods and the way of computing.
         structural: PRUNE and REPAIR, whose key needs the pruner's order of channels.
-        granularity, table, costs: of the pipeline.
+        granularity, table, costs: attributes of the pipeline.
     """
 
     inputs: Inputs

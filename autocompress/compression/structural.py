@@ -143,7 +143,7 @@ class Structural:
             asked: parameters of PRUNE; None if nothing is pruned.
             settings: settings of REPAIR.
             pruner: orders the channels.
-            context: with images, and the pruner's state.
+            context: context with the images and the pruner's state.
             seconds: time by stage is added to it.
             untouched: ``model`` is still the baseline.
             entering: content key of ``model``; without one, orders of a network that is not the

@@ -55,7 +55,7 @@ class Method(ABC):
     needs_training: ClassVar[bool] = False
     """True: where this method acts, RECOVER cannot be "none"."""
     min_epochs: ClassVar[int] = 0
-    """Fewest recovery epochs with which the method is useful."""
+    """Minimum number of recovery epochs with which the method is useful."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former names of parameters (``scop.rate``), each with a sentence on its replacement."""
 

@@ -100,7 +100,7 @@ class FakeQuantizer(nn.Module, ABC):
     """
 
     folds_norm: ClassVar[bool] = True
-    """For weights with a batch normalisation behind them.
+    """Whether the batch normalisation behind a layer is folded into its weights.
 
     True: ``forward`` and ``harden`` get the weight scaled by the long-term statistics, ``gamma /
     sigma * W`` (whitepaper, eq. 23). False: they get the weight of the layer. The normalisation

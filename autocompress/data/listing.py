@@ -36,7 +36,8 @@ class Listing:
         identities: device and inode of each file, int64 ``(N, 2)``.
         sizes: in bytes, of each file, int64.
         key: changes with names, sizes and times of the files, and with how they are read.
-        watch: of a kept listing, which is compared with the folder in the background.
+        watch: for a listing from the cache, its comparison with the folder, which runs in the
+            background.
     """
 
     def __init__(

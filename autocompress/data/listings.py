@@ -30,7 +30,7 @@ log = logging.getLogger("autocompress")
 VERSION = 1
 FOLDER = "listings"
 LEAST = 10_000
-"""Fewest files of a listing that is kept. Smaller folders are listed again each time."""
+"""Minimum number of files of a listing that is kept. Smaller folders are listed each time."""
 SETTLED_S = 2.0
 """Seconds since the last change of a folder after which its listing is kept.
 

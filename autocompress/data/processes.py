@@ -32,7 +32,7 @@ AHEAD = 2
 POOLS = 2
 """Maximum number of picture lists with processes: the training images, and other images."""
 WORTH_S = 2.0
-"""Fewest seconds of work for which processes are started."""
+"""Minimum seconds of work for which processes are started."""
 SHARED_MEMORY = "/dev/shm"
 
 Answer = torch.Tensor
@@ -52,7 +52,7 @@ class Readers:
 
     @classmethod
     def of(cls, asked: int | str, trials: int = 1) -> Readers:
-        """Of a job.
+        """The reader processes of a job.
 
         Args:
             asked: a number, or "auto" for the processors that trials do not use.

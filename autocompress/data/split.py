@@ -28,7 +28,8 @@ class DataInfo:
         num_classes: number of classes.
         channels: 1 or 3.
         size: (height, width) that the loaders give.
-        mean, std: of each channel, for values between 0 and 1; the loaders normalise with them.
+        mean, std: mean and standard deviation of each channel, for values between 0 and 1; the
+            loaders normalise with them.
         class_names: in the order of the labels.
         fixed_size: all images have this size; False: sizes vary, and ``size`` is a default.
         crop_pct: side of the centre crop as a share of the side to which an image is resized first;

@@ -19,7 +19,7 @@ from autocompress.job.images import UNLABELLED
 HELD_OUT = 0.2
 """Share of the pictures that is held out: candidates are compared with the baseline there."""
 LEAST = 40
-"""Fewest pictures of such a job: 32 for refitting and 8 for comparing."""
+"""Minimum number of pictures of such a job: 32 for refitting and 8 for comparing."""
 
 
 class Unlabelled(AtPath):

@@ -24,7 +24,7 @@ class Wanted:
         input_size: (height, width) of the images, or the side of a square.
         default_size: replaces ``input_size`` where pictures vary in size.
         channels: 1 or 3.
-        mean, std: of each channel, or one number for all.
+        mean, std: mean and standard deviation of each channel, or one number for all channels.
         crop_pct, crop_mode, interpolation: as in :class:`DataInfo`.
         default_crop_pct: replaces ``crop_pct`` where pictures vary in size.
         trained_classes: number of classes of the weights, where the preparation of their pictures

@@ -26,7 +26,7 @@ from autocompress.scoring import Scorer
 from autocompress.task import Classification, Task
 
 LEAST_EQUAL = 0.99
-"""Fewest equal labels, as a share. Logits of single pictures and of batches differ slightly."""
+"""Minimum share of equal labels. Logits of single pictures and of batches differ slightly."""
 NOISE_PICTURES = 16
 NOISE_SIZES = ((40, 60), (60, 40), (33, 120), (64, 64))
 """Heights and widths of pictures of noise."""
@@ -61,7 +61,7 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
     """Runs ``infer.py`` of ``folder`` on pictures of the job, or on noise if there are none.
 
     Args:
-        folder: with the script, the model and ``preprocessing.json``.
+        folder: folder with the script, the model and ``preprocessing.json``.
         job: job of the run; its data give the pictures.
         info: size, preprocessing and classes of the model.
         most: number of pictures.

@@ -25,7 +25,7 @@ def with_constants(model: Path | bytes) -> bytes:
     A value is constant if it depends on no input. ``model`` is a file or its bytes.
 
     Raises:
-        Exception: of ONNX or ONNX Runtime, if the file is not a model.
+        Exception: any exception of ONNX or ONNX Runtime, if the file is not a model.
     """
     proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
     graph = proto.graph

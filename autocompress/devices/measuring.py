@@ -36,7 +36,7 @@ it is not run again.
 """
 
 SITTINGS = 6
-"""Fewest sittings of a measurement."""
+"""Minimum number of sittings of a measurement."""
 
 
 def measure(

@@ -50,7 +50,7 @@ class Run:
 
     Attributes:
         input_size: (channels, height, width) where a file leaves them open.
-        threads, batch: of a run.
+        threads, batch: number of threads, and images per run.
     """
 
     input_size: tuple[int, int, int]
@@ -75,7 +75,7 @@ class OnnxRuntimeProfiler:
     """ONNX Runtime's own profiler."""
 
     def runner(self, file: bytes, run: Run) -> Callable[[], object]:
-        """A session."""
+        """Returns a function that runs ``file`` once."""
         return _opened(file, run)
 
     def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
@@ -104,7 +104,7 @@ def layer_times(
         files: ONNX files.
         layers: names of the layers; a node belongs to the layer whose weight it reads.
         input_size: (channels, height, width) where the files leave them open.
-        threads, batch: of a run.
+        threads, batch: number of threads, and images per run.
         seconds: approximate time for each file.
         profiler: profiler of the runtime; ONNX Runtime's by default.
 

@@ -180,7 +180,7 @@ def ask(host: str, options: Options, asked: dict[str, Any], files: Sequence[byte
         seconds: for the work of the host, without connecting and copying.
 
     Raises:
-        TrialFailed: with the name of the host and the cause.
+        TrialFailed: if the host cannot do the work; the message names the host and the cause.
     """
     program = SCRIPT.read_bytes()
     request = json.dumps({**asked, "sizes": [len(file) for file in files]}).encode() + b"\n"

@@ -27,7 +27,7 @@ WARM_UP_RUNS = 2
 """Runs at the start of a block that do not count, because the caches have the other data."""
 
 FEWEST_PAIRS = 6
-"""Fewest pairs for a 95 % interval of a median: with 5 pairs, 2 * 0.5^5 > 0.05."""
+"""Minimum number of pairs for a 95 % interval of a median: with 5 pairs, 2 * 0.5^5 > 0.05."""
 
 DRIFT = 0.2
 """Share of the variance between sittings that does not average out within a measurement.
@@ -44,10 +44,10 @@ Examples are the placement of memory and the temperature.
 """
 
 FEWEST_SITTINGS = 3
-"""Fewest sittings for an estimate of their scatter."""
+"""Minimum number of sittings for an estimate of their scatter."""
 
 FEWEST_TO_TRIM = 5
-"""Fewest sittings for which the largest and the smallest are replaced by their neighbours."""
+"""Minimum number of sittings for replacing the largest and the smallest by their neighbours."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Pairs:
     """Blocks of two functions, in pairs: the median seconds of a run in each block.
 
     Attributes:
-        first, second: of the two functions.
+        first, second: median seconds of each block of the first and of the second function.
         turn: 0 if the first pair begins with the first function, 1 if with the second.
     """
 

@@ -74,7 +74,7 @@ class TapCrop:
         return sum(layer.macs for layer in self.layers.values())
 
     def record(self) -> dict[str, Any]:
-        """As JSON values, for a plan."""
+        """The crop as JSON values, for a plan."""
         return {name: asdict(layer) for name, layer in self.layers.items()}
 
     @classmethod

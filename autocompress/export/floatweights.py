@@ -17,7 +17,7 @@ def fold_at_load(proto: onnx.ModelProto) -> list[str]:
     """Replaces DequantizeLinear of such weights, in place, by operators that a runtime folds.
 
     Args:
-        proto: of a hardened model, in which each layer dequantizes its own weight
+        proto: ONNX model of a hardened network, in which each layer dequantizes its own weight
             (:mod:`.unshare`). A layer computes in float if its bias is not made of integers.
 
     Returns:

@@ -40,11 +40,11 @@ def export(
 
     Args:
         model: float or hardened; exported in eval mode, batch norm folded. It is not changed.
-        path: of the file.
+        path: path of the file to write.
         input_size: (channels, height, width).
         metadata: for the metadata of the file, by name: mean, std, input size, class names.
-        specs: of the layer types of plugins. Leaf layers compute with plain operators while torch
-            exports them (``torch.compiler.is_exporting()``).
+        specs: descriptions of the layer types of plugins. Leaf layers compute with plain operators
+            while torch exports them (``torch.compiler.is_exporting()``).
 
     Raises:
         TrialFailed: if a layer's integers do not fit its bits.

@@ -84,8 +84,8 @@ def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = 
         integers: at least one, any shape; each is ``low + index * step`` with ``0 <= index < 2 **
             bits``.
         bits: 1 to 7.
-        low, step: of the integers.
-        name: of the output.
+        low, step: smallest integer, and distance between neighbouring integers.
+        name: name of the output.
 
     Raises:
         TrialFailed: if the integers do not have this form.

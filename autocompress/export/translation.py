@@ -80,7 +80,7 @@ def _batch_norm(
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For ``torch.onnx.export(custom_translation_table=...)``."""
+    """The table for ``torch.onnx.export(custom_translation_table=...)``."""
     return {
         torch.ops.autocompress.round_trip.default: _round_trip,
         torch.ops.autocompress.hard_sigmoid.default: _hard_sigmoid,

@@ -30,7 +30,7 @@ class LayerFacts:
             has none.
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: number of groups of a convolution.
-        input_shape, output_shape: of its tensors.
+        input_shape, output_shape: shapes of its input and its output.
         macs: multiply-adds per image, summed over its calls; 0 for a custom leaf, which counts its
             operators itself.
         params: number of its parameters.

@@ -35,7 +35,7 @@ class Change:
 
     @classmethod
     def fitted(cls, values: Sequence[int], enter: Sequence[float], leave: Sequence[float]) -> Change:
-        """Least squares without negative coefficients, weighted by the typical times."""
+        """Fits by least squares without negative coefficients, weighted by the typical times."""
         return cls(_line(values, enter), _line(values, leave))
 
 

@@ -78,7 +78,7 @@ class ClusterConfig(Section):
 
     @property
     def threads(self) -> int:
-        """Of torch and of the scorer in a worker."""
+        """Number of threads of torch and of the scorer in a worker."""
         return max(1, int(self.cpus))
 
 

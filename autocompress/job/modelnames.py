@@ -74,7 +74,7 @@ def check_model_name(job: Job) -> None:
     models to timm's registry. :func:`autocompress.job.validate` then asks timm.
 
     Raises:
-        UserError: with the closest names.
+        UserError: if timm has no such model; the hint gives the closest names.
     """
     if job.model.startswith(ELSEWHERE) or "timm" in sys.modules or job.plugins or other_plugins():
         return

@@ -21,7 +21,8 @@ def checked_storage(url: str | None) -> str | None:
     """Returns the URL unchanged, if a study can be kept there.
 
     Raises:
-        HintedError: with the reason, without the URL, because that may contain a password.
+        HintedError: if no study can be kept there. The message gives the reason but not the URL,
+            which may contain a password.
     """
     if url is None:
         return None

@@ -91,7 +91,7 @@ def eligible_convolutions(
     Args:
         model: the baseline.
         input_size: (channels, height, width); None for the input size of the model.
-        min_channels: fewest output channels of a convolution to replace.
+        min_channels: minimum number of output channels of a convolution to replace.
     """
     from autocompress.models.architecture import input_size as own_size
 

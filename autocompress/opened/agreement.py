@@ -36,7 +36,7 @@ def judged_by_agreement(
 
     Args:
         model: the float baseline.
-        splits: of the job; their validation images have no labels.
+        splits: data splits of the job; their validation images have no labels.
         held_out: the images for comparison, with predictions of the baseline as labels.
         scorer, store, folder, pause: as for :func:`measure_baseline`.
 

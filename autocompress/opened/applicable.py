@@ -33,7 +33,7 @@ def applicable(
     Args:
         methods: all installed methods, in the order of the manager.
         model: the baseline; its weights do not matter.
-        job: of the search.
+        job: job of the search.
         wanted: the only methods that may act; None for all that apply.
         has_images: the user gives images for training and calibration. A data source that acts
             gives images too.
@@ -98,12 +98,12 @@ def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refus
     """Refuses a job without a data source and without images to judge candidates.
 
     Args:
-        job: of the search.
+        job: job of the search.
         splits: the images of the user; None where the job names none.
         fit, refused: the result of :func:`applicable`.
 
     Raises:
-        UserError: with the reasons of the data sources, and a hint.
+        UserError: if the job has neither; the message gives the reasons against the data sources.
     """
     if splits is not None and len(splits.val):
         return

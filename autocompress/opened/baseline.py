@@ -37,10 +37,11 @@ class Baseline:
     """The uncompressed model, with which every candidate is compared.
 
     Attributes:
-        accuracy: of the exported file on the validation split, in percent; NaN in a dry run.
+        accuracy: accuracy of the exported file on the validation split, in percent; NaN in a dry
+            run.
         correct: marks of the task by image, for paired intervals: bool ``(images,)`` for classes,
             which are correct; empty in a dry run.
-        size_bytes: of the ONNX file.
+        size_bytes: size of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
         weights_key: content key of weights, architecture and libraries; keys of stages contain it.

@@ -51,7 +51,7 @@ class Built:
     Attributes:
         label: as in ``OpenedJob.cheapest``.
         deployable: its file.
-        macs, params: of its structure.
+        macs, params: number of multiply-accumulates and of parameters of its structure.
         estimated: see ``Candidate.estimated``.
     """
 

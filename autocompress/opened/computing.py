@@ -28,7 +28,7 @@ def decided(job: Job, model: nn.Module, store: Store, pause: Callable[[], None] 
     The driver of a search decides and passes the job to its workers, so that all compute alike.
 
     Args:
-        job: with ``compute.channels_last`` true, false or auto.
+        job: job with ``compute.channels_last`` true, false or auto.
         model: the network; not changed.
         store: for the measured times.
         pause: called while another process measures.

@@ -58,8 +58,8 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
 
     Args:
         opened: an opened job.
-        measure: with the devices of the job, see ``Measurer.measure``.
-        seconds: of latency measurement for each.
+        measure: measures on the devices of the job, see ``Measurer.measure``.
+        seconds: seconds of latency measurement for each candidate.
     """
     base = opened.baseline
     with tempfile.TemporaryDirectory() as folder:

@@ -76,8 +76,8 @@ class OpenedJob:
     Attributes:
         job: the validated job, with its memory format decided.
         model: the float baseline, eval, on the CPU; never changed.
-        splits: of the data.
-        baseline: with which candidates are compared.
+        splits: data splits of the job.
+        baseline: the measured baseline, with which candidates are compared.
         methods: the methods that act, in the order of the manager.
         refused: by name of the other methods, the reasons.
         device: measures latency.
@@ -204,7 +204,7 @@ class OpenedJob:
 
     @property
     def scorer(self) -> Scorer:
-        """Computes accuracy."""
+        """Computes the accuracy of exported files."""
         return Scorer.of(self.job)
 
     # --- the space --------------------------------------------------------------------------------

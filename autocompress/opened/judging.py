@@ -26,10 +26,10 @@ class Judge:
     """Scores candidates of a job.
 
     Attributes:
-        job: of the search.
-        input_size: of the baseline.
-        splits: of the data; their ``val`` judges trials.
-        compute: where torch models are scored.
+        job: job of the search.
+        input_size: input size of the baseline.
+        splits: data splits of the job; trials are judged on ``val``.
+        compute: where and how torch models are scored.
     """
 
     job: Job

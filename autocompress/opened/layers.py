@@ -40,9 +40,9 @@ def layer_rows(
         baseline: its file.
         artifact: the folder of a candidate.
         methods: those of its plan.
-        granularity: of the groups.
+        granularity: granularity of the groups.
         device: profiles both files.
-        config: of the device.
+        config: settings of the device.
     """
     plan = json.loads((artifact / PLAN_FILE).read_text(encoding="utf-8"))
     changed = rebuild(model, plan["transforms"], {method.name: method for method in methods})

@@ -41,7 +41,7 @@ def memory_notes(job: Job, model: nn.Module) -> tuple[str, ...]:
     """A note if moments take much memory, or more than is free for all workers together.
 
     Args:
-        job: of the search.
+        job: job of the search.
         model: the float baseline.
     """
     if not job.search.repair:

@@ -39,11 +39,14 @@ VERSION = 1
 """Version of this comparison, part of its key."""
 MOST_IMAGES, LEAST_IMAGES = 512, 64
 MOST_VALUES = 2**25
-"""Most bytes of images in memory."""
+"""Maximum number of bytes of images in memory."""
 MULTIPLY_ADDS = 4e11
-"""Most multiply-accumulates for accuracies of all normalisations, beyond ``LEAST_IMAGES``."""
+"""Maximum number of multiply-accumulates for accuracies of all normalisations.
+
+``LEAST_IMAGES`` images are scored even if they need more.
+"""
 LEAST_GAIN_NATS = 0.02
-"""Least gain of divergence in the first batch norm, more than the effect of augmentation."""
+"""Minimum gain of divergence in the first batch norm, more than the effect of augmentation."""
 LARGEST_SHARE = 0.25
 """Largest remaining share of the divergence."""
 CHANCE, CHANCE_WITH_NORM = 1e-3, 0.05
@@ -53,7 +56,7 @@ The first batch norm alone does not decide: frozen statistics from other data ma
 normalisation that was not used for training the weights.
 """
 LEAST_GAIN_POINTS = 1.0
-"""Least gain in percentage points for a note."""
+"""Minimum gain for a note, in percentage points."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def note_on_normalisation(model: nn.Module, split: Split, macs: int, store: Stor
     Empty if there is none. The result is stored in ``store``.
 
     Args:
-        model: with weights from elsewhere, in eval mode.
+        model: model with weights from elsewhere, in eval mode.
         split: labelled images of the classes of the model.
-        macs: of the model for one image.
+        macs: multiply-accumulates of the model for one image.
         store: stores the result.
         key: content key of the model.
     """

@@ -46,11 +46,11 @@ def with_sources(
 
     Args:
         known: the outline of the job.
-        job: of the search.
+        job: job of the search.
         model: the baseline, eval, on the CPU.
         store: keeps what is prepared.
         compute: where and how torch computes.
-        lock: of the machine; other processes may measure while this one waits.
+        lock: machine lock; other processes may measure while this one waits.
         progress: called with the finished fraction and a text.
 
     Returns:

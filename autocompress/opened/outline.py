@@ -38,7 +38,7 @@ class Outline:
         shape: a copy of it in eval mode, with the structure of the baseline.
         methods: the methods that apply to ``shape``, in the order of the manager.
         refused: by name of the other methods, the reasons.
-        space: of ``shape`` and ``methods``.
+        space: space of recipes for ``shape`` and ``methods``.
     """
 
     limits: Limits
@@ -61,8 +61,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     """Loads the data of ``job``, makes its network, and checks which methods apply.
 
     Args:
-        job: of the search.
-        plugins: with methods, devices and data sets.
+        job: job of the search.
+        plugins: manager of the plugins, with their methods, devices and data sets.
         preview: data sets are only listed, and few images are read; see ``data.LoadOptions``.
 
     Raises:
@@ -128,7 +128,7 @@ def _try_task(task: TaskRef, model: nn.Module, splits: Splits) -> None:
 
 
 def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> float:
-    """Most recovery epochs of a recipe; 0 where there are no training images."""
+    """Maximum number of recovery epochs of a recipe; 0 where there are no training images."""
     has_source = any(isinstance(method, DataSource) for method in methods)
     return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0
 
@@ -139,7 +139,7 @@ def space_of(
     """The space of recipes of ``job``.
 
     Args:
-        job: of the search.
+        job: job of the search.
         model: the baseline, or a network with the same structure.
         methods: the methods that act.
         limits: parameters that the user fixed or narrowed.

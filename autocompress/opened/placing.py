@@ -42,7 +42,7 @@ def measured_costs(
     (results/placement), and timing takes seconds before the first trial.
 
     Args:
-        job: of the search.
+        job: job of the search.
         device: measures latency.
         model: the float baseline.
         methods: the methods that act.

@@ -27,10 +27,10 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
     """Notes on the baseline: at chance, undertrained, or another normalisation fits better.
 
     Args:
-        job: of the baseline.
+        job: job of the search.
         model: the float baseline, in eval mode.
-        splits: of the job. There are no notes if their labels are predictions of the baseline,
-            or are no classes.
+        splits: data splits of the job. There are no notes if their labels are predictions of the
+            baseline, or if they are not classes.
         baseline: the measured baseline.
         store: stores the comparison of normalisations.
     """

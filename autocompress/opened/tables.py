@@ -36,8 +36,8 @@ def sensitivity(
     It is empty after an error, if there is nothing to measure, or if there are no images.
 
     Args:
-        space: of the recipes.
-        pipeline: of the job, with its baseline.
+        space: space of the recipes.
+        pipeline: pipeline of the job, with its baseline.
         methods: those that act.
         offered: the widths to measure, and parameters of their quantizers.
         progress: called with the finished fraction and a text.

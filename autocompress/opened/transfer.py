@@ -6,7 +6,7 @@ from autocompress.contract import TransferSet
 from autocompress.data import Splits
 
 CALIBRATION_IMAGES = 1024
-"""Most calibration images; the parameters of each quantizer decide how many it uses."""
+"""Maximum number of calibration images. Parameters of each quantizer decide how many it uses."""
 
 
 def user_data(splits: Splits, seed: int) -> TransferSet:

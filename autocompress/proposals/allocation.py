@@ -1,14 +1,20 @@
-"""Finds the best choices within a budget. Divergences of parts add; costs depend on neighbours.
+"""Finds the choices with the smallest divergence within a budget.
 
-For prices ``lambda`` of the costs, the choices minimise
+The divergence of a network is the sum of the divergences of its parts. A cost is a sum of factors,
+each of which depends on the choices of neighbouring parts.
+
+Let x_i be the choice of part i, D_i its divergence, and C_kf a factor of cost k, which depends on
+the choices x_f of some parts. Each cost has a price ``lambda_k``. For given prices, the choices
+minimise
 
     sum_i D_i(x_i) + sum_k lambda_k sum_f C_kf(x_f)                       (1)
 
-In a chain of blocks the minimum is found exactly by eliminating one part after another. The minimum
-over a part is computed for all choices of the parts that share a layer with it. Parts that share
-layers with few others come first. If the tables become too large (concatenations), the parts are
-optimised one by one instead. Prices are found by bisection. Single moves and swaps use the rest of
-the budget.
+In a chain of blocks, the exact minimum is found by eliminating one part after another. To eliminate
+a part, the minimum over its choices is computed for all choices of the parts that share a layer
+with it. Parts that share layers with few others are eliminated first. If the tables become too
+large (concatenations), the parts are optimised one by one instead, which may miss the minimum.
+
+The prices are found by bisection. Then single moves and swaps use the rest of the budget.
 """
 
 from __future__ import annotations
@@ -23,16 +29,19 @@ from autocompress.proposals.problem import Problem
 
 BISECTIONS = 24
 LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
-"""Range of the logarithm of the price of the full cost, in units of divergence."""
+"""Range of the logarithm of a price. A price is the divergence that equals the full cost."""
 HELD_BISECTIONS = 6
 WINDOW = 1.5
-"""Distances from the logarithm of the price at which selections near the bound are tried."""
+"""Selections near the bound are sought within this distance from the logarithm of the price."""
 BALANCINGS = 4
-"""Rounds in which the prices of several bounds are balanced."""
+"""Number of rounds in which the prices of several bounds are balanced."""
 MOST_HELD = 32
-"""Most parts for holding one of them; with more parts, prices alone come close to the bound."""
+"""Maximum number of parts of a problem in which single parts are held at other choices.
+
+With more parts, prices alone come close to the bound.
+"""
 MOST_MOVES = 20_000
-"""Second parts that are tried for swaps."""
+"""Maximum number of second parts that are tried for the swaps of one selection."""
 SWEEPS = 20
 IMPROVED = 2
 """Number of selections that are improved by moves and swaps."""
@@ -40,12 +49,12 @@ IMPROVED = 2
 
 @dataclass(frozen=True)
 class Allocation:
-    """Choices within a budget.
+    """The choices of all parts, and whether they are within the budget.
 
     Attributes:
         indices: index of the choice of each part, in the order of the problem.
-        divergence: sum over the parts, without tilts.
-        costs: by name of the cost.
+        divergence: sum of the divergences of the parts, without tilts.
+        costs: each cost of these choices, by name.
         feasible: whether all bounds are met.
     """
 
@@ -62,18 +71,19 @@ def allocate(
     tilts: Mapping[str, float] | None = None,
     rough: bool = False,
 ) -> Allocation:
-    """The choices with (almost) the least divergence within the bounds.
+    """Returns the choices with (almost) the smallest divergence within the bounds.
 
     Args:
         problem: parts, divergences and costs.
         bounds: upper bound of each cost, in its unit; a missing cost is not bounded.
-        tilts: by part key, a factor on its divergence. With a factor below 1 the part is cut more,
-            above 1 less. A sampler draws tilts to get other allocations near the best one.
-        rough: use only prices, without moves and swaps, which is several times as fast.
+        tilts: factor on the divergence of each part, by part key. A part with a factor below 1 is
+            reduced more, a part with a factor above 1 less. A sampler draws tilts to get other
+            allocations near the best one.
+        rough: whether to use only prices. Without moves and swaps, it is several times as fast.
 
     Returns:
-        The allocation. If no combination meets all bounds, it is the nearest one, with ``feasible``
-        False.
+        The allocation. If no combination meets all bounds, it is the nearest one, and its
+        ``feasible`` is False.
     """
     losses = [loss * (tilts or {}).get(part.key, 1.0) for part, loss in zip(problem.parts, problem.losses, strict=True)]
     for loss in losses:
@@ -98,7 +108,10 @@ class _Search:
         self.moves = 0
 
     def excess(self, indices: Sequence[int]) -> float:
-        """Excess over the worst bound, as a share of the full cost; at most 0 if all are met."""
+        """Returns the largest excess over a bound, as a share of the full cost.
+
+        It is at most 0 if all bounds are met.
+        """
         over = [(self.problem.cost(name, indices) - bound) / self.full[name] for name, bound in self.bounds.items()]
         return max(over, default=0.0) - 1e-12
 
@@ -106,7 +119,7 @@ class _Search:
         return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
 
     def run(self) -> list[int]:
-        """Bisection of prices, then moves and swaps from the best selections near the bounds."""
+        """Finds prices by bisection, then improves the best selections by moves and swaps."""
         found = list(self.problem.neutral())
         if self.excess(found) <= 0:
             return found
@@ -116,7 +129,7 @@ class _Search:
         return min((self._improved(start) for start in best), key=self._rank)
 
     def priced(self) -> list[int]:
-        """The selection of the lowest price that meets the bounds; else the cheapest one."""
+        """Returns the selection at the lowest price that meets the bounds, or the cheapest one."""
         shares, price = self._prices()
         found = self._minimum(self.losses, price, shares)
         return found if self.excess(found) <= 0 else self.cheapest()
@@ -125,10 +138,10 @@ class _Search:
         return max(self.excess(indices), 0.0), self.loss(indices)
 
     def _near(self) -> list[list[int]]:
-        """Selections on both sides of the bounds.
+        """Returns selections on both sides of the bounds.
 
-        These are the selections at prices, and selections with one part held at a neighbouring
-        choice. The latter reach combinations that no price gives.
+        Two of them minimise equation (1) at some price. For the others, one part is held at a
+        neighbouring choice first, because no price gives some good combinations.
         """
         shares, price = self._prices()
         found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
@@ -143,7 +156,10 @@ class _Search:
         return found
 
     def _prices(self) -> tuple[dict[str, float], float]:
-        """Ratios of the prices of all bounds, and the logarithm of the lowest price within them."""
+        """Returns the ratios of the prices of all bounds, and the logarithm of their common factor.
+
+        The factor is the lowest one at which all bounds are met.
+        """
         shares = {name: 1.0 / self.full[name] for name in self.bounds}
         price = HIGHEST_PRICE
         for _ in range(1 if len(shares) == 1 else BALANCINGS):
@@ -158,7 +174,7 @@ class _Search:
                     low = middle
             if inside is None or len(shares) == 1:
                 break
-            # a bound that is met with room gets a lower price in the next round
+            # a bound that is not fully used gets a lower price in the next round
             used = {name: self.problem.cost(name, inside) / self.bounds[name] for name in shares}
             shares = {name: share * used[name] ** 4 for name, share in shares.items()}
         return shares, price
@@ -166,7 +182,7 @@ class _Search:
     def _bisected(
         self, losses: Sequence[np.ndarray], shares: Mapping[str, float], window: tuple[float, float], steps: int
     ) -> list[list[int]]:
-        """The selection at the lowest price that meets all bounds, and the one before it."""
+        """Returns two selections: at the lowest price that meets all bounds, and just below it."""
         (low, high), inside, outside = window, None, None
         for _ in range(steps):
             middle = (low + high) / 2
@@ -178,7 +194,7 @@ class _Search:
         return [found for found in (inside, outside) if found is not None]
 
     def _minimum(self, losses: Sequence[np.ndarray], price: float, shares: Mapping[str, float]) -> list[int]:
-        """The minimum of equation (1), exact where the tables are small."""
+        """Returns the minimum of equation (1); it is exact if the tables are small."""
         price = np.exp(price)
         tables = [table * (price * shares[name]) for name in self.bounds for _, table in self.problem.scopes[name]]
         return self._least(losses, tables)
@@ -191,13 +207,16 @@ class _Search:
         return self.last
 
     def cheapest(self) -> list[int]:
-        """The selection with the least cost, with any divergence."""
+        """Returns the selection with the lowest cost, whatever its divergence."""
         free = [np.where(np.isfinite(loss), 0.0, np.inf) for loss in self.losses]
         tables = [table / self.full[name] for name in self.bounds for _, table in self.problem.scopes[name]]
         return self._least(free, tables)
 
     def _made_feasible(self, indices: list[int]) -> list[int]:
-        """Greedy: always the move with the least loss per saved cost."""
+        """Changes ``indices`` until all bounds are met.
+
+        Each step makes the move with the smallest loss per saved cost.
+        """
         for _ in range(64 * len(indices)):
             if self.excess(indices) <= 0:
                 break
@@ -219,7 +238,7 @@ class _Search:
         return indices
 
     def _improved(self, indices: list[int]) -> list[int]:
-        """Single moves and swaps of two parts, while they lower the loss within the bounds."""
+        """Makes single moves and swaps of two parts that lower the loss within the bounds."""
         if self.excess(indices) > 0:
             return indices
         self.moves = 0
@@ -231,7 +250,10 @@ class _Search:
         return indices
 
     def _swap_all(self, indices: list[int]) -> None:
-        """Tries each choice of each part, where one other part saves the cost with least loss."""
+        """Tries each better choice of each part.
+
+        If the choice exceeds a bound, one other part saves the cost, with the smallest loss.
+        """
         moves = _Moves(self.problem, self.losses, list(self.bounds), indices)
         costs = {name: self.problem.cost(name, indices) for name in self.bounds}
         for first, loss in enumerate(self.losses):
@@ -257,12 +279,14 @@ class _Search:
 
 
 class _Moves:
-    """The changes of costs by all single moves of a selection, updated with the selection.
+    """The changes of costs by all single moves from a selection.
+
+    A move gives one part another choice. When a move is made, the changes are updated.
 
     Args:
-        problem: with the costs.
-        losses: of the choices of all parts.
-        names: of the costs to use.
+        problem: problem with the costs.
+        losses: divergences of the choices of each part.
+        names: names of the costs to use.
         indices: the selection; it is changed in place.
     """
 
@@ -285,25 +309,25 @@ class _Moves:
         ]
 
     def _look(self, place: int) -> None:
-        """Updates the costs of the choices of one part, with the present choices of the others."""
+        """Updates the costs of all choices of one part, for the present choices of the others."""
         for name, costs in self._costs.items():
             own = self._problem.moved(name, self._indices, place)
             costs[place, : len(own)] = own
 
     def change(self, name: str, place: int, choice: int) -> float:
-        """The change of a cost by a move."""
+        """Returns the change of a cost by a move."""
         return float(self._costs[name][place, choice] - self._costs[name][place, self._indices[place]])
 
     def take(self, place: int, choice: int) -> None:
-        """Makes a move."""
+        """Makes a move: part ``place`` takes ``choice``."""
         self._indices[place] = choice
         for near in self._near[place]:
             self._look(near)
 
     def payer(self, first: int, room: Mapping[str, float], most: float) -> tuple[int, int] | None:
-        """The move with the least loss of a part other than ``first``, with costs within ``room``.
+        """Returns the move with the smallest loss that changes each cost by at most ``room``.
 
-        None where every move loses ``most`` or more.
+        It is a move of a part other than ``first``. None if every such move loses ``most`` or more.
         """
         rows = np.arange(len(self._indices))
         paid = self._losses - self._losses[rows, self._indices][:, None]
@@ -315,7 +339,7 @@ class _Moves:
 
 
 def cheapest(problem: Problem, name: str) -> Allocation:
-    """The choices with the least of one cost, with any divergence."""
+    """Returns the choices with the smallest value of one cost, whatever their divergence."""
     best = _Search(problem, problem.losses, {name: 0.0}).cheapest()
     costs = {every: problem.cost(every, best) for every in problem.costs}
     return Allocation(tuple(best), problem.divergence(best), costs, feasible=True)

@@ -1,4 +1,4 @@
-"""Makes allocations for a dozen budgets, which are the first trials of a search."""
+"""Proposes recipes for a dozen budgets. They are the first trials of a search."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COUNT = 12
 SMALLEST = 1 / 32
 """The lowest budget, as a share of the full cost."""
 HALVINGS = 5
-"""Bisection steps in the logarithm of a budget, to find the lowest useful one."""
+"""Number of bisection steps for finding the lowest useful budget."""
 NEAR = (1.0, 0.93)
-"""Shares of the bound of a constraint that are budgets: the bound itself, and at most this."""
+"""The two budgets of a constraint, as shares of its bound. The second may be lower (``margin``)."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Proposal:
     """A proposed recipe.
 
     Attributes:
-        choices: for each part, by key, its choice.
-        allocation: with predicted divergence and costs.
-        budgets: the bounds for which it was made.
-        at_constraint: whether it was made for a constraint.
+        choices: choice of each part, by part key.
+        allocation: the allocation, with its predicted divergence and costs.
+        budgets: upper bounds of costs for which it was made.
+        at_constraint: whether it was made for a constraint of the job.
     """
 
     choices: Mapping[str, Choice]
@@ -49,11 +49,11 @@ def propose(
     most_divergence: float = math.inf,
     seed: int = 0,
 ) -> list[Proposal]:
-    """Allocations for budgets spread over the reachable range.
+    """Returns proposals for budgets that are spread over the reachable range.
 
-    Budgets of one cost are equally spaced in the logarithm, between the full cost (or ``most``) and
-    the smallest reachable cost. With several costs, each budget bounds all of them, in random
-    proportions. Each constraint gets two budgets.
+    The logarithms of the budgets of one cost are equally spaced, between the full cost (or
+    ``most``) and the smallest reachable cost. With several costs, each budget bounds all of them,
+    in random proportions. Each constraint gets two more budgets.
 
     Args:
         problem: parts, divergences and costs.
@@ -61,15 +61,15 @@ def propose(
         count: number of budgets, without those for constraints.
         bounds: constraints, in the unit of each cost.
         most: the largest useful budgets, in the unit of each cost.
-        margin: relative standard error of costs. The second budget of a constraint is lower than
-            its bound by two errors, by at least 7 % and at most 25 %.
-        most_divergence: the lowest budgets have about this divergence; those for constraints may
+        margin: relative standard error of costs. The second budget of a constraint is below its
+            bound by two such errors, but by at least 7 % and at most 25 %.
+        most_divergence: approximate maximum divergence of the proposals; those for constraints may
             have more.
-        seed: of the random proportions.
+        seed: random seed for the proportions.
 
     Returns:
-        Proposals with different choices, the smallest change first. A constraint that cannot be met
-        has the nearest allocation, which is not ``feasible``.
+        Proposals with different choices, the smallest divergence first. For a constraint that
+        cannot be met, it is the nearest allocation, which is not ``feasible``.
     """
     asked: list[dict[str, float]] = []
     generator = np.random.default_rng(seed)
@@ -99,18 +99,22 @@ def propose(
 def probe_points(
     problem: Problem, name: str, count: int, *, most_divergence: float = math.inf, seed: int = 0
 ) -> list[tuple[int, ...]]:
-    """Selections, as indices, whose files are measured to learn the costs of choices.
+    """Returns selections whose files are measured to learn the costs of choices.
 
-    The first is neutral, the second the smallest reachable. The others are allocations by a cost
-    that is known without measuring, with random tilts. So they are near the later proposals, which
-    matters because a layer is faster in a network that fits into the cache of the processor.
+    The first selection changes nothing, and the second has the lowest reachable cost. The others
+    are allocations for budgets of a cost that is known without measuring, with random tilts. So
+    they resemble the later proposals. This matters because a layer is faster in a network that fits
+    into the cache of the processor.
 
     Args:
-        problem: has the known cost.
-        name: of the known cost.
-        count: at least 2.
+        problem: problem with the known cost.
+        name: name of the known cost.
+        count: number of selections, at least 2.
         most_divergence: as for :func:`propose`.
-        seed: of the tilts.
+        seed: random seed for the tilts.
+
+    Returns:
+        The index of the choice of each part, for each selection.
     """
     generator = np.random.default_rng(seed)
     full = problem.cost(name, problem.neutral())
@@ -123,14 +127,17 @@ def probe_points(
 
 
 def _range(problem: Problem, name: str, most_divergence: float, most: float) -> tuple[float, float]:
-    """The largest and the smallest budget of one cost."""
+    """Returns the largest and the smallest budget of one cost."""
     full = problem.cost(name, problem.neutral())
     low = _useful(problem, name, max(smallest(problem, name), SMALLEST * full), most_divergence)
     return max(low, min(full, most)), low
 
 
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
-    """The lowest budget of one cost, at least ``low``, with an allocation within the loss."""
+    """Returns the lowest budget of one cost, at least ``low``, that is useful.
+
+    A budget is useful if the divergence of its allocation is at most ``most_divergence``.
+    """
     high = problem.cost(name, problem.neutral())
     if allocate(problem, {name: low}, rough=True).divergence <= most_divergence:
         return low
@@ -144,25 +151,26 @@ def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> 
 
 
 def chosen(problem: Problem, indices: Sequence[int]) -> dict[str, Choice]:
-    """The choices of a selection, by part key."""
+    """Returns the choices of a selection, by part key."""
     return {part.key: part.choices[index] for part, index in zip(problem.parts, indices, strict=True)}
 
 
 def smallest(problem: Problem, name: str) -> float:
-    """The smallest reachable value of a cost."""
+    """Returns the smallest reachable value of a cost."""
     return cheapest(problem, name).costs[name]
 
 
 def draw_tilts(
     problem: Problem, stages: Mapping[str, str], generator: np.random.Generator, spread: float = 0.7
 ) -> dict[str, float]:
-    """Random factors on divergences, one per stage, for :func:`allocate`.
+    """Draws random factors on divergences, one for each stage, for :func:`allocate`.
 
     Args:
-        problem: with the parts.
-        stages: stage of each part, by name of the part; parts of one stage have the same tilt.
-        generator: of random numbers.
-        spread: standard deviation of the logarithm.
+        problem: problem with the parts.
+        stages: stage of each part, by name of the part. Parts of one stage have the same factor,
+            and a part without a stage has a factor of its own.
+        generator: random number generator.
+        spread: standard deviation of the logarithm of a factor.
     """
     names = {part.key: stages.get(part.name, part.name) for part in problem.parts}
     drawn = {stage: math.exp(spread * generator.standard_normal()) for stage in dict.fromkeys(names.values())}

@@ -21,7 +21,7 @@ class Correction:
     """measured = predicted * exp(offset + slope * (log predicted - centre)), in the known range.
 
     Attributes:
-        offset, slope, centre: of the line.
+        offset, slope, centre: coefficients of the line above.
         low, high: range of the logarithms of known predicted divergences; the line is constant
             beyond it.
         error: standard deviation of the logarithm around the line.
@@ -36,14 +36,14 @@ class Correction:
 
     @classmethod
     def fit(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """Least squares with the prior of no correction.
+        """Fits the line by least squares, with the prior of no correction.
 
         Pairs without two positive finite numbers are ignored. Without any pair, the correction
         changes nothing.
 
         Args:
             predicted: divergence of each trial from the table.
-            measured: of the repaired network, before training and quantization.
+            measured: divergence of each trial's repaired network, before training and quantization.
         """
         pairs = np.array([*zip(predicted, measured, strict=True)], dtype=float).reshape(-1, 2)
         pairs = pairs[(np.isfinite(pairs) & (pairs > 0)).all(1)]

@@ -21,8 +21,8 @@ class CostedLayers:
     """Layers whose costs depend on the choices of parts.
 
     Attributes:
-        layers: of the network, or of the files of candidates.
-        parts: of the couplings.
+        layers: layers of the network, or of the files of candidates.
+        parts: parts of the problem that choose the shares of channels to keep in couplings.
         kept: for each part, the share of channels that each of its choices keeps.
     """
 

@@ -15,7 +15,7 @@ from autocompress.proposals.choices import Part
 STRUCTURE = "structure"
 """The axis of shares of channels to keep in couplings."""
 WHOLE = 2
-"""Most couplings of a layer with a single table."""
+"""Maximum number of couplings of a layer that has a single table."""
 NOTHING = 1e-12
 
 
@@ -40,7 +40,7 @@ class Layer:
         name: module path.
         kind: "dense", "grouped", "depthwise" or "linear".
         inputs, outputs: full widths.
-        groups: of a convolution.
+        groups: number of groups of a convolution.
         taps: weights for each pair of an input and an output: the area of the kernel.
         positions: output positions of one image.
         reads, writes: for each coupling that it reads or writes, the number of its indices.
@@ -95,8 +95,8 @@ def layer_widths(layers: Sequence[Layer], shares: Mapping[str, float]) -> dict[s
     """Kept inputs and outputs of each layer, for shares of channels kept in couplings.
 
     Args:
-        layers: of the network.
-        shares: by coupling; 1 for one that is not named.
+        layers: layers of the network.
+        shares: share of kept channels by coupling; 1 for a coupling that is not named.
     """
 
     def left(width: int, own: Mapping[str, int]) -> float:
@@ -155,12 +155,13 @@ def factors(
     """Tables of costs for each layer, over the choices of its parts.
 
     Args:
-        layers: of the network.
+        layers: layers of the network.
         parts: a part of axis ``STRUCTURE`` belongs to the layers of its coupling, a part of another
             axis to the layers of its group.
         kept: for each coupling, the share of channels kept by each choice, 0 to 1.
-        cost: of one layer. It must be a sum of products of inputs and outputs where a layer reads
-            or writes several couplings (behind a concatenation). All costs here are.
+        cost: cost of one layer. Where a layer reads or writes several couplings (behind a
+            concatenation), it must be a sum of products of inputs and outputs. All costs in this
+            module are such sums.
         groups: group of each layer; None where structure is the only axis.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
@@ -247,8 +248,8 @@ def size_bytes(weight_bits: float = 32.0, axis: str = "weight_bits") -> Cost:
     """Bytes of weights, and of a bias and a scale for each output.
 
     Args:
-        weight_bits: of layers without a choice of bits.
-        axis: the axis of bits.
+        weight_bits: weight bits of layers without a choice of bits.
+        axis: the axis of parts that choose bits.
     """
 
     def cost(widths: Widths) -> np.ndarray:
@@ -263,7 +264,7 @@ def energy(per_mac: Callable[[np.ndarray, np.ndarray], np.ndarray], bits: float 
 
     Args:
         per_mac: energy of one multiply-add, from arrays of weight bits and activation bits.
-        bits: of layers without a choice of bits.
+        bits: bits of weights and activations of layers without a choice of bits.
     """
 
     def cost(widths: Widths) -> np.ndarray:

@@ -22,11 +22,11 @@ from autocompress.proposals.choices import Part, Selection
 from autocompress.proposals.probes import Built, Point, ProbeBuilder
 
 MOST_WAITED = 60.0
-"""Most seconds to wait for a message; then this process does the work itself."""
+"""Maximum seconds to wait for a message; then this process does the work itself."""
 MOST_LATE = 5.0
 """Seconds after the deadline that the last cell of the other process may take."""
 NICENESS = 10
-"""Of the process: the first recipe and the moments, which others wait for, come before probes."""
+"""Niceness of the forked process: others wait for the first recipe and the moments, not for it."""
 Measure = Callable[[Selection], float]
 """Divergence of a selection."""
 
@@ -57,7 +57,8 @@ class Helper:
         """Forks; see :func:`forking.may_fork`.
 
         Args:
-            builder, parts, points: of the probes.
+            builder: builds the files of the probes.
+            parts, points: parts of the problem, and the probes as choices of these parts.
             measures: returns the cells in their order, and a function that measures one. It is
                 called in the forked process when cells are offered, with a function that gives way
                 to measurements.
@@ -87,7 +88,7 @@ class Helper:
 
         Args:
             selections: those of ``measures``, which were offered.
-            measure: of this process.
+            measure: measures a cell in this process.
             deadline: by ``time.monotonic``; this process begins no cell after it, and then waits
                 for the other one for ``MOST_LATE`` seconds at most.
             meanwhile: called while waiting. It must let a measurement that waits for the machine

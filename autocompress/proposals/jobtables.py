@@ -29,7 +29,7 @@ class Tables:
             be bounded yet.
         amounts: by cost, the cost of the baseline in the unit of bounds of a job.
         first: the cost of the budgets of the sampler, over which proposals are spread too.
-        correction: of predicted divergences.
+        correction: correction of predicted divergences by trials.
     """
 
     problem: Problem

@@ -35,8 +35,8 @@ class Profile:
 
     Attributes:
         widths: (inputs, outputs) of each layer.
-        seconds: of each layer; missing for layers that the runtime does not run.
-        total: seconds of a run.
+        seconds: seconds of each layer. Layers that the runtime does not run are missing.
+        total: seconds of a run of the whole network.
     """
 
     widths: Mapping[str, tuple[float, float]]
@@ -67,7 +67,7 @@ class LatencyModel:
         """Fits a model.
 
         Args:
-            layers: of the network.
+            layers: layers of the network.
             profiles: at least two probes of different widths.
 
         Raises:
@@ -162,7 +162,7 @@ def _fit_layers(layers: Sequence[Layer], profiles: Sequence[Profile]) -> dict[st
 
 
 def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least squares with coefficients of at least 0.
+    """Solves a least-squares problem with coefficients of at least 0.
 
     Columns are scaled, because it would stop early with columns of very different sizes.
     """

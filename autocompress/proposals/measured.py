@@ -23,10 +23,10 @@ def with_measured(
     may have different units; the corrected cost has the unit of the measurements.
 
     Args:
-        problem: with the predicted cost.
-        name: of the cost.
-        selections: of the candidates, as indices.
-        measured: cost of each.
+        problem: problem with the predicted cost.
+        name: name of the cost.
+        selections: choices of each measured candidate, as indices.
+        measured: measured cost of each candidate.
 
     Returns:
         The unchanged problem and NaN where nothing was measured.

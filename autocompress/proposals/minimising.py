@@ -1,6 +1,6 @@
 """Minimises a sum of small tables over the choices of all parts: exactly, or part by part.
 
-Exactly is by eliminating one part after another: the minimum over a part is computed for all
+The exact way eliminates one part after another: the minimum over a part is computed for all
 choices of the parts that share a table with it.
 """
 
@@ -35,12 +35,14 @@ def elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | Non
 
 
 class Elimination:
-    """Min-sum elimination in one order: everything that does not depend on values of tables.
+    """Min-sum elimination of parts in a fixed order.
+
+    All that does not depend on the values of tables is prepared once.
 
     Args:
-        scopes: of the factors, in the order of their tables.
+        scopes: for each table, the positions of the parts on which it depends.
         sizes: number of choices of each part.
-        order: of the elimination.
+        order: order of the elimination, as positions of parts.
     """
 
     def __init__(self, scopes: Sequence[tuple[int, ...]], sizes: Sequence[int], order: Sequence[int]) -> None:

@@ -32,7 +32,7 @@ class Reproposer:
     """Corrects the tables of a job with rows of trials, and proposes new recipes.
 
     Attributes:
-        proposer: of the job.
+        proposer: proposer of the job.
         tables: the tables from before the trials.
     """
 

@@ -24,7 +24,7 @@ class ShareRecipes:
     """The recipes with pruning in the space of a job, with defaults for all other parameters.
 
     Attributes:
-        space: of the job's recipes.
+        space: space of the job's recipes.
     """
 
     space: JobSpace

@@ -64,7 +64,7 @@ def keep_set(coupling: Coupling, order: Sequence[int], share: float, multiple: i
     Args:
         coupling: the coupling.
         order: its channels, least needed first.
-        share: of channels to keep.
+        share: share of channels to keep, 0 to 1.
         multiple: see :func:`structure_part`.
     """
     return coupling.left_by(order, coupling.kept(1 - share, multiple))
@@ -125,10 +125,10 @@ class RemovedChannels:
             network: facts about it.
             couplings: those in ``orders``, and maybe more.
             orders: channels of each coupling, least needed first.
-            moments: of the inputs of their readers.
+            moments: moments of the inputs of the layers that read the couplings.
             batches: images that were not used for the moments, on the device of the model.
             multiple: see :func:`structure_part`.
-            divergence: of two batches of outputs.
+            divergence: computes the divergence between two batches of outputs.
             repaired: whether layers that lose inputs are refitted.
         """
         self._repaired = repaired

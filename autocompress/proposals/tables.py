@@ -47,10 +47,10 @@ class Pair:
     """A measurement of two parts of one axis together.
 
     Attributes:
-        axis: of both.
-        names, choices: of each.
+        axis: axis of both parts.
+        names, choices: names of the two parts, and their choices.
         together: divergence with both choices.
-        added: sum of the divergences of each alone.
+        added: sum of the divergences with each choice alone.
     """
 
     axis: str
@@ -171,8 +171,8 @@ def measure(
 
     Args:
         parts: in network order, so that neighbouring parts share computation.
-        divergence: of a selection. An exception, or a value that is not finite, is a failure: the
-            cell is left out and recorded.
+        divergence: measures the divergence of a selection. An exception, or a value that is not
+            finite, is a failure: the cell is left out and recorded.
         errors: by part key, the output error of each choice, for the interpolation.
         deadline: by ``clock``. A cell is begun only if it would end before the deadline when it
             takes as long as the longest cell so far. The first two cells are always measured.

@@ -29,7 +29,7 @@ class Pattern:
     Attributes:
         operator: "conv", "depthwise" or "linear".
         inputs, outputs: shapes of one image, without the batch.
-        kernel, stride, dilation: of a convolution; 1 for a linear layer.
+        kernel, stride, dilation: settings of a convolution; 1 for a linear layer.
         groups: number of groups of a convolution that is not depthwise.
         followers: the operators up to the next layer, with the number of values that each writes.
     """

@@ -31,7 +31,7 @@ class JobSpace:
         methods: the methods that act, in the order of the manager.
         limits: the parameters that the user fixed or narrowed.
         granularity: granularity of the job.
-        epochs: most recovery epochs of a recipe.
+        epochs: maximum number of recovery epochs of a recipe.
         multiple: the channel multiple of the device.
         labelled: the labels of the images of the user are meaningful.
     """

@@ -20,7 +20,7 @@ def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 4
     Args:
         compose_with: runs the space once with a chooser and returns the space; may raise
             InvalidRecipe.
-        most_runs: most runs of the space.
+        most_runs: maximum number of runs of the space.
     """
     found: dict[str, Parameter] = {}
     tied: dict[str, list[str]] = {}

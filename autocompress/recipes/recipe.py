@@ -98,7 +98,7 @@ def compose(
         space: gives the values; without a prefix.
         model: the baseline.
         methods: the methods that apply, in the order of the manager.
-        epochs: most epochs of recovery.
+        epochs: maximum number of epochs of recovery.
         multiple: the channel multiple of the device.
         labelled: the labels of the images of the user are meaningful.
 

@@ -15,7 +15,7 @@ LAST = 2
 QUARTER = 0.25
 """Epochs of rung 1."""
 LEAST_STEPS = {1: 100, 2: 400}
-"""Fewest steps of rungs 1 and 2, because small data sets have few steps per epoch."""
+"""Minimum number of steps of rungs 1 and 2. Small data sets have few steps per epoch."""
 MOST_IMAGES = 200_000
 """Maximum number of images of a rung; an image counts each time it is used."""
 AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
@@ -34,7 +34,7 @@ def can_climb(recipe: Recipe, epochs: float) -> bool:
 
     Args:
         recipe: as composed.
-        epochs: most epochs of recovery of one trial; with 0, nothing is ever trained.
+        epochs: maximum number of epochs of recovery of one trial; with 0, nothing is ever trained.
     """
     changed = recipe.prune is not None or bool(recipe.transforms)
     own = recipe.recover.get("epochs") or recipe.qat.get("epochs")

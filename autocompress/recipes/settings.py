@@ -11,7 +11,7 @@ FITS = ("auto", "one-shot", "sequential", "none")
 QUARTERS = 4
 """A fractional budget of epochs is divided into this number of parts."""
 LEAST_IMAGES = 32
-"""Fewest images for refitting."""
+"""Minimum number of images for refitting."""
 
 
 def repair_space(space: Space) -> Params:
@@ -36,7 +36,7 @@ def recover_space(
     None of them changes the deployed structure.
 
     Args:
-        space: with the prefix of the stage.
+        space: space of parameters, with the prefix of the stage.
         acting: the transforms and the pruner of the recipe.
         most_epochs: maximum epochs in the budget of the job.
         labelled: the labels of the images of the recipe are meaningful.
@@ -95,7 +95,7 @@ def qat_space(
     None of them changes the deployed structure.
 
     Args:
-        space: with the prefix of the stage.
+        space: space of parameters, with the prefix of the stage.
         acting: the quantizers of the recipe.
         most_epochs: maximum epochs in the budget of the job.
         is_low: some tensor has fewer than 8 bits, so that training is on by default.

@@ -19,7 +19,7 @@ def checked_url(text: str) -> str:
     """A URL without a slash at its end.
 
     Raises:
-        ValueError: with the reason, and without the URL itself if it contains a password.
+        ValueError: if the URL cannot be used. The message does not repeat a URL with a password.
     """
     if _PASSWORD.match(text):
         raise ValueError("holds a password: give credentials by the environment")

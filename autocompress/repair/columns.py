@@ -113,7 +113,7 @@ class Columns:
             x: its input, ``[N, C, H, W]`` for a convolution, ``[N, ..., features]`` for a linear
                 layer.
             generator: on the CPU.
-            positions: most positions per image; None for all.
+            positions: maximum number of positions per image; None for all.
             first: number of first positions of a token layer (class and register tokens) that are
                 always drawn.
 

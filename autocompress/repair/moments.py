@@ -251,7 +251,7 @@ def gather(
         batches: returns the images, ``[N, C, H, W]`` on the device of the model, at each call. It
             is called once per pass; matrices larger than ``MEMORY_BYTES`` need several passes.
         seed: for drawing positions.
-        positions: most output positions per image.
+        positions: maximum number of output positions per image.
         choose_ridge: called with the layer and its moments over all images, over the first half and
             over the second half; None for ``DEFAULT_RIDGE``.
         pause: called between batches and between layers.

@@ -1,8 +1,12 @@
-"""Sequential repair: layers are fitted front to back to the outputs of the original network.
+"""Sequential repair: refits layers, first to last, to the outputs of the original network.
 
-Let x be the input of a layer in the compressed network, and y its output in the original network. A
-layer is fitted to them by equation (1) of :mod:`.pairs`. Where the output is added to a shortcut, y
-also compensates for the change of the shortcut from r to r': (r - r') sigma / gamma is added to y.
+Let x be the input of a layer in the compressed network, and y the output of the same layer in the
+original network. Equation (1) of :mod:`.pairs` gives the weights that map x to y.
+
+If the output of the layer is added to a shortcut, the layer also compensates for errors of the
+shortcut. Let r be the value of the shortcut in the original network and r' its value in the
+compressed one. Then ``(r - r') sigma / gamma`` is added to y, where sigma and gamma are the
+standard deviation and the scale of the batch norm behind the layer.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
 SMALLEST_SCALE = 1e-3
-"""Channels with a smaller scale of the norm do not compensate for their shortcut."""
+"""Channels do not compensate for their shortcut if gamma / sigma of their norm is smaller."""
 
 
 @dataclass
@@ -41,21 +45,24 @@ class Report:
 
 @dataclass
 class Lockstep:
-    """Two traced networks that run in parallel, node by node, on the same images.
+    """Runs two traced networks on the same images, node by node, and refits one of them.
 
     Attributes:
-        original: traced module; its outputs are the target.
+        original: traced module of the original network.
         compressed: traced module of the network to repair; it shares its layers with that network.
-        kept: by layer, the outputs of the original layer that the compressed layer has; a layer
-            that is not named has all.
-        norms: by layer, the batch normalisation directly behind it in the compressed network.
-        unlike: layers with inputs that differ from the data; lambda is stronger for them.
-        seed: for drawing positions.
-        positions: most output positions per image.
-        first: number of first positions of a token layer that are always drawn.
-        settle: given a layer's path, its fitted weight matrix and the moments of its own input,
-            returns the weights that are deployed; every layer is then fitted. None deploys the
-            fitted weights.
+        kept: for each layer, the indices of the original outputs that the compressed layer still
+            has. A layer that is not named has all outputs.
+        norms: for each layer, the path of the batch normalisation directly behind it in the
+            compressed network; None if there is none.
+        unlike: layers whose inputs have other statistics on these images than on real data. Their
+            lambda is larger.
+        seed: random seed for drawing output positions.
+        positions: maximum number of output positions per image.
+        first: number of positions at the start of a token layer that are always drawn.
+        settle: function that returns the weights to deploy, for example rounded weights. Its
+            arguments are the path of a layer, its fitted weight matrix and the moments of its input
+            in the compressed network. With it, layers with unchanged inputs and outputs are fitted
+            too. None deploys the fitted weights.
     """
 
     original: fx.GraphModule
@@ -72,12 +79,16 @@ class Lockstep:
     def repair(self, batches: Sequence[torch.Tensor], layers: Sequence[str]) -> Report:
         """Refits ``layers`` in the order of execution.
 
-        A layer with the same inputs and outputs as in the original network is not changed.
+        Without ``settle``, a layer whose inputs and outputs are those of the original network is
+        not changed.
 
         Args:
-            batches: images ``[N, C, H, W]``; all of them stay in memory, with the activations that
-                will be read.
-            layers: module paths that both networks have.
+            batches: batches of images ``[N, C, H, W]``. All of them stay in memory, and so do the
+                activations that later layers read.
+            layers: module paths of the layers to refit; both networks must have them.
+
+        Returns:
+            The layers with new weights, and those that keep their old weights.
         """
         state = _State(_Run(self.original, batches), _Run(self.compressed, batches), Report())
         twins = {call: node for node, call in _calls(self.original)}
@@ -88,7 +99,10 @@ class Lockstep:
         return state.report
 
     def _visit(self, node: fx.Node, state: _State) -> None:
-        """Refits the layer of one node, and before it a layer that is alone in its shortcut."""
+        """Refits the layer of one node.
+
+        If exactly one layer of its shortcut is not refitted yet, that layer is refitted first.
+        """
         twin = state.waiting.pop(node, None)
         if twin is None:
             return
@@ -98,8 +112,8 @@ class Lockstep:
             unfitted = state.own.unmade(shortcuts[0]) & set(state.waiting)
             for other in unfitted if len(unfitted) == 1 else ():
                 self._visit(other, state)
-            # A layer cannot compensate for a value that still changes. The last layer of the block
-            # does.
+            # A layer cannot compensate for a shortcut whose value will still change. The last layer
+            # of the block compensates for that shortcut.
             if state.own.unmade(shortcuts[0]) & (state.active | set(state.waiting)):
                 shortcuts = ()
         self._refit(str(node.target), node, twin, shortcuts, state)
@@ -144,11 +158,11 @@ class Lockstep:
         return value.index_select(-1 if self._channels_last(name) else 1, index)
 
     def _channels_last(self, name: str) -> bool:
-        """Whether the outputs of a layer have their channels last, which are maps of images too."""
+        """Whether channels are the last dimension of the outputs of a layer: a linear layer."""
         return isinstance(self.compressed.get_submodule(name), nn.Linear)
 
     def _made_up(self, name: str, own: Sequence[Any], target: Sequence[Any]) -> list[torch.Tensor]:
-        """(r - r') sigma / gamma for every batch."""
+        """Returns ``(r - r') sigma / gamma`` for every batch."""
         is_map = not self._channels_last(name)
         scale = norm_scale(self.compressed, self.norms.get(name), own[0].shape[1 if is_map else -1])
         inverse = torch.where(scale.abs() < SMALLEST_SCALE, 0.0, 1 / scale).float().to(own[0].device)
@@ -186,12 +200,20 @@ class Lockstep:
         return apart if few else (halves[0], halves[1])
 
     def _samples(self, outputs: Sequence[torch.Tensor], *, last: bool) -> int:
-        """The number of samples that will be drawn; ``last``: channels are the last dimension."""
+        """Returns the number of samples to draw.
+
+        Args:
+            outputs: outputs of the layer, one tensor for each batch.
+            last: whether channels are the last dimension.
+        """
         places = outputs[0][0, ..., 0].numel() if last else outputs[0][0, 0].numel()
         return sum(map(len, outputs)) * min(places, self.positions or places)
 
     def _set_constant(self, name: str, constant: torch.Tensor) -> None:
-        """Sets the constant that the layer adds to its outputs, which replaces its bias."""
+        """Sets the bias of the layer to ``constant``.
+
+        A layer without a bias gets the same effect from the running mean of the norm behind it.
+        """
         norm = self.norms.get(name)
         bias = ensure_bias(self.compressed, name, norm)
         if bias is not None:
@@ -210,7 +232,10 @@ class Lockstep:
 def _best(
     matrix: torch.Tensor, fitted: PairSums | DualPairs, held_out: PairSums | DualPairs, columns: Columns
 ) -> tuple[float, float]:
-    """The ridge with the least held-out error, and its gain over the old weights."""
+    """Returns the best ridge, and by how much its error is below that of the old weights.
+
+    Errors are those on the held-out samples.
+    """
     moments, judge = fitted.moments(columns), held_out.moments(columns)
     mean, cross = fitted.targets()
     judge_mean, judge_cross = held_out.targets()
@@ -226,7 +251,10 @@ def _best(
 
 
 class _Run:
-    """Values of the nodes of a traced module by batch, computed on demand and freed after use."""
+    """Computes the outputs of the nodes of a traced module on demand, for all batches.
+
+    Outputs that no remaining node reads are freed.
+    """
 
     def __init__(self, module: fx.GraphModule, batches: Sequence[torch.Tensor]) -> None:
         self._module, self._batches = module, batches
@@ -236,7 +264,7 @@ class _Run:
         self._made_once: set[fx.Node] = set()
 
     def unmade(self, node: fx.Node) -> set[fx.Node]:
-        """The node and its dependencies that were not computed yet."""
+        """Returns those of the node and its dependencies that have not been computed yet."""
         found: set[fx.Node] = set()
         pending = [node]
         while pending:
@@ -247,7 +275,7 @@ class _Run:
         return found
 
     def value(self, node: fx.Node) -> list[Any]:
-        """The values of a node for all batches."""
+        """Returns the output of a node for each batch."""
         pending = [node]
         while pending:
             asked = pending[-1]
@@ -281,7 +309,7 @@ class _Run:
         return node.target(*arguments, **keywords)
 
     def _free(self, made: fx.Node, keep: fx.Node) -> None:
-        """Frees values that no remaining node reads."""
+        """Frees the outputs that only ``made`` and computed nodes read, except that of ``keep``."""
         for source in made.all_input_nodes:
             self._unread[source].discard(made)
             if not self._unread[source] and source is not keep:
@@ -290,7 +318,16 @@ class _Run:
 
 @dataclass
 class _State:
-    """The state of a repair: both runs, the result so far, and the remaining layers."""
+    """The state of a repair.
+
+    Attributes:
+        target: run of the original network.
+        own: run of the compressed network.
+        report: the result so far.
+        waiting: nodes whose layers are not refitted yet, each with the same node of the original
+            network.
+        active: nodes whose layers are being refitted.
+    """
 
     target: _Run
     own: _Run
@@ -304,7 +341,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _calls(module: fx.GraphModule) -> list[tuple[fx.Node, tuple[str, int]]]:
-    """Nodes that call a layer, each with the path of the layer and the number of earlier calls."""
+    """Returns the nodes that call a layer, each with its path and the number of earlier calls."""
     seen: dict[str, int] = {}
     found = []
     for node in module.graph.nodes:
@@ -316,7 +353,10 @@ def _calls(module: fx.GraphModule) -> list[tuple[fx.Node, tuple[str, int]]]:
 
 
 def _shortcuts(node: fx.Node, twin: fx.Node) -> tuple[fx.Node, ...]:
-    """The values added to the output of a layer, in the compressed and the original network."""
+    """Returns the nodes that are added to the outputs of ``node`` and ``twin``.
+
+    Empty if the output of the layer is not added to a shortcut in both networks.
+    """
     found = []
     for layer in (node, twin):
         behind = layer

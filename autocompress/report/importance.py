@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import special
 
 LEAST_TRIALS = 20
-"""Fewest trials for which shares are shown."""
+"""Minimum number of trials for which shares are shown."""
 LEVEL = 0.05
 """Level of all F-tests together: the chance of showing any parameter if none has an effect."""
 _BINS = 4

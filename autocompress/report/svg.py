@@ -66,7 +66,7 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
     """The picture: ``parts`` on a canvas that scales with the page.
 
     Args:
-        width, height: of the canvas, in its own pixels.
+        width, height: size of the canvas, in its own pixels.
         label: a description for screen readers.
         parts: elements, the last one on top.
         class_: for styles.

@@ -1,4 +1,4 @@
-"""Values for the template of the page, from the files of a run; no HTML."""
+"""Computes the values that the template of the HTML page shows, from the files of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,25 @@ from autocompress.results import STATUSES, SearchResult
 
 @dataclass(frozen=True)
 class FrontModel:
-    """A row of the front for the page: texts, empty for missing values."""
+    """A model of the front as the page shows it. Texts are empty where a value is missing.
+
+    Attributes:
+        trial: number of the trial, or "baseline".
+        recipe: description of the recipe.
+        accuracy, test_accuracy: accuracy on the validation and on the test split.
+        change, test_change: accuracy minus that of the baseline, in points.
+        latency, size_ratio, energy_ratio: costs as ratios to the baseline.
+        latency_ms, size, energy, macs, params: costs with their units.
+        accuracy_interval, test_interval, change_interval, test_change_interval, latency_interval:
+            95 % intervals.
+        misses: names of the quantities whose constraints are missed.
+        noisy: whether the interval of the latency is too wide.
+        float_layers: layers that compute in float; empty for a model that is completely float.
+        cropped: the weights that the tap crop leaves out.
+        files: name, link relative to the page, and size of each file of the model.
+        is_baseline: whether the model is the baseline.
+        recommended: whether the model is the recommended one.
+    """
 
     trial: str
     recipe: str
@@ -52,7 +70,7 @@ class FrontModel:
 
 
 def front_models(result: SearchResult, *, intervals_of_accuracy: bool = True) -> list[FrontModel]:
-    """The rows of the front for the page, the baseline first, then by accuracy.
+    """Returns the models of the front: the baseline first, then the others by falling accuracy.
 
     Args:
         result: the run.
@@ -105,13 +123,13 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapp
 
 
 def wishes(result: SearchResult) -> list[str]:
-    """The constraints as text: ``accuracy drop at most 1 point``."""
+    """Returns the constraints as texts, for example ``accuracy drop at most 1 point``."""
     limits = result.limits.items()
     return [f"{of_column(column).short} at most {words.limit(column, value)}" for column, value in limits]
 
 
 def headline(result: SearchResult) -> str:
-    """The result of the search in one or two sentences."""
+    """Returns the result of the search in one or two sentences."""
     if result.every_trial_failed:
         reason, trials = reasons(result, "failed")[0]
         share = "each time" if len(trials) == len(result.trials) else f"{len(trials)} times"
@@ -146,7 +164,7 @@ def headline(result: SearchResult) -> str:
 
 
 def interruption(result: SearchResult) -> str:
-    """The sentence for a run that Ctrl-C ended; empty for other runs."""
+    """Returns a sentence on a run that was ended by Ctrl-C; empty for other runs."""
     if not result.is_interrupted:
         return ""
     budget = result.job.get("budget") or {}
@@ -159,7 +177,7 @@ def interruption(result: SearchResult) -> str:
 
 
 def nearest_miss(result: SearchResult) -> str:
-    """The sentence on the nearest miss; empty if there is none."""
+    """Returns a sentence on the trial that came closest to the constraints; empty without one."""
     miss = result.summary.get("nearest_miss")
     if not miss:
         return ""
@@ -168,7 +186,7 @@ def nearest_miss(result: SearchResult) -> str:
 
 
 def fastest(result: SearchResult) -> str:
-    """The sentence on the fastest model within the bound on accuracy; empty if there is none."""
+    """Returns a sentence on the fastest model within the bound on accuracy; empty without one."""
     row = result.summary.get("fastest_within_bar")
     if not row:
         return ""
@@ -184,7 +202,7 @@ def fastest(result: SearchResult) -> str:
 
 
 def tap_crop(result: SearchResult) -> str:
-    """The effect of the tap crop alone on the float baseline; empty if it changes nothing."""
+    """Describes the effect of the tap crop alone on the float baseline; empty without an effect."""
     found = result.summary.get("tap_crop")
     if not found:
         return ""
@@ -197,7 +215,7 @@ def tap_crop(result: SearchResult) -> str:
 
 
 def warnings(result: SearchResult) -> list[str]:
-    """Warnings about the figures, one sentence each."""
+    """Returns warnings about the figures, one or two sentences each."""
     texts = []
     noisy = [row.trial for row in front_models(result) if row.noisy]
     if noisy:
@@ -233,7 +251,7 @@ def warnings(result: SearchResult) -> list[str]:
 
 
 def rungs(result: SearchResult) -> list[str]:
-    """The gain from training on each rung above 0, one sentence for each."""
+    """Returns a sentence for each rung above 0: the gain in accuracy from its training."""
     texts = []
     for rung, found in (result.summary.get("rungs") or {}).items():
         count, spearman = found["trained"], found["spearman"]
@@ -246,9 +264,10 @@ def rungs(result: SearchResult) -> list[str]:
 
 
 def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
-    """(reason, trials) of the trials with ``status``, the most frequent first.
+    """Returns the reasons of the trials with ``status``, each with its trials.
 
-    Reasons that differ only in numbers count as one, with the text of the first.
+    The most frequent reason comes first. Reasons that differ only in numbers count as one reason,
+    which has the text of the first of them.
     """
     table = result.trials[result.trials["status"] == status]
     found: dict[str, tuple[str, list[int]]] = {}
@@ -259,13 +278,13 @@ def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
 
 
 def counts(result: SearchResult) -> list[tuple[str, int]]:
-    """(status, trials) in the order of ``STATUSES``."""
+    """Returns each status with its number of trials, in the order of ``STATUSES``."""
     found = result.trials["status"].value_counts()
     return [(status, int(found.get(status, 0))) for status in STATUSES]
 
 
 def flat(values: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, str]]:
-    """Rows (dotted name, text) of a nested mapping."""
+    """Returns the values of a nested mapping as pairs of a dotted name and a text."""
     rows: list[tuple[str, str]] = []
     for key, value in (values or {}).items():
         name = f"{prefix}{key}"
@@ -296,7 +315,10 @@ def _change_interval(drop: Any) -> str:
 
 
 def _artifact_folder(folder: Path, artifact: Any) -> Path | None:
-    """The folder of an artifact, if it is inside that of the run, so that no link leaves it."""
+    """Returns the folder of an artifact, or None if it is not inside the folder of the run.
+
+    So links on the page never lead out of the folder of the run.
+    """
     if pd.isna(artifact) or not str(artifact):
         return None
     path = (folder / str(artifact)).resolve()
@@ -312,12 +334,12 @@ def _metrics(folder: Path | None) -> dict[str, Any]:
 
 
 def _float_layers(metrics: Mapping[str, Any]) -> list[str]:
-    """Layers that compute in float; empty for a model that is completely float."""
+    """Returns the layers that compute in float; empty for a model that is completely float."""
     return [str(name) for name in metrics.get("float_layers") or []]
 
 
 def _cropped(found: Any) -> str:
-    """The weights that a tap crop leaves out, as text; empty if there are none."""
+    """Describes the weights that a tap crop leaves out; empty if there are none."""
     if not isinstance(found, Mapping) or not found.get("layers"):
         return ""
     layers = int(found["layers"])
@@ -326,7 +348,7 @@ def _cropped(found: Any) -> str:
 
 
 def _files(run: Path, folder: Path | None) -> list[tuple[str, str, str]]:
-    """(name, link relative to the page, size) of the files of an artifact."""
+    """Returns the name, the link relative to the page, and the size of each file of an artifact."""
     if folder is None:
         return []
     base = folder.relative_to(run.resolve()).as_posix()

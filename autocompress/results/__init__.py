@@ -34,11 +34,11 @@ are an interface.
         no tap is left out
 
     metrics: by trial of the front, what a report shows of its metrics.json (``SHOWN_METRICS``)
-    explained: of the recommended model {trial, limit: maximum seconds for this, missing: why
-        steps are missing; steps after each stage of its recipe: [{stage, accuracy, accuracy_drop,
-        latency_ratio, latency_ratio_low, latency_ratio_high, size_ratio}]; layers: [{layer, group,
-        operator, became, weight_bits, activation_bits, computes; and as pairs before and after:
-        channels, params, macs, us}]}
+    explained: the stages and layers of the recommended model {trial, limit: maximum seconds for
+        this, missing: why steps are missing; steps after each stage: [{stage, accuracy,
+        accuracy_drop, latency_ratio, latency_ratio_low, latency_ratio_high, size_ratio}];
+        layers: [{layer, group, operator, became, weight_bits, activation_bits, computes; and as
+        pairs before and after: channels, params, macs, us}]}
 
 ``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (layers that compute in float while
 others are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file",

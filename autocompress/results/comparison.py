@@ -44,7 +44,7 @@ class Compared:
     Attributes:
         name: the shortest part of the folder that distinguishes the runs.
         result: the run.
-        drops, costs: of the front's models, on the common axes.
+        drops, costs: accuracy drops and costs of the models of the front, on the axes of all runs.
         hypervolume: hypervolume of these points (``objectives.hypervolume.SpeedFront``).
         counts: trials by status.
         is_over: whether its search has ended.

@@ -47,10 +47,10 @@ class Status:
         workers: number of processes that try recipes.
         baseline: the row of the baseline; None if it is not known yet.
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
-        seconds_left: until the search is expected to end; None if unknown.
+        seconds_left: expected seconds until the search ends; None if unknown.
         note: the last note of the search.
         updated: seconds since the epoch.
-        pid, process_began, host: of the driver.
+        pid, process_began, host: process id, start time and host name of the driver.
     """
 
     phase: str = "preparing"

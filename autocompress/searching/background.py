@@ -74,11 +74,11 @@ class Background:
             may help; None while that trial is under way.
         wants_bits: whether fewer than 8 bits may help, so that sensitivity is measured even if
             there are proposals.
-        measurer: with the devices of the job.
+        measurer: measures on the devices of the job.
         baseline: the row of the baseline.
         tell: called with constraints that no recipe can meet, as soon as they are known.
         progress: called with the progress of long steps.
-        out_of_reach: these constraints.
+        out_of_reach: the constraints that no recipe can meet.
         has_recipes: whether there are proposals.
     """
 

@@ -13,9 +13,9 @@ from autocompress.results import Row
 from autocompress.searching.study import Study
 
 EVERY = 8
-"""Fewest new rows before tables are corrected again."""
+"""Minimum number of new rows before tables are corrected again."""
 SHARE = 0.05
-"""Largest share of the time for it."""
+"""Maximum share of the time of the search for correcting tables."""
 SHARE_CUT = 0.2
 """The same where waiting proposals were dropped and nothing good is left to try."""
 log = logging.getLogger("autocompress.search")

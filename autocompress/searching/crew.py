@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from autocompress.searching.site import Site
 
 MOST_FORKED = 3
-"""Most forked processes that try recipes before workers have started; a dozen proposals wait."""
+"""Maximum number of forked processes that try recipes before workers have started.
+
+A dozen proposals wait to be tried then.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Crew:
     """Makes the workers of a search.
 
     Attributes:
-        job: of the search.
+        job: job of the search.
         folder: ``results/<name>``.
         opened: the job as the driver has opened it.
         opener: opens it in worker processes.
-        measurer: with the devices of the job.
+        measurer: measures on the devices of the job.
         baseline: the row of the baseline.
         cluster: the cluster; None on one machine.
     """
@@ -97,7 +100,7 @@ class Crew:
         """The settings of worker processes.
 
         Args:
-            deadline: of the search, in seconds since the epoch; None: no limit.
+            deadline: end of the search, in seconds since the epoch; None for no limit.
         """
         cluster: dict[str, Any] = {}
         if self.cluster is not None:

@@ -64,7 +64,7 @@ class Dispatcher:
         study: gives recipes and keeps rows.
         compose: runs the space with a chooser.
         allowance: allowance of this run.
-        spool: has the rows of workers.
+        spool: files with the rows of workers.
         on_row: called in the driver with each new row.
         on_note: called with notes for the user.
         endings: decides whether the search ends early; None for a search that uses its allowance.

@@ -24,7 +24,7 @@ ALONE_EACH = 6
 While a worker starts, a trial beside it takes twice as long.
 """
 MOST_ALONE = 40.0
-"""Most seconds for these recipes."""
+"""Maximum seconds for these recipes."""
 MOST_IDLE = 10.0
 """Seconds after which workers start if no recipe can be tried yet, because sensitivity to bits is
 still measured.
@@ -63,8 +63,8 @@ class DriverWorker:
             wait for it.
         is_quick: whether a recipe has no training.
         workers: number of expected worker processes.
-        threads: of torch, while workers run.
-        most_threads: of torch, while none has been started.
+        threads: number of threads of torch while workers run.
+        most_threads: number of threads of torch while no worker has been started.
         most_seconds: after this time a trial is given up, and no place begins another.
     """
 

@@ -30,7 +30,7 @@ def measured_also(
         front: rows with an artifact.
         file_of: returns the model of a row.
         baseline: measured in alternation with each model, on the same device.
-        plugins: with the devices.
+        plugins: manager of the plugins, which knows the devices.
 
     Returns:
         A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,

@@ -12,7 +12,7 @@ from autocompress.results import Row
 from autocompress.searching.closing import save_trials
 
 EVERY_S = 2.0
-"""Fewest seconds between two writes of the table."""
+"""Minimum seconds between two writes of the table."""
 SHARE = 0.02
 """Largest share of the time for writing it."""
 

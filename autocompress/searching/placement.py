@@ -136,19 +136,19 @@ class _Places(_Unsaved, Searcher):
             self._cluster.slots.free(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Keeps nothing."""
+        """Does nothing: Ray asks for a checkpoint, but this searcher needs none."""
         del checkpoint_path
 
     def restore(self, checkpoint_path: str) -> None:
-        """Needs nothing."""
+        """Does nothing: there is no checkpoint to load."""
         del checkpoint_path
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Keeps nothing."""
+        """Does nothing: Ray asks for a checkpoint, but this searcher needs none."""
         del checkpoint_dir, session_str
 
     def restore_from_dir(self, checkpoint_dir: str) -> None:
-        """Needs nothing."""
+        """Does nothing: there is no checkpoint to load."""
         del checkpoint_dir
 
 

@@ -17,7 +17,7 @@ from autocompress.searching.progress import Observer
 
 log = logging.getLogger("autocompress.search")
 EVERY_S = 1.0
-"""Fewest seconds between two writes of the file, except for a new phase."""
+"""Minimum seconds between two writes of the file, except for a new phase."""
 
 UnderWay = Callable[[], Sequence[Mapping[str, Any]]]
 

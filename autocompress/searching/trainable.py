@@ -93,7 +93,7 @@ class Worker:
 
     Attributes:
         settings: settings of the search.
-        spool: has rows until the driver has added them to the study.
+        spool: files with rows that the driver has not added to the study yet.
         state: opened with the first trial, so that its time limit covers it.
     """
 

@@ -35,9 +35,9 @@ class Windowed(BaseStorage):
     trial is looked up.
 
     Args:
-        inner: has all trials.
-        most: finished trials in the window; None: all.
-        running: running trials in the window.
+        inner: storage with all trials.
+        most: maximum number of finished trials in the window; None for all.
+        running: maximum number of running trials in the window.
     """
 
     def __init__(self, inner: BaseStorage, most: int | None = WINDOW, running: int = RUNNING) -> None:

@@ -36,7 +36,7 @@ def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[t
     lose. A recipe without any integers is left out.
 
     Args:
-        space: of the job.
+        space: space of recipes of the job.
         table: the losses of :func:`offered`.
 
     Yields:

@@ -85,7 +85,7 @@ def measure(
         model: the float baseline, eval; it is not changed.
         widths: the choices to measure, with groups in network order.
         setting: quantizers and groups.
-        context: with the images; ``context.transfer.calibration`` is used.
+        context: context with the images; ``context.transfer.calibration`` is used.
         progress: called with the finished fraction and a text.
         pause: called between rows.
 

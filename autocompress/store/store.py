@@ -49,7 +49,8 @@ class Store:
             ``AUTOCOMPRESS_CACHE_GB`` sets it.
         pinning: entries that are read or written while this is set are pinned for the lifetime of
             this object.
-        hits, misses: of this object, for the report.
+        hits, misses: number of entries that this object found, and that it did not find, for the
+            report.
         tier: the cache on the URL in ``AUTOCOMPRESS_CACHE``; None if that is a folder or not set.
     """
 

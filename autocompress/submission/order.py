@@ -26,7 +26,7 @@ class Order:
     """A job and the resources that it needs.
 
     Attributes:
-        job: with ``results`` as a path on the nodes.
+        job: job whose ``results`` is a path on the nodes.
         results: folder on storage that all nodes share, or URL, without a slash at the end.
         cache: folder or URL of the cache, in the same form.
         workers: number of workers, each on a pod or node of its own.

@@ -13,7 +13,7 @@ class SynthesisBudget:
 
     Attributes:
         images: number of all images.
-        batch_size: most images that are optimised together.
+        batch_size: maximum number of images that are optimised together.
         iterations: iterations of each batch.
         seconds: for all images; None for no limit.
     """

@@ -30,7 +30,7 @@ class PixelSettings:
 
     Attributes:
         phases: in order; each has a new optimiser, and the result is from the last phase.
-        lr, betas, eps: of Adam.
+        lr, betas, eps: settings of Adam.
         schedule: "cosine", to 0 over each phase, or "constant".
         warmup: iterations of linear growth of the learning rate, at most a quarter of the phase.
         jitter: largest circular shift in pixels at full resolution, equal for the whole batch and

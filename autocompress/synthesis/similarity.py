@@ -125,7 +125,7 @@ def similarity(
     positions (in deep layers about the number of images). So small sets are biased upward.
 
     Args:
-        model: with trained batch norms; not changed.
+        model: model with trained batch norms; it is not changed.
         images: a split, or batches of normalised images ``(N, C, H, W)`` with labels.
         divergence: "measured", the authors' KL(measured || recorded), or "recorded", the other
             direction. Values of the two cannot be compared.

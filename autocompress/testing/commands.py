@@ -22,7 +22,7 @@ def check_command(command: Command) -> None:
         command: the sub-command of the plugin.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     report = Report()
     report.check(_check_help, command)

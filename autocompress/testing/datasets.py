@@ -28,7 +28,7 @@ def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
         spec: the word in a job; the provider's name by default.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     spec = provider.name if spec is None else spec
     report = Report()

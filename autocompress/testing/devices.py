@@ -40,7 +40,7 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
         config: settings of the run; by default those of the device.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
     config = config if config is not None else DeviceConfig(name=device.name)

@@ -39,10 +39,10 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
     Args:
         model: float, eval, from ``autocompress.models``, changed by a transform.
         specs: layer specs of the transform.
-        images: with the input size of the model.
+        images: batch of images ``(N, C, H, W)`` of the input size of the model.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: if a rule is broken; the message names it.
     """
     names = [name for name, layer in model.named_modules() if leaf_spec(layer, specs) is not None]
     if not names:

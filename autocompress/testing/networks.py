@@ -59,7 +59,7 @@ def check_result(result: nn.Module, model: nn.Module, teacher: nn.Module) -> Non
         teacher: teacher of the context.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     report = Report()
     report.check(check_mode, result, model, "apply must return a model in eval mode")

@@ -49,7 +49,7 @@ def check_observer(plugin: object) -> list[str]:
         The hooks that were called.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     hooks = [name for name in OBSERVED if callable(getattr(plugin, name, None))]
     if not hooks:

@@ -29,7 +29,8 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         The names of the checked parts, for example "method lowrank".
 
     Raises:
-        ContractViolation: with every rule that is broken, and the part that breaks it.
+        ContractViolation: if a rule is broken; the message lists all broken rules, each with the
+            part that breaks it.
     """
     alone = Manager(entry_points=False)
     try:

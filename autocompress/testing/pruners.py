@@ -37,7 +37,7 @@ def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params 
             with each value that only a job can name.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
     report = Report()

@@ -25,7 +25,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         params: one point of its space; the defaults by default.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
     params = params if params is not None else ask(method, model, by_rule("default"))[0]

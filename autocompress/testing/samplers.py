@@ -35,7 +35,7 @@ def check_sampler(sampler: Sampler, job: Job | None = None) -> None:
         job: settings of the search; by default those of the example.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     job = job if job is not None else example_job()
     report = Report()

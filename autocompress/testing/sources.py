@@ -28,7 +28,7 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
         params: one point of its space; by default the defaults, with few images and iterations.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
     params = params if params is not None else brief_recipe(method, model)

@@ -40,7 +40,8 @@ def check_method(
             images and iterations.
 
     Raises:
-        ContractViolation: with every rule that is broken, and a hint for each.
+        ContractViolation: if a rule is broken; the message lists all broken rules, each with a
+            hint.
     """
     report = Report()
     if model is None:

@@ -94,7 +94,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
             the defaults with each value that only a job can name.
 
     Raises:
-        ContractViolation: with every rule that is broken.
+        ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
     pristine = copy.deepcopy(method)

@@ -328,7 +328,7 @@ class Training:
 
     @property
     def _least_of_a_part(self) -> int:
-        """Fewest images of a part: batch norm needs more than one value."""
+        """Minimum number of images of a part: batch norm needs more than one value."""
         return 2 if any(isinstance(module, BatchNormBase) for module in self.model.modules()) else 1
 
     def _halve(self, count: int, fault: str) -> None:

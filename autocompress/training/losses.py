@@ -72,7 +72,7 @@ def distillation(
         answers: answers of the teacher; None uses only the labels.
         weight: weight of the teacher, 0 to 1.
         label_smoothing: label smoothing of the cross-entropy.
-        task: with the losses.
+        task: task that computes the losses.
 
     Returns:
         The mean over the batch, scalar.

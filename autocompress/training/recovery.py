@@ -17,7 +17,7 @@ VERSION = "2"
 BATCH_SIZE = 128
 SMALLEST_BATCH = 32
 STEPS = 32
-"""Fewest steps per epoch. Recovery has few epochs, so small data sets get smaller batches."""
+"""Minimum number of steps per epoch. Recovery is short, so small data sets get smaller batches."""
 
 
 def recover(
@@ -36,7 +36,7 @@ def recover(
         model: trained in place.
         params: ``epochs``, ``lr`` and ``distill`` of the recipe; those of a rung also have
             ``least_steps``, ``batch_size`` and ``augment``.
-        context: with the images and the teacher.
+        context: context with the images and the teacher.
         callbacks: callbacks of all methods that were applied.
         pause: called between batches.
         again: makes images for the student, for a data source that adapts. It is called after the

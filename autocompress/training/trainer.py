@@ -57,7 +57,7 @@ def baseline_settings(job: Job, images: int | None = None) -> TrainSettings:
     """Settings for training a baseline without weights.
 
     Args:
-        job: with the settings.
+        job: job with the settings of the baseline.
         images: number of training images. Where the steps of the job are more than its epochs,
             batches are smaller, so that the steps take less time.
     """

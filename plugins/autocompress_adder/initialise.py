@@ -27,8 +27,8 @@ class Moments:
     """Spread of the patches of a convolution, and mean and spread of each output channel.
 
     Args:
-        stride, padding: of the convolution, (height, width).
-        kernel: (height, width).
+        stride, padding: stride and padding of the convolution, (height, width).
+        kernel: kernel size of the convolution, (height, width).
     """
 
     def __init__(self, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:

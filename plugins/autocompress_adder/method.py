@@ -41,7 +41,7 @@ class Adder(Transform):
         lr_scale: learning rate of the filters, relative to that of the training with AdamW.
         init: "scaled_conv", the trained weights on the scale of their inputs, or "normal", N(0, 1)
             as in the paper, which trains from scratch. Norms keep the trained scales and shifts.
-        width: with "scaled_conv": standard deviation of weights relative to that of patches.
+        width: for "scaled_conv", standard deviation of weights relative to that of patches.
         schedule: "l1", or "l2-to-l1": the exponent falls from 2 to 1 in the first half of the
             training. There is no fast kernel for exponents between 1 and 2.
         order: "at-once", or "late-first": stages become adders one after the other in the first

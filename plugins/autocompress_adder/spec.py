@@ -1,4 +1,4 @@
-"""Describes adder layers for the engine and other methods."""
+"""Describes adder layers to the engine and to other methods."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from autocompress_adder.layer import AdderConv2d
 
 
 class AdderSpec(LayerSpec):
-    """An adder layer is one operator of the graph: in float, simulated and hardened.
+    """Describes :class:`AdderConv2d`, and its forms for training with integers and for deployment.
 
-    The float layer is :class:`AdderConv2d`.
+    Each form is one operator of the traced network.
     """
 
     layer_type = AdderConv2d
@@ -31,10 +31,10 @@ class AdderSpec(LayerSpec):
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:
-        """Two additions for each tap and no multiplication.
+        """Counts two additions for each tap, and no multiplication.
 
-        The first one, the difference, has the width of the operands. The second one adds its
-        magnitude to the sum, as a convolution adds its products.
+        The first addition is the difference of an input and a weight, and has their bit width. The
+        second one adds the magnitude of this difference to the sum, as a convolution adds products.
         """
         del input_shape
         assert isinstance(layer, AdderConv2d)
@@ -43,32 +43,32 @@ class AdderSpec(LayerSpec):
         return {"add": taps, "accumulate": taps}
 
     def simulated(self, layer: nn.Module) -> nn.Module:
-        """Weights on the grid of the input."""
+        """Returns the layer that trains with its weights on the grid of the input."""
         assert isinstance(layer, AdderConv2d)
         return simulated(layer)
 
     def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:
-        """Codes on the grid of the input."""
+        """Returns the layer whose weights are stored as integers on the grid of the input."""
         assert isinstance(simulated, SimulatedAdder2d)
         return HardenedAdder2d(simulated, grid)
 
     def norm(self, layer: nn.Module) -> nn.Module | None:
-        """The layer's own norm, if the network had none there."""
+        """Returns the layer's own norm, which it has if the network had none behind it."""
         assert isinstance(layer, AdderConv2d)
         return layer.norm
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """Channels are in the order of the replaced convolution."""
+        """Returns the identity: channels are in the order of the replaced convolution."""
         assert isinstance(layer, AdderConv2d)
         return torch.arange(layer.out_channels)
 
     def pruner(self) -> object:
-        """Removes filters, and inputs with their constant share."""
+        """Returns torch-pruning's pruner for the layer."""
         return AdderPruner()
 
 
 class AdderPruner(BasePruningFunc):
-    """torch-pruning's view of an adder layer."""
+    """Removes filters and inputs of an adder layer, for torch-pruning."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Removes the filters ``idxs``, in place."""
@@ -83,8 +83,8 @@ class AdderPruner(BasePruningFunc):
     def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Removes the inputs ``idxs``, in place.
 
-        An input of zeros everywhere contributes ``-sum |0 - W|`` to each output, which is added to
-        the bias.
+        A removed input counts as zero. It would contribute ``-sum |0 - W|`` to each output, so this
+        constant is added to the bias.
         """
         assert isinstance(layer, AdderConv2d)
         keep = _kept(layer.in_channels, idxs)
@@ -96,12 +96,12 @@ class AdderPruner(BasePruningFunc):
         return layer
 
     def get_out_channels(self, layer: nn.Module) -> int:
-        """O."""
+        """Returns the number of filters."""
         assert isinstance(layer, AdderConv2d)
         return layer.out_channels
 
     def get_in_channels(self, layer: nn.Module) -> int:
-        """C."""
+        """Returns the number of input channels."""
         assert isinstance(layer, AdderConv2d)
         return layer.in_channels
 

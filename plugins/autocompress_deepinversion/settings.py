@@ -35,7 +35,7 @@ class Settings:
         preset: "plain" (DeepInversion), or "adaptive", which adds competition with the live
             student.
         images: number of images.
-        batch_size: most images that are optimised together and share their statistics.
+        batch_size: maximum number of images that are optimised together and share their statistics.
         iterations: iterations of each batch, all phases together.
         lr: learning rate of Adam.
         schedule: "cosine" with 100 iterations of warm-up, or "constant".

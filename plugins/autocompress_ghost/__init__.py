@@ -4,7 +4,7 @@ Han et al., CVPR 2020, arXiv 1911.11907.
 
 - ``module``: the ghost module and its sizes.
 - ``pairing``: assigns ghosts to intrinsic channels.
-- ``fit``: least squares on calibration images.
+- ``fit``: fits ghosts by least squares on calibration images.
 - ``work`` and ``initialise``: weights from the trained convolution.
 - ``hosts``: the surroundings of a convolution.
 - ``surgery``: puts modules into a network.

@@ -1,4 +1,4 @@
-"""Data source ``knowledge_within``: noise, images of a class, images with recorded statistics."""
+"""Data source ``knowledge_within``: makes images by one of three schemes, or by two together."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SCHEMES = ("bns+inception", "bns", "inception", "gaussian")
 DIVERGENCES = ("measured", "recorded")
 PRESETS = ("bns+inception", "bns", "gaussian")
-"""Presets for a model with batch norm."""
+"""Choices of ``preset`` for a model with batch norm."""
 WITHOUT_NORM = ("inception", "gaussian")
-"""Presets that need no batch norm."""
+"""Choices of ``preset`` for a model without batch norm."""
 AS_PRESET = "preset"
 SHIFT = 16
-"""Views are shifted by at most 1 / SHIFT of the image."""
+"""In each iteration, the images are shifted by at most 1 / SHIFT of their side."""
 
 
 class KnowledgeWithin(DataSource):
@@ -41,10 +41,13 @@ class KnowledgeWithin(DataSource):
         gaussian       x ~ N(0, I), normalised. Nothing is optimised.
         inception      L_I = mean CE(M(x), y) + lambda_p P(x), with balanced labels y and
                        P(x) = mean ||x - G * x||^2
-        bns            L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r, w)), with
-                       m and v measured, r and w recorded. The normalised images against N(0, 1)
-                       are one more layer.
+        bns            L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r, w))
         bns+inception  L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
+
+    M is the model, x are the images, CE is the cross-entropy, and G is a Gaussian blur. m and v are
+    the mean and variance of the inputs of a batch norm, measured on the images; r and w are those
+    that it has recorded. L_BNS counts the images themselves as one more layer, with the recorded
+    distribution N(0, 1).
 
     The direction of the divergence, the layer of the images, the order of averaging and the kernel
     of G (5x5, sigma 1, padded with zeros) are those of the authors' code
@@ -54,12 +57,11 @@ class KnowledgeWithin(DataSource):
     views, and clamping of the pixels to the range of an image (except in the scheme "gaussian"). No
     figure of the paper's tables is quoted here.
 
-    Statistics inside the network differ from the recorded ones for noise. So a student of the
-    scheme "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as in the
-    training of the authors.
+    For noise, the statistics inside the network differ from the recorded ones. So training on
+    images of the scheme "gaussian" must not change batch norms: the transfer set demands
+    ``freeze_batch_norm``, as in the training of the authors.
 
-    Soft targets are not stored. Training augments images and computes the teacher's answers for the
-    augmented ones.
+    Outputs of the teacher are not stored, because training computes them for augmented images.
 
     Parameters (``knowledge_within.`` before each):
         preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or
@@ -69,14 +71,15 @@ class KnowledgeWithin(DataSource):
         scheme: any of the four, instead of ``preset``. A job can fix it to "inception" for any
             model.
         divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
-        gamma: weight of the class term. L_BNS is a mean over channels and gets small: with 1, the
-            class term dominates; with 0.1, both terms get small.
+        gamma: weight of the class term. L_BNS becomes small because it is a mean over channels.
+            With a gamma of 1, the class term dominates; with 0.1, both terms become small.
         lambda_p: weight of the smoothness prior.
-        lr, iterations: of Adam.
+        lr: learning rate of Adam.
+        iterations: number of steps of Adam for each batch.
         images: number of images.
-        batch_size: most images that are made together. Statistics are those of a batch, and deep
-            layers need large batches: even for images of the right distribution, L_BNS is about
-            1 / batch.
+        batch_size: maximum number of images that are made together. Statistics are those of a
+            batch, so deep layers need large batches: even for images of the right distribution,
+            L_BNS is about 1 / batch.
     """
 
     name = "knowledge_within"
@@ -86,10 +89,11 @@ class KnowledgeWithin(DataSource):
     )
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Two of the four schemes need recorded statistics of batch norms.
+        """Refuses a model whose batch norms have no usable statistics, if a scheme needs them.
 
-        A model without batch norm has the other two. If the batch norms of a model recorded nothing
-        usable, the job must name one of the other two.
+        Two of the four schemes need the recorded statistics of batch norms. A model without batch
+        norm is offered only the other two. For a model whose batch norms recorded nothing usable,
+        the job must name one of the other two.
         """
         needing = [scheme for scheme in self._schemes_left(model, job) if _needs_norms(scheme)]
         if needing and (reasons := reasons_against_statistics(model)):
@@ -98,7 +102,7 @@ class KnowledgeWithin(DataSource):
         return []
 
     def _schemes_left(self, model: nn.Module, job: Job) -> list[str]:
-        """The schemes that recipes of ``job`` may have."""
+        """Returns the schemes that recipes of ``job`` may have."""
         limits = limits_of(job).values
         left = _texts(limits.get(f"{self.name}.scheme", AS_PRESET))
         if AS_PRESET in left:
@@ -106,7 +110,7 @@ class KnowledgeWithin(DataSource):
         return left
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """The preset, and parameters that a job may fix."""
+        """Asks for the preset, and for parameters that a job may fix."""
         presets = _presets(model)
         schemes = SCHEMES if presets == PRESETS else WITHOUT_NORM
         scheme = space.categorical("scheme", [*schemes, AS_PRESET], default=AS_PRESET, structural=False, searched=False)
@@ -136,11 +140,11 @@ class KnowledgeWithin(DataSource):
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
-        """Makes the images, in batches, by ``context.seed``.
+        """Makes the images in batches. ``context.seed`` is the random seed.
 
         Raises:
             InvalidRecipe: for a scheme that needs batch norm where the teacher has no usable one.
-            UserError, TrialFailed: as ``optimise_pixels``.
+            UserError, TrialFailed: in the same cases as for ``optimise_pixels``.
         """
         del student
         scheme = params["scheme"]
@@ -198,7 +202,10 @@ class KnowledgeWithin(DataSource):
 
 
 def objective(params: Params) -> Objective:
-    """L of a scheme that is optimised, as weighted terms (formulas: :class:`KnowledgeWithin`)."""
+    """Returns the loss of a scheme as weighted terms; :class:`KnowledgeWithin` has the formulas.
+
+    The scheme "gaussian" optimises nothing and has no loss.
+    """
     terms: dict[str, tuple[float, Term]] = {}
     scheme = params["scheme"]
     if _needs_norms(scheme):
@@ -210,12 +217,12 @@ def objective(params: Params) -> Objective:
 
 
 def _presets(model: nn.Module) -> tuple[str, ...]:
-    # By structure only, because the space of a model must not change when it is trained.
+    # Only the structure decides, because the space of a model must not change when it is trained.
     return PRESETS if norm_layers(model) else WITHOUT_NORM
 
 
 def _texts(limit: object) -> list[str]:
-    """The texts of a limit; the space reports other values."""
+    """Returns the strings in a limit. The space reports other values as errors."""
     return [value for value in (limit if isinstance(limit, list | tuple) else [limit]) if isinstance(value, str)]
 
 

@@ -43,7 +43,7 @@ class Permute:
     It is cheap and independent of X, so it is a knockoff for the full swap only; an ablation.
 
     Args:
-        split: has the partner for a batch of one.
+        split: images from which the partner for a batch of one image is drawn.
     """
 
     def __init__(self, split: Split) -> None:

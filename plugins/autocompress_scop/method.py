@@ -30,7 +30,7 @@ class Scop(Pruner):
 
         knockoffs: the kind of knockoff data.
         score_epochs: epochs for learning the control scales.
-        score_images: most images for learning them; 0 for all.
+        score_images: maximum number of images for learning the control scales; 0 for all.
         score_lr: learning rate of the control scales.
         mixing: the place where real features and knockoffs are mixed: before or behind the batch
             norm.

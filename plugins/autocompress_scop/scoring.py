@@ -26,8 +26,8 @@ class ScoreSettings:
         shrinkage: r of the correlations of patches, for knockoffs with a covariance. Of 0.1, 0.2
             and 0.5, 0.2 kept most accuracy on glyphs (resnet10t, before recovery).
         generator_steps: training steps of a generator, for knockoffs with one.
-        images: most images of the transfer set for learning control scales, drawn by seed; 0 for
-            all. The default limits the cost on large data.
+        images: maximum number of images of the transfer set for learning control scales, drawn by
+            seed; 0 for all. The default limits the cost on large data.
         scales: for learning the control scales. ``scales.epochs`` is the number of score epochs.
     """
 

@@ -55,7 +55,7 @@ class Slb(Quantizer):
     min_epochs = 1
 
     least_depthwise_bits: ClassVar[int] = 4
-    """Fewest bits of depthwise weights: there are few of them, and each is important."""
+    """Minimum bits of depthwise weights: there are few of them, and each is important."""
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Reasons against: no epochs, weights that are not finite, too little memory for 1 bit."""

@@ -29,7 +29,7 @@ class TemperatureSchedule:
         kind: the form of the growth from ``first`` to ``last``; "constant" stays at ``first``.
         first: T while the search runs (1 in the paper).
         last: T at the end of the annealing; the paper's runs end between 3e2 and 1e7.
-        start, end: of the annealing, fractions of the training, ``start < end``.
+        start, end: start and end of the annealing, as fractions of the training; ``start < end``.
         hard_tail: after ``end``, training computes with the arg-max, and logits do not change.
 
     Raises:

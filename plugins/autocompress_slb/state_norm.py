@@ -1,19 +1,20 @@
-"""State batch normalisation: batch norms deployed with the statistics of the discrete weights.
+"""State batch normalisation: a batch norm has statistics for continuous and for discrete weights.
 
-In training, the input of a norm is ``y_c = conv(W_c, x)``. After deployment it is ``y_q = conv(W_q,
-x)``, with other means and variances. Each state has its own statistics. gamma and beta are shared,
-and only the continuous state trains them:
+Training uses continuous weights W_c, so the input of a norm is ``y_c = conv(W_c, x)``. The deployed
+network has discrete weights W_q, so the input is ``y_q = conv(W_q, x)``, with other means and
+variances. Each of these two states has its own statistics. gamma and beta are shared, and only the
+continuous state trains them:
 
     s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta
     s_q = gamma (y_q - mu_q) / sqrt(var_q + eps) + beta
 
-``mu_q`` and ``var_q`` come from a second, discrete forward pass of every batch (the paper's way,
-``two_statistics``) or from occasional passes over calibration images (the way of the released
-recipe, ``calibrate``). Both are passes of the whole network, so that a norm has the same inputs as
-after deployment.
+The paper gets ``mu_q`` and ``var_q`` from a second forward pass of every batch, with discrete
+weights (``two_statistics``). The released recipe gets them from occasional passes over calibration
+images (``calibrate``). In both ways, all searched layers are discrete at once, so that a norm has
+the same inputs as after deployment.
 
-Everything behind a discrete weight has other inputs. So all norms behind the first searched layer
-need two statistics, not only those directly behind searched layers (``norms_behind``).
+All layers behind a discrete weight have other inputs. So all norms behind the first searched layer
+need two sets of statistics, not only those directly behind searched layers (``norms_behind``).
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ State = Literal["continuous", "discrete"]
 
 
 class _StateBatchNorm(BatchNormBase):
-    """A batch norm with two statistics, and one gamma and beta.
+    """A batch norm with two sets of statistics that share one gamma and one beta.
 
-    Its running statistics are those of the discrete state, which eval mode uses. Statistics of the
-    continuous state are not in the state dict, because training uses those of the batch.
+    Its running statistics are those of the discrete state, which eval mode uses. The running
+    statistics of the continuous state are not in the state dict, because no forward pass uses them:
+    training uses those of the batch.
 
     In training, ``state`` says which statistics the batch belongs to: "continuous" or "discrete". A
     discrete batch has no gradient if the caller runs it under ``torch.no_grad``. In the hard tail,
@@ -46,7 +48,7 @@ class _StateBatchNorm(BatchNormBase):
 
     @classmethod
     def of(cls, norm: BatchNormBase) -> _StateBatchNorm:
-        """A state batch norm with the parameters and statistics of ``norm``: the same tensors."""
+        """Returns a state batch norm that shares the parameters and statistics of ``norm``."""
         twin = cls.__new__(cls)
         twin.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(norm).items()}
         twin.register_buffer("continuous_mean", cast(torch.Tensor, norm.running_mean).clone(), persistent=False)
@@ -66,24 +68,23 @@ class _StateBatchNorm(BatchNormBase):
 
 
 class StateBatchNorm1d(_StateBatchNorm, nn.BatchNorm1d):
-    """Of ``(N, C)`` or ``(N, C, L)``."""
+    """A state batch norm for inputs of shape ``(N, C)`` or ``(N, C, L)``."""
 
 
 class StateBatchNorm2d(_StateBatchNorm, nn.BatchNorm2d):
-    """Of ``(N, C, H, W)``."""
+    """A state batch norm for inputs of shape ``(N, C, H, W)``."""
 
 
 def state_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> _StateBatchNorm:
-    """The state batch norm that replaces ``norm``, with its tensors."""
+    """Returns the state batch norm that replaces ``norm`` and shares its tensors."""
     return (StateBatchNorm1d if isinstance(norm, nn.BatchNorm1d) else StateBatchNorm2d).of(norm)
 
 
 def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
-    """Names of the batch norms with inputs that depend on weights of ``layers``.
+    """Returns the names of the batch norms whose inputs depend on weights of ``layers``.
 
-    These are their own norms and all norms that follow.
-
-    They are found in the graph of a traced network. For other networks, all batch norms count.
+    These are the norms directly behind ``layers`` and all that follow. They are found in the graph
+    of a traced network. For other networks, all batch norms are returned.
     """
     norms = [name for name, module in model.named_modules() if isinstance(module, BatchNormBase)]
     if not isinstance(model, fx.GraphModule):

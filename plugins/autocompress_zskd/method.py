@@ -55,9 +55,10 @@ class Zskd(DataSource):
             hundreds, and draws are nearly flat; a factor of 10 / classes avoids this.
         tau: temperature of the synthesis. With the paper's 20 a target of 0.9 among ten classes
             needs a logit 88 above the others, which small teachers cannot give.
-        lr, iterations: of Adam, in raw pixels.
+        lr: learning rate of Adam, in raw pixels.
+        iterations: number of steps of Adam for each batch.
         images: number of images. The paper has 24,000 for MNIST and 40,000 for CIFAR-10.
-        batch_size: most images that are made together.
+        batch_size: maximum number of images that are made together.
     """
 
     name = "zskd"

@@ -10,7 +10,7 @@ from autocompress.searching.climbing.rows import accuracies
 from autocompress.searching.climbing.states import LAST_RUNG
 
 LEAST_PAIRS = 3
-"""Fewest recipes for a rank correlation."""
+"""Minimum number of recipes for a rank correlation."""
 
 
 def climbing_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

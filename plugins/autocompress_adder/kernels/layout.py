@@ -12,7 +12,7 @@ class Geometry(NamedTuple):
     """Positions of patches in padded images ``(N, high, wide * channels)``.
 
     Attributes:
-        high, wide: of the output.
+        high, wide: height and width of the output.
         down: rows of the image from one patch to the one below it.
         along: numbers from one patch to the next in its row: columns times channels.
         runs: rows of a patch.

@@ -37,7 +37,7 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
         kernel: compiled with ``nogil``; calls write to different places.
         count: number of units of work.
         grain: each call except the last gets a multiple of this number of units.
-        least: fewest units of a share, unless a thread would have none.
+        least: minimum number of units of a share, unless a thread would have none.
     """
     threads = torch.get_num_threads()
     share = -(-max(count // (threads * BLOCKS), min(count // threads, least), 1) // grain) * grain

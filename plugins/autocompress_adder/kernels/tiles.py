@@ -1,8 +1,9 @@
-"""The inner loop of both forward kernels: a few patches and filters, with all sums in registers.
+"""The inner loop of both forward kernels.
 
-A tile reads patches directly from the padded images: ``runs`` runs of ``length`` numbers, ``line``
-apart. Each step of its loop loads one vector of each patch and filter, and uses each vector for
-several distances.
+It computes a tile: the results of a few patches and a few filters, with all sums in registers.
+Patches are read directly from the padded images. A patch has ``runs`` rows, each with ``length``
+contiguous numbers, and its rows begin ``line`` numbers apart. Each step of the loop loads one
+vector of each patch and one of each filter, and uses each vector for several distances.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from numba.extending import intrinsic
 from autocompress_adder.kernels.vectors import INDEX, accumulators, everywhere, index, item_pointer, pick, totals
 
 BLOCK = 64
-"""Patches of one block, whose part of the images stays in the cache."""
+"""Number of patches of a block. The part of the images that they cover stays in the cache."""
 
 
 class Tile(NamedTuple):
-    """The parts of a tile.
+    """The size of a tile, and the functions that emit its instructions.
 
     Attributes:
-        rows, filters: of the tile.
-        taps: the vector that is loaded.
-        sums: the vector of partial sums of one pair.
-        apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a
-            vector of exponents.
-        gather: emits the addition of distances to a sum.
-        add: emits the addition of results of ``finish``.
-        finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals`
-            makes results.
-        result: one result; a vector of totals holds one for every pair of the tile.
+        rows, filters: number of patches and of filters of the tile.
+        taps: type of the vectors that are loaded from images and filters.
+        sums: type of the vector with the partial sums of a pair of a patch and a filter.
+        apart: emits the distances between two vectors of type ``taps``, as a vector of type
+            ``sums``. Its last argument is a vector of exponents.
+        gather: emits the addition of such distances to partial sums.
+        add: emits the addition of two vectors that ``finish`` has made.
+        finish: emits vectors for :func:`vectors.totals`, which adds their lanes. Its argument has
+            the partial sums of all pairs, patch by patch.
+        result: type of a result. The vector from ``totals`` holds one result for each pair.
     """
 
     rows: int
@@ -50,14 +51,16 @@ class Tile(NamedTuple):
 
 
 def compiled(tile: Tile | None, taps: Any, results: Any) -> Any:
-    """A tile as a function for numba; it does nothing on a processor that lacks it (None).
+    """Returns a function for numba that computes a tile.
 
-    It writes ``out[to + i, which + j]`` for the patches that begin at ``begins[row + i]`` and
-    filters ``which + j``.
+    The function writes ``out[to + i, which + j]``: the result of the patch that begins at
+    ``begins[row + i]`` and of the filter ``which + j``, for every patch i and filter j of the tile.
 
     Args:
-        tile: its parts.
-        taps, results: numba's types of images and filters, and of the output.
+        tile: the tile; None on a processor without its instructions, where the function does
+            nothing.
+        taps: numba's type of the numbers in images and filters.
+        results: numba's type of the numbers in the output.
     """
     at = types.int64
     flat, begins = types.Array(taps, 1, "C"), types.Array(types.int64, 1, "C")
@@ -110,13 +113,16 @@ def _tile(builder: ir.IRBuilder, tile: Tile, arrays: Any, values: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def locate(shape: Any, first: int, end: int, lines: int, line: int, begins: Any) -> None:
-    """Start of each patch from ``first`` on in flat padded images; beyond ``end`` the last one.
+    """Writes where patches begin in the flat padded images, from patch ``first`` on.
+
+    Entries for patches from ``end`` on repeat that of the patch before ``end``.
 
     Args:
         shape: a :class:`layout.Geometry`.
-        first, end: patches, counted row by row through all images.
-        lines, line: of an image, and the numbers in each.
-        begins: int64 ``(BLOCK)``, written.
+        first, end: index of the first patch, and of the one after the last. Patches are counted
+            row by row through all images.
+        lines, line: number of rows of a padded image, and of numbers in a row.
+        begins: int64 ``(BLOCK,)``; the positions are written to it.
     """
     for number in range(begins.shape[0]):
         image, place = divmod(min(first + number, end - 1), shape.high * shape.wide)
