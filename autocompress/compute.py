@@ -38,7 +38,7 @@ class Compute:
 
     @classmethod
     def on(cls, device: torch.device | str) -> Compute:
-        """On ``device``, with the precision that suits it."""
+        """Returns settings for ``device``, with the precision that suits it."""
         own = torch.device(device)
         return cls(own, half_precision(own))
 

@@ -25,7 +25,7 @@ class _Watch:
 
     Attributes:
         limit: seconds that the block may take.
-        file: for the stacks of all threads when the process is ended.
+        file: file for the stacks of all threads when the process is ended.
         told: called with True when the clock is paused, and with False when it runs again.
         left: seconds that were left at ``since``.
         since: time of the last start of the clock, by ``time.monotonic``.

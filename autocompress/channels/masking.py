@@ -53,7 +53,7 @@ def masked_copy(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> 
 def _dropped(
     places: Iterable[tuple[str, tuple[tuple[str, Index], ...]]], keep: Keep, couplings: Iterable[Coupling]
 ) -> dict[str, list[int]]:
-    """For each layer, the indices to set to zero, over all its couplings."""
+    """Returns for each layer the indices to set to zero, over all its couplings."""
     channels = {coupling.name: coupling.channels for coupling in couplings}
     found: dict[str, set[int]] = {}
     for name, layers in places:

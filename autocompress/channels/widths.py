@@ -25,7 +25,7 @@ def share_of(coupling: Coupling, layers: Share) -> float:
 
     Args:
         coupling: coupling of any network made from the baseline.
-        layers: by layer of the baseline, see :func:`of_layers`.
+        layers: share of channels to keep by layer of the baseline, see :func:`of_layers`.
     """
     origins = (origin_of(writer, layers) for writer in coupling.producers)
     return max((layers[origin] for origin in origins if origin is not None), default=1.0)
@@ -36,7 +36,7 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
     Args:
         every: the couplings of the network.
-        layers: by layer of the baseline.
+        layers: share of channels to keep by layer of the baseline.
         multiple: the channel multiple; see ``Coupling.kept``.
     """
     found: dict[str, list[int]] = {}

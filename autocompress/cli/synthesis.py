@@ -32,7 +32,7 @@ ON_SHEET = 64
 SCORED = 128
 """Images per batch for computing the BNS score of all images."""
 Divergence = Literal["measured", "recorded"]
-"""As in ``synthesis.terms_gaussian``, which would import torch."""
+"""The type in ``synthesis.terms_gaussian``, whose import would import torch."""
 OF_MODEL = "model_args."
 """Keys of ``--set`` for values that a checkpoint does not store: mean, std, img_size."""
 

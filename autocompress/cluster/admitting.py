@@ -39,7 +39,7 @@ class Admission:
 
     Args:
         nodes: nodes of the cluster.
-        question: for each of them.
+        question: the question that each node is asked.
         note: called with a text for each node that gets no work.
         same_processor: refuses nodes with another processor than the driver's.
     """

@@ -113,7 +113,7 @@ def bounded(method: DataSource, params: Params, held_out: int, seconds: float, e
         method: the source.
         params: parameters of the source.
         held_out: number of images of this source that judge candidates.
-        seconds: for both.
+        seconds: maximum seconds for making the set and the held-out images.
         each: seconds of a pass of one image.
     """
     wanted, passes = params.get(IMAGES), method.passes(params)

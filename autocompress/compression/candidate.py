@@ -32,7 +32,7 @@ class Candidate:
         estimated: transforms that a dry run applied without their prepared state. The real
             structure may differ.
         cache_hits, cache_misses: stages read from the store, and stages computed.
-        seconds: by stage.
+        seconds: seconds of each stage, by its name.
         crop: kernel taps that the file leaves out because they only read padding; params and macs
             count them.
     """

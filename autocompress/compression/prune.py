@@ -44,8 +44,8 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
 
     Args:
         model: the network that enters the stage.
-        baseline: whose couplings the recipe names.
-        asked: by the recipe.
+        baseline: the baseline, whose couplings the recipe names.
+        asked: parameters of PRUNE in the recipe.
         specs: descriptions of the layer types that plugins bring.
 
     Raises:
@@ -77,9 +77,10 @@ def decide(
 
     Args:
         every: the couplings of the network that enters the stage; see :func:`affected`.
-        baseline: whose couplings the recipe names.
-        asked: by the recipe.
-        orders: by coupling; None in a dry run, where only the numbers of channels matter.
+        baseline: the baseline, whose couplings the recipe names.
+        asked: parameters of PRUNE in the recipe.
+        orders: order of the channels of each coupling; None in a dry run, where only the numbers of
+            channels matter.
     """
     by_name = {coupling.name: coupling for coupling in every}
     keep: dict[str, list[int]] = {}

@@ -107,7 +107,7 @@ class Inputs:
     Attributes:
         model: the network to repair, in eval mode; not changed.
         layers: the layers with moments, which are gathered together.
-        images: for the moments.
+        images: images from which the moments are computed.
         pause: called between batches.
         of_baseline: the network is the baseline itself.
         scales: for synthetic images, the factors for the inputs of some layers
@@ -259,7 +259,7 @@ def sequential(
         original: the baseline.
         cut: the removal; None if nothing was pruned.
         context: context of the stage.
-        images: to fit on.
+        images: images to fit on.
         leaves: layer types that stay whole in the graph.
         unlike: layers whose inputs have other statistics on the images than on the data.
 

@@ -59,7 +59,7 @@ class Sources:
         store: the store for sets.
         seed: random seed of the job.
         compute: where and how torch computes.
-        seconds: for the images of all sources.
+        seconds: maximum seconds for making the images of all sources.
         most_seconds: more than this is an error.
         stated: sources whose amounts the job sets; these are not reduced.
         notes: for the user, about sets that were reduced.

@@ -44,7 +44,7 @@ class OfBaseline:
 
     Attributes:
         orders: for each coupling of one mode, its channels, least needed first.
-        moments: for each layer that reads channels.
+        moments: moments of the inputs of each layer that reads channels.
         images: the images for the moments, and held-out images.
         key: content key of all these.
     """

@@ -205,7 +205,7 @@ class Device(ABC):
         """Loads a model, and moves the batch to where the model computes.
 
         Args:
-            deployable: in one of ``formats``.
+            deployable: the model, in one of ``formats``.
             images: float32 ``(config.batch, C, H, W)``.
             config: settings of the run; ``Options`` has validated ``config.options``.
 

@@ -43,7 +43,7 @@ class Sampler(ABC):
         """A new Optuna sampler.
 
         Args:
-            job: for samplers that depend on its objectives, budget or workers.
+            job: job of the search; a sampler may depend on its objectives, budget or workers.
             seed: seed of every draw. A resumed search has another seed, so that it does not repeat
                 the first draws of the search before.
         """

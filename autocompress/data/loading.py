@@ -53,7 +53,7 @@ def load(
             validation split is empty too. Training images without labels also give the validation
             split where ``val`` is not named; the labels of that split have no meaning.
         providers: the providers of data sets; None for the built-in ones.
-        seed: for splits that are drawn from other splits.
+        seed: random seed for splits that are drawn from other splits.
         has_weights: the weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
         trials: number of trials of the job at the same time, which share the processors.

@@ -61,7 +61,7 @@ def refuse_shared_files(splits: Mapping[str, Split]) -> None:
     Parts of one list of pictures are not compared, because they are disjoint.
 
     Args:
-        splits: by role.
+        splits: the split of each role.
 
     Raises:
         UserError: if two roles share files; names one file and the number of files.
@@ -98,7 +98,7 @@ def copies_note(splits: Mapping[str, Split]) -> str | None:
     not refused, because data sets with a few duplicates are common.
 
     Args:
-        splits: by role.
+        splits: the split of each role.
     """
     if "train" not in splits:
         return None

@@ -39,7 +39,7 @@ class Roles:
         words: the name of the data set in the job, by role.
         sources: the data set of each name.
         info: description of all splits.
-        seed: for drawing parts of splits.
+        seed: random seed for drawing parts of splits.
         has_weights: the weights were trained elsewhere.
     """
 

@@ -174,7 +174,7 @@ class Splits:
         val: judges candidates.
         whole_val: all validation images, where ``val`` is a part of them; the front is scored on
             these at the end.
-        test: for the last report; empty where the user has none.
+        test: test split for the final report; empty where the user has none.
         info: description of all three splits.
         synthetic: number of images by data source, where these replace training images.
         unlabelled: the labels of ``train`` have no meaning.

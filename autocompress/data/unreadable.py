@@ -38,7 +38,7 @@ class Fault:
     """A picture that cannot be read.
 
     Attributes:
-        position: in the split.
+        position: position of the picture in the split.
         message: the sentence about it.
         passes: the fault is not in the picture: a server does not answer, or too many files are
             open.

@@ -38,7 +38,7 @@ def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str,
     Args:
         model: the baseline.
         steps: steps of a plan, ``plan["transforms"]``.
-        methods: by name.
+        methods: the methods of the plan, by name.
     """
     outputs = _numbers(model, steps, methods, axis=0)
     inputs = _numbers(model, steps, methods, axis=1)

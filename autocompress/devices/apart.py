@@ -15,8 +15,8 @@ def can_build(device: Device, compute: torch.device) -> bool:
     A torch module cannot leave a process, and a GPU cannot be used in a forked one.
 
     Args:
-        device: which measures the files.
-        compute: on which torch computes.
+        device: device that measures the files.
+        compute: where and how torch computes.
     """
     return device.formats == {"onnx"} and compute.type == "cpu" and forking.may_fork()
 

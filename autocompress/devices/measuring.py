@@ -83,7 +83,7 @@ class _Sittings:
 
     Attributes:
         device, candidate, baseline, config: as for :func:`measure`.
-        clock: for blocks.
+        clock: clock for timing blocks.
         count: number of sittings.
         share: seconds of one.
         most: seconds of all, after which no other begins.

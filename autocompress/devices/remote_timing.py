@@ -142,7 +142,7 @@ def time_files(paths: Any, asked: dict[str, Any]) -> Any:
 
 
 def profile_files(paths: Any, asked: dict[str, Any], folder: str) -> Any:
-    """For each file: (name, seconds) of its operators; its seconds and the first file's."""
+    """Returns for each file (name, seconds) of its operators, its seconds, and the first file's."""
     beside = [sitting([path, paths[0]], asked, asked["seconds"] / 2, 0) for path in paths]
     runners = [Runner(path, asked, os.path.join(folder, "profile%d" % i)) for i, path in enumerate(paths)]
     end = time.perf_counter() + asked["seconds"] * len(runners) / 2

@@ -177,7 +177,7 @@ def ask(host: str, options: Options, asked: dict[str, Any], files: Sequence[byte
         options: how to reach it.
         asked: the request (``remote_timing``).
         files: ONNX files.
-        seconds: for the work of the host, without connecting and copying.
+        seconds: maximum seconds for the work of the host, without connecting and copying.
 
     Raises:
         TrialFailed: if the host cannot do the work; the message names the host and the cause.

@@ -43,7 +43,7 @@ class LayerCrop:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> LayerCrop:
-        """From JSON values."""
+        """Makes a crop from JSON values."""
         pairs = {name: (int(record[name][0]), int(record[name][1])) for name in ("rows", "places", "padding")}
         return cls(**pairs, weights=int(record["weights"]), macs=int(record["macs"]))
 
@@ -95,7 +95,7 @@ def tap_crop(network: NetworkFacts, model: nn.Module) -> TapCrop:
 
     Args:
         network: facts about the float network at the input size.
-        model: to be exported, float or hardened.
+        model: model to be exported, float or hardened.
     """
     calls: dict[str, set[tuple[int, ...]]] = {}
     modules = dict(model.named_modules())

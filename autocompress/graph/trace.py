@@ -59,7 +59,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As torch's, and notes which module is being traced."""
+        """Calls the module as torch's tracer does, and notes which module is being traced."""
         self.within.append((self.path_of_module(m), m))
         found = super().call_module(m, forward, args, kwargs)
         self.within.pop()  # stays where tracing stops

@@ -53,7 +53,7 @@ class MeasuredCosts:
 
     Attributes:
         patterns: the timed patterns.
-        seconds: for each of ``patterns``, in float and in integers.
+        seconds: (seconds in float, seconds in integers) of each of ``patterns``.
         maps: conversion of tensors of convolutions.
         rows: conversion of other tensors.
         verdict: the fastest choice by the times of whole files.

@@ -122,9 +122,10 @@ def sentence(
 
     Args:
         error: error of a file's values.
-        source: where they were written.
+        source: where the values were written.
         whole: what the file describes.
-        hint: for a key that is not known; takes what ``where_it_belongs`` takes.
+        hint: makes the hint for a key that is not known; its arguments are those of
+            ``where_it_belongs``.
     """
     problems: list[Any] = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
     problems.sort(key=lambda p: source.line(_key(p)))

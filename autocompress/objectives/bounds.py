@@ -23,7 +23,7 @@ def met(quantity: Quantity, value: Any, limit: float) -> Any:
     Args:
         quantity: gives direction and tolerance.
         value: a number, or a series or array of numbers.
-        limit: in the same unit.
+        limit: limit in the unit of ``value``.
 
     Returns:
         A bool, or one for each number.
@@ -78,7 +78,7 @@ def is_borderline(bound: Bound | None, latency: Figures) -> bool:
     """Whether ``bound`` lies within the interval of a latency, so that noise decides.
 
     Args:
-        bound: on latency; None for no bound.
+        bound: bound on latency; None for no bound.
         latency: the fields of a ``contract.Measurement``.
     """
     middle, milliseconds = known(latency, "latency_ratio"), known(latency, "latency_ms")

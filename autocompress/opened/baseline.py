@@ -155,7 +155,7 @@ def cropped_baseline(model: nn.Module, base: Deployable, file: Path) -> tuple[De
     Args:
         model: the baseline.
         base: its own file.
-        file: to be written.
+        file: path of the file to write.
 
     Returns:
         None if no tap is left out.

@@ -83,7 +83,7 @@ def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
 
     Args:
         opened: an opened job.
-        folder: for the files; it must exist while the result is used.
+        folder: folder for the files; it must exist while the result is used.
     """
     points = opened.cheapest()
     found: dict[int, Built | None] = {}

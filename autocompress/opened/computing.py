@@ -30,7 +30,7 @@ def decided(job: Job, model: nn.Module, store: Store, pause: Callable[[], None] 
     Args:
         job: job with ``compute.channels_last`` true, false or auto.
         model: the network; not changed.
-        store: for the measured times.
+        store: store for the measured times.
         pause: called while another process measures.
 
     Raises:

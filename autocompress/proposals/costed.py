@@ -34,7 +34,7 @@ class CostedLayers:
     def of(
         cls, layers: Sequence[Layer], parts: Sequence[Part], couplings: Sequence[Coupling], multiple: int
     ) -> CostedLayers:
-        """From parts, with the shares that their couplings can keep at a multiple of channels."""
+        """Computes ``kept``: the shares that couplings can keep at a multiple of channels."""
         by_name = {coupling.name: coupling for coupling in couplings}
         return cls(layers, parts, {part.name: kept_shares(part, by_name[part.name], multiple) for part in parts})
 

@@ -46,7 +46,7 @@ def affordable(
         model: the baseline, on the device that will be used.
         split: images for the cells.
         cells: number of cells.
-        seconds: for all of them.
+        seconds: maximum seconds for all cells.
         clock: returns seconds.
     """
     device = models.device_of(model)

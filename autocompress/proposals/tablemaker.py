@@ -40,7 +40,7 @@ VERSION = "2"
 SHARE, QUICK_SECONDS = 0.2, 30.0
 """Tables may take this share of the minutes of a search, up to this number of seconds."""
 LONG_SHARE, MOST_SECONDS = 0.1, 120.0
-"""In a longer search they may take this share, up to this number of seconds."""
+"""In a longer search, tables may take this share, up to this number of seconds."""
 THOROUGH_MINUTES = 10.0
 """Searches of at least this duration measure further cells.
 

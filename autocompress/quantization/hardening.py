@@ -222,7 +222,7 @@ def rebuild(model: nn.Module, plan: Mapping[str, Any], specs: Sequence[LayerSpec
 
     Args:
         model: the float model, with any weights.
-        plan: from :func:`plan`, perhaps through JSON.
+        plan: result of :func:`plan`, perhaps through JSON.
         specs: descriptions of the layer types that plugins brought into ``model``.
     """
     config = {name: LayerBits(**bits) for name, bits in plan["layers"].items()}

@@ -72,8 +72,8 @@ class Placement:
     """Where the fake-quantizers of a network go.
 
     Attributes:
-        activations: by graph node.
-        weights: by layer.
+        activations: fake-quantizers of activations, by graph node.
+        weights: fake-quantizers of weights, by layer.
         leaves: leaf layers of plugins that become integers on the grid of their input, with their
             specs.
         origin: for each node with a value on a grid, the node in ``activations`` that has its

@@ -61,7 +61,7 @@ class Pattern:
 
     @property
     def family(self) -> tuple[Any, ...]:
-        """As ``kind``, without the multiple of the channels."""
+        """The same as ``kind``, without the multiple of the channels."""
         names = tuple(name for name, _ in self.followers)
         return (self.operator, self.kernel, self.stride, self.dilation, self.groups > 1, names)
 
@@ -129,7 +129,8 @@ def regions_of(module: fx.GraphModule, config: Mapping[str, LayerBits], placemen
 
     Args:
         module: the network.
-        config: by layer; layers without a weight quantizer are float regions.
+        config: quantizers and bits of each layer. Layers without a weight quantizer are float
+            regions.
         placement: placement of the network with integers wherever ``config`` allows them.
     """
     names = _layers(module, config, placement)

@@ -35,7 +35,7 @@ class Policy:
     """Chooses by rule: "default", "cheapest" or "neutral".
 
     Args:
-        rules: by first part of a parameter's name ("ghost", "bits", "recover").
+        rules: rule by the first part of a parameter's name ("ghost", "bits", "recover").
         otherwise: the rule for all other parameters.
         quantizer: the only quantizer for weights.
     """

@@ -39,7 +39,7 @@ class Recipe:
         prune: parameters of PRUNE; None where no channel is removed.
         repair: parameters of REPAIR; empty where nothing is pruned or substituted.
         recover: parameters of RECOVER.
-        bits: by group; a group that stays in float is absent.
+        bits: quantizers and bits of each group; a group that stays in float is absent.
         quantizers: parameters of the quantizers that act, by name.
         qat: parameters of the training in QUANTIZE.
         rungs: parameters of the training of each rung above 0, in order (:mod:`recipes.rungs`).

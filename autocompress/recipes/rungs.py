@@ -46,7 +46,7 @@ def steps_of(rung: int, images: int, batch: int, epochs: float) -> int:
 
     Args:
         rung: 1 or 2.
-        images: to train on.
+        images: number of training images.
         batch: images a step; at most ``images``.
         epochs: epochs of the job's budget, for rung 2.
     """

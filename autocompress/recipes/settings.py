@@ -74,7 +74,7 @@ def _epochs(space: Space, least: float, most: float, *, default: float, neutral:
 
 
 def _least_epochs(acting: Sequence[Method], most_epochs: float, what: str) -> float:
-    """The fewest epochs of ``what`` (a word for the message) that all of ``acting`` need.
+    """The minimum number of epochs of ``what`` (a word for the message) that ``acting`` needs.
 
     Raises:
         InvalidRecipe: if these are more than ``most_epochs``.

@@ -112,7 +112,7 @@ class Columns:
             layer: the layer itself.
             x: its input, ``[N, C, H, W]`` for a convolution, ``[N, ..., features]`` for a linear
                 layer.
-            generator: on the CPU.
+            generator: random number generator on the CPU.
             positions: maximum number of positions per image; None for all.
             first: number of first positions of a token layer (class and register tokens) that are
                 always drawn.

@@ -33,7 +33,7 @@ def gradient_energy(
         model: classifier, on any device; it is not changed.
         layers: module paths of convolutions and linear layers.
         batches: returns the images, on the device of the model, at each call.
-        seed: for drawing labels.
+        seed: random seed for drawing labels.
         pause: called between batches.
         task: task of the model; its labels are drawn.
 

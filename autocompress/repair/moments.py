@@ -246,11 +246,11 @@ def gather(
     """Moments of the inputs of ``layers``, from forward passes in eval mode without gradients.
 
     Args:
-        model: on any device; it is not changed.
+        model: network on any device; it is not changed.
         layers: module paths of layers with columns (:func:`columns.has_columns`).
         batches: returns the images, ``[N, C, H, W]`` on the device of the model, at each call. It
             is called once per pass; matrices larger than ``MEMORY_BYTES`` need several passes.
-        seed: for drawing positions.
+        seed: random seed for drawing positions.
         positions: maximum number of output positions per image.
         choose_ridge: called with the layer and its moments over all images, over the first half and
             over the second half; None for ``DEFAULT_RIDGE``.

@@ -27,7 +27,7 @@ def repair(
     Args:
         model: the network before channels are removed; changed in place.
         lost: by layer, the input channels to remove: the union over all couplings that it reads.
-        moments: by layer; a layer without moments keeps its weights.
+        moments: moments of the inputs of each layer; a layer without moments keeps its weights.
         norms: by layer, the batch normalisation directly behind it.
 
     Returns:

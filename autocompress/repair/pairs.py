@@ -58,7 +58,7 @@ class DualPairs:
         return sum(x.shape[1] for x in self.x)
 
     def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """As :meth:`PairSums.add_pair`."""
+        """Adds samples; arguments are those of :meth:`PairSums.add_pair`."""
         self.x.append(x.float().cpu())
         self.y.append(y.float().cpu())
 

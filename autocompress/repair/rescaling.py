@@ -38,7 +38,7 @@ def variance_ratios(
     """Variances of the inputs of batch norms on images, divided by the recorded variances.
 
     Args:
-        model: on any device; it is not changed.
+        model: network on any device; it is not changed.
         norms: module paths of batch norms with running statistics.
         batches: images ``[N, C, H, W]`` on the device of the model.
         pause: called between batches.

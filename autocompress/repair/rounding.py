@@ -63,7 +63,7 @@ class Levels:
 
     @classmethod
     def of(cls, values: torch.Tensor) -> Levels:
-        """From the values themselves, ascending and evenly spaced, ``[m]`` with m at least 2."""
+        """Makes levels from their values, ascending and evenly spaced: ``[m]``, m at least 2."""
         return cls(float(values[0]), float(values[1] - values[0]), len(values) - 1)
 
     @property

@@ -69,7 +69,7 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
         width, height: size of the canvas, in its own pixels.
         label: a description for screen readers.
         parts: elements, the last one on top.
-        class_: for styles.
+        class_: CSS class for styles.
     """
     head = f'<svg class="{escape(class_)}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
     return Markup(head) + Markup("").join(parts) + Markup("</svg>")

@@ -16,7 +16,7 @@ class Asked:
         number: number of its trial in the study.
         values: the recipe.
         label: label of a starting point, else "".
-        rung: to which the recipe is trained.
+        rung: rung to which the recipe is trained.
         below: the row of the rung below, if ``rung`` is not 0.
         attempt: counts from 1; a recipe whose worker was lost is tried again.
     """

@@ -109,8 +109,8 @@ class Background:
         Args:
             first: called before all else.
             threads: number of threads of torch.
-            deadline: by ``time.time``. What is not finished by then is given up, because no recipe
-                would be tried after it.
+            deadline: time in seconds as given by ``time.time``. What is not finished by then is
+                given up, because no recipe would be tried after it.
         """
         self._first, self._threads, self._deadline = first, threads, deadline
         self._thread.start()

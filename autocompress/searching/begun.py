@@ -41,7 +41,7 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
     """Everything on which the rows of a search depend, as JSON: job, library versions, machine.
 
     Args:
-        job: from job.yaml.
+        job: job read from job.yaml.
         device: device of the job.
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
@@ -69,7 +69,7 @@ def as_begun(job: Job, known: Mapping[str, Any] | None) -> Job:
     """``job`` with what the first run has decided.
 
     Args:
-        job: from job.yaml.
+        job: job read from job.yaml.
         known: :func:`begun_with` and :func:`decided_with` of the first run; None where there is
             none.
     """

@@ -18,7 +18,7 @@ from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.1, 1.0, 30.0
-"""Largest share of the search's time; fewest and most seconds."""
+"""Maximum share of the time of the search; minimum and maximum seconds."""
 SECONDS = 1.0
 """Seconds of latency measurement for each file."""
 log = logging.getLogger("autocompress.search")

@@ -22,7 +22,7 @@ class Measurer:
     """Measures the costs of files.
 
     Attributes:
-        device: for latency.
+        device: device for latency.
         config: configuration of the device.
         energy_device: a cost model for energy, if energy comes from another device.
     """

@@ -43,7 +43,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         dispatcher: gives recipes and takes rows.
         settings: settings of the workers.
         turn: called often in this thread, for other work of the driver.
-        cluster: for the workers; None starts Ray on this machine.
+        cluster: cluster for the workers; None starts Ray on this machine.
 
     Raises:
         UserError: if Ray cannot be started here, or no worker ever could.

@@ -50,7 +50,7 @@ class Setting:
     """Settings of a table.
 
     Attributes:
-        methods: by name, with the quantizers that ``widths`` name.
+        methods: methods by name, with the quantizers that ``widths`` name.
         params: parameters of these quantizers.
         granularity: granularity of the job.
         table: the operators that the device computes on integers.
@@ -63,7 +63,7 @@ class Setting:
 
 
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:
-    """The fewest bits of ``role`` by group with a total loss of at most ``most_loss``.
+    """The lowest bits of ``role`` for each group with a total loss of at most ``most_loss``.
 
     Greedy: all groups start with most bits. Choices with fewer bits are tried in the order of their
     losses, and taken if the sum of losses stays within ``most_loss``. If the start exceeds

@@ -15,7 +15,7 @@ class SynthesisBudget:
         images: number of all images.
         batch_size: maximum number of images that are optimised together.
         iterations: iterations of each batch.
-        seconds: for all images; None for no limit.
+        seconds: maximum seconds for all images; None for no limit.
     """
 
     images: int

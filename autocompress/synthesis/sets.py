@@ -65,7 +65,7 @@ def transfer_set(
         held_out: number of images, of all classes, that become ``calibration`` and are not in
             ``train``; with 0, calibration is a part of ``train``.
         calibration_images: maximum number of calibration images where none are held out.
-        seed: for the choice of calibration images.
+        seed: random seed for the choice of calibration images.
     """
     images, logits = images.detach().float().contiguous(), logits.detach().float()
     every = TensorSplit(images, logits.argmax(1), info)

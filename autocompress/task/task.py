@@ -101,7 +101,7 @@ class Task(ABC):
         Args:
             outputs: outputs of the student.
             answers: answers of its teacher, from :meth:`answers`.
-            temperature: by which the outputs of both are divided.
+            temperature: temperature by which the outputs of both are divided.
         """
         return temperature**2 * self.divergences(answers, outputs / temperature).mean()
 
@@ -165,7 +165,7 @@ class Task(ABC):
         Args:
             images: float32 ``(N, C, H, W)``, normalised, on the CPU or a GPU.
             targets: targets of the images, on the CPU.
-            generator: for all random numbers, on the CPU.
+            generator: generator of all random numbers, on the CPU.
         """
         del generator
         return images, targets

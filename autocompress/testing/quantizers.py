@@ -21,7 +21,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
 
     Args:
         method: the quantizer.
-        model: for its space; the example model by default.
+        model: model whose space the method is asked for; the example model by default.
         params: one point of its space; the defaults by default.
 
     Raises:

@@ -56,12 +56,12 @@ class Point:
 
     @property
     def context(self) -> Context:
-        """Of a real run, with a teacher of its own."""
+        """The context of a real run, with a teacher of its own."""
         return replace(example_context(self.model, teacher=copy.deepcopy(self.model)), state=self.state)
 
     @property
     def dry_context(self) -> Context:
-        """Of a dry run."""
+        """The context of a dry run."""
         return replace(example_context(self.model, dry_run=True), state=self.state)
 
     def apply(self, context: Context, model: nn.Module | None = None) -> tuple[nn.Module, Plan]:

@@ -67,7 +67,7 @@ def is_faster_last(
     Args:
         model: not changed.
         compute: where and how torch computes.
-        store: for the result.
+        store: store for the result.
         pause: called while another process measures.
         clock: seconds; by default processor time where one thread computes, which other
             processes change little.

@@ -18,7 +18,7 @@ class SoftTargets:
     Attributes:
         values: outputs, or probabilities at ``temperature``; float32 ``(N, ...)``, in the order of
             the split.
-        temperature: for probabilities; for outputs, the temperature of the settings is used.
+        temperature: temperature of probabilities; for outputs, that of the settings is used.
     """
 
     values: torch.Tensor

@@ -43,7 +43,7 @@ def adder2d(
         weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is
             quickest.
         stride, padding: vertical and horizontal. Padding has value 0, and distances to it count.
-        p: from 1 to 2.
+        p: exponent of the distance, from 1 to 2.
 
     Returns:
         ``(N, O, H', W')`` in the wider of the two dtypes and in the memory format of ``x``.

@@ -32,7 +32,7 @@ def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: 
 
     Args:
         kind: "random", "subset" or "lstsq".
-        works: by the name of the convolution in ``model``.
+        works: modules to fill, by the name of the convolution in ``model``.
         model: the network with its trained convolutions still in place.
         batches: images to observe; an activated module needs them for its normalisations, for every
             ``kind``.

@@ -62,7 +62,7 @@ class GhostConv2d(nn.Module):
         norm: the normalisation behind the host. If it is given, the module is *activated*: it has a
             copy of the norm behind the primary and behind the cheap convolution, and the norm of
             the host must be removed. With None, the module is *bare*.
-        activation: in an activated module, behind each of its normalisations; None for a branch
+        activation: activation behind each normalisation of an activated module; None for a branch
             that ends in an addition.
         order: the output channel of the host for each position of the concat; None for identity.
         restore: put the channels back in the order of the host. With False, the readers have been

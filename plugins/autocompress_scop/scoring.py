@@ -28,7 +28,8 @@ class ScoreSettings:
         generator_steps: training steps of a generator, for knockoffs with one.
         images: maximum number of images of the transfer set for learning control scales, drawn by
             seed; 0 for all. The default limits the cost on large data.
-        scales: for learning the control scales. ``scales.epochs`` is the number of score epochs.
+        scales: settings for learning the control scales. ``scales.epochs`` is the number of score
+            epochs.
     """
 
     knockoffs: str = "gaussian"

@@ -21,7 +21,7 @@ class Tpe(Sampler):
     learns_from_pruned = True
 
     def make(self, job: Job, seed: int) -> BaseSampler:
-        """With several workers, constant_liar keeps the recipes of running trials apart."""
+        """Makes a TPE sampler. With several workers, constant_liar keeps running trials apart."""
         from autocompress.compat.optuna import RememberingTPE
 
         with _experimental():

@@ -29,9 +29,9 @@ class Kept:
     """The storage of a study.
 
     Attributes:
-        storage: Optuna's.
-        name: name of the study in it.
-        note: for the user; empty if there is none.
+        storage: storage of Optuna.
+        name: name of the study in the storage.
+        note: note for the user; empty if there is none.
         is_shared: other processes could change the study too.
     """
 

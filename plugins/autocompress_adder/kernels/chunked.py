@@ -16,7 +16,7 @@ NUMBERS = 1 << 24
 """Maximum numbers of patches or differences at once, but at least one image or position."""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From patches and filters to ``sum_k |P - W|**p``, ``(N, O, L)``."""
+"""A function that computes ``sum_k |P - W|**p``, ``(N, O, L)``, from patches and filters."""
 Clipped = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """From gradients ``(N, O, L)``, patches and filters to the gradients of the patches, ``(N, K, L)``.
 """
@@ -51,7 +51,7 @@ def backward(
 
 
 def distances(p: float) -> Distances:
-    """In plain PyTorch: one matrix product for p = 2, ``cdist`` for p = 1."""
+    """Computes in plain PyTorch: one matrix product for p = 2, ``cdist`` for p = 1."""
 
     def kernel(patches: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         if p == 2:  # |P - W|**2 = |P|**2 + |W|**2 - 2 P.W; rounding must not leave it below 0
