@@ -20,8 +20,8 @@ def coupling_scores(
 
     Args:
         coupling: coupling of ``model``.
-        layers: for each layer of ``model`` or of the baseline, a score of each output channel. Where
-            a writer replaces a layer of the baseline (a ghost module), ``LayerSpec.channel_map`` maps
+        layers: scores of the output channels of each layer of ``model`` or of the baseline. Where a
+            writer replaces a layer of the baseline (a ghost module), ``LayerSpec.channel_map`` maps
             the scores. A channel of the coupling that is several outputs of a writer (a head, an
             intrinsic map with its ghosts) has their mean.
         model: the network.
