@@ -112,7 +112,7 @@ class _Trial:
         return self._compare(couplings, mask_outputs, "a channel that is zero does not stay zero up to its readers")
 
     def without_halves(self, couplings: Sequence[Coupling]) -> dict[str, str]:
-        """By name, the couplings that cannot be scored: a writer's output has no batch axis."""
+        """Couplings that cannot be scored, by name: a writer's output has no batch axis."""
         writers = {writer for coupling in couplings for writer in coupling.producers}
         alone, both = (self._written(writers, images) for images in (self.image, torch.cat([self.image, self.other])))
         mixed = {name for name in writers if not _is_first_half(alone[name], both[name])}

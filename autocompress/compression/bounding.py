@@ -51,9 +51,9 @@ class Sharing:
     """The time of each source.
 
     Attributes:
-        sets: by source, the set that fits into its time, the cheapest first.
-        seconds: by source, its time.
-        left_out: by source, the reason why it is not used.
+        sets: the set of each source that fits into its time, the cheapest first.
+        seconds: the time of each source, in seconds.
+        left_out: the reason why a source is not used, by source.
     """
 
     sets: Mapping[str, Bounded]

@@ -62,7 +62,7 @@ class Sources:
         seconds: maximum seconds for making the images of all sources.
         most_seconds: more than this is an error.
         stated: sources whose amounts the job sets; these are not reduced.
-        notes: for the user, about sets that were reduced.
+        notes: notes for the user about sets that were reduced.
     """
 
     teacher: nn.Module

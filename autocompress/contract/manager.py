@@ -276,7 +276,7 @@ def _taken(name: str, maker: str, other: str, hook: str) -> str:
 
 
 def _in_order(implementations: Sequence[Any]) -> list[Any]:
-    """In pluggy's order: ``tryfirst`` first, ``trylast`` last, the others as registered."""
+    """Sorts as pluggy does: ``tryfirst`` first, ``trylast`` last, the others as registered."""
     return sorted(implementations, key=lambda one: bool(one.trylast) - bool(one.tryfirst))
 
 

@@ -32,7 +32,8 @@ class Parameter:
         neutral: the value that leaves the model unchanged. None means "none" where that is a
             choice, else the default (a parameter that matters only where another one acts).
         structural: the deployed structure depends on it, and so the latency may depend on it too.
-        scope: where one value applies: "model", "group" (of layers) or "coupling" (of channels).
+        scope: part of the network to which one value applies: "model", "group" (of layers) or
+            "coupling" (of channels).
         axis: the property that it sets: "structure", "weight bits" or "activation bits"; empty for
             other properties.
         tie: a sampler draws one value for all parameters with the same tie; empty for none.

@@ -34,7 +34,7 @@ class Listing:
         files: the path of each file.
         place: the folder, without links.
         identities: device and inode of each file, int64 ``(N, 2)``.
-        sizes: in bytes, of each file, int64.
+        sizes: size of each file in bytes, int64.
         key: changes with names, sizes and times of the files, and with how they are read.
         watch: for a listing from the cache, its comparison with the folder, which runs in the
             background.

@@ -22,7 +22,7 @@ class FilePictures(Protocol):
     Attributes:
         files: the paths.
         identities: device and inode, equal for all paths and links to a file, int64 ``(N, 2)``.
-        sizes: in bytes, int64.
+        sizes: size of each file in bytes, int64.
     """
 
     files: Sequence[Path] | None

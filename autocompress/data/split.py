@@ -30,7 +30,7 @@ class DataInfo:
         size: (height, width) that the loaders give.
         mean, std: mean and standard deviation of each channel, for values between 0 and 1; the
             loaders normalise with them.
-        class_names: in the order of the labels.
+        class_names: names of the classes, in the order of the labels.
         fixed_size: all images have this size; False: sizes vary, and ``size`` is a default.
         crop_pct: side of the centre crop as a share of the side to which an image is resized first;
             above 0, at most 1.
@@ -157,7 +157,7 @@ class Split(ABC):
         """The same images, resized and normalised by ``info``."""
 
     def subset(self, n: int, seed: int = 0) -> Self:
-        """At most ``n`` images, a stratified sample by ``seed``, in their original order."""
+        """A stratified sample of at most ``n`` images, in their original order."""
         return self if n >= len(self) else self.take(stratified(self.labels(), n, seed)[0])
 
 

@@ -70,7 +70,7 @@ class Compared:
     """The comparison of both networks.
 
     Attributes:
-        layers: in the order in which they run.
+        layers: the layers in the order in which they run.
         kl: KL divergence of the logits, in nats.
         equal: percent of images with the same label.
         images: number of images.

@@ -49,7 +49,7 @@ class Debugged:
         trial: its number.
         layers: those that both networks have, in the order in which they run.
         others: layers of the baseline that the compressed network lacks or replaced.
-        bits: by layer, bits of weights and activations as text.
+        bits: bits of weights and activations as text, by layer.
         kl: divergence of the logits, in nats.
         equal: percent of images with the same label.
         images: their number and kind.

@@ -72,7 +72,7 @@ class NetworkFacts:
     """Facts about a network.
 
     Attributes:
-        layers: by module path, in the order of execution.
+        layers: facts about each layer by module path, in the order of execution.
         graph: the traced module, with shapes in ``node.meta``; a copy of the model.
         params: all parameters of the model.
         other_macs: multiply-adds outside layers: products in attention, and layers inside modules

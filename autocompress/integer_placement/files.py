@@ -25,7 +25,7 @@ class Network:
     """A float network for which a placement is sought.
 
     Attributes:
-        model: in eval mode; it is not changed.
+        model: network in eval mode; it is not changed.
         input_size: (channels, height, width).
         specs: descriptions of the layer types that plugins brought.
         table: placement table of the device.

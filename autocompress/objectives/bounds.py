@@ -38,7 +38,7 @@ def bounded_value(quantity: str, bound: Bound, row: Figures, baseline: Figures) 
 
 
 def excess(bounds: Bounds, row: Figures, baseline: Figures) -> dict[str, float]:
-    """By how much ``row`` exceeds each bound, for the quantities that are known.
+    """The amount by which ``row`` exceeds each bound, for the quantities that are known.
 
     Zero or less means that the bound is met. 0.5 means that a cost exceeds its bound by half of the
     bound, and that an accuracy drop exceeds its bound by five points.

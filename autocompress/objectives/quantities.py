@@ -93,11 +93,11 @@ class Quantity:
         return "maximize" if self.higher_is_better else "minimize"
 
     def slack(self, limit: float) -> float:
-        """By how much a value may exceed ``limit`` and still meet it."""
+        """The amount by which a value may exceed ``limit`` and still meet it."""
         return self.tolerance * (abs(limit) if self.units else max(1.0, abs(limit)))
 
     def beyond(self, value: float, limit: float) -> float:
-        """By how much ``value`` exceeds ``limit``, as a share of the limit.
+        """The amount by which ``value`` exceeds ``limit``, as a share of the limit.
 
         For an accuracy drop, in units of ten points.
         """

@@ -79,7 +79,7 @@ class OpenedJob:
         splits: data splits of the job.
         baseline: the measured baseline, with which candidates are compared.
         methods: the methods that act, in the order of the manager.
-        refused: by name of the other methods, the reasons.
+        refused: the reasons against each of the other methods, by name.
         device: measures latency.
         pipeline: makes a candidate from a recipe.
         limits: parameters that the user fixed or narrowed.

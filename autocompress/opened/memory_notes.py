@@ -24,7 +24,7 @@ def moments_bytes(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     Kernel taps that only read padding have no columns.
 
     Args:
-        model: in any mode, on the CPU.
+        model: network in any mode, on the CPU.
         input_size: (channels, height, width) of an image.
     """
     stem = models.stem(model)

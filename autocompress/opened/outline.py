@@ -37,7 +37,7 @@ class Outline:
         model: the network from timm, with pretrained weights if it has any.
         shape: a copy of it in eval mode, with the structure of the baseline.
         methods: the methods that apply to ``shape``, in the order of the manager.
-        refused: by name of the other methods, the reasons.
+        refused: the reasons against each of the other methods, by name.
         space: space of recipes for ``shape`` and ``methods``.
     """
 

@@ -54,7 +54,7 @@ class CostMaker:
         lock: the machine lock. Computing holds it shared and gives way to measurements.
         progress: called with the progress of long steps.
         breathe: called often, while the lock is held shared or not held.
-        notes: for the user, about the tables.
+        notes: notes for the user about the tables.
         helper: a forked process that builds probes and measures cells; None if there is none.
     """
 

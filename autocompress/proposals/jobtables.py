@@ -24,10 +24,10 @@ class Tables:
         table: divergences, for the report.
         neutral: the values of a recipe that keeps all channels; proposals change these.
         groups: group of each coupling.
-        errors: by cost, relative error of predictions; NaN where it is not known.
-        wholes: by cost, the cost of the baseline in the unit of the problem. A missing cost cannot
-            be bounded yet.
-        amounts: by cost, the cost of the baseline in the unit of bounds of a job.
+        errors: relative error of predictions of each cost; NaN where it is not known.
+        wholes: each cost of the baseline in the unit of the problem. A missing cost cannot be
+            bounded yet.
+        amounts: each cost of the baseline in the unit of the bounds of a job.
         first: the cost of the budgets of the sampler, over which proposals are spread too.
         correction: correction of predicted divergences by trials.
     """
@@ -47,7 +47,7 @@ class Tables:
 
         Args:
             budget: the first cost as a share of that of the full network.
-            tilts: by group, a factor on the losses of its couplings.
+            tilts: factor on the losses of the couplings of each group, by group.
 
         Returns:
             Shares of all couplings with a measured table; the sampler draws the others.

@@ -18,10 +18,10 @@ class Problem:
 
     Attributes:
         parts: the parts of the network.
-        divergences: by part key, float64 ``[choices]``; infinite or NaN for a choice that is
-            excluded. The neutral choice is never excluded.
-        costs: by name, the factors of each cost; the cost is the sum of their entries.
-        fixed: by name, a constant that is added to each cost.
+        divergences: divergences of the choices of each part, by part key: float64 ``[choices]``.
+            They are infinite or NaN for choices that are excluded. The neutral choice never is.
+        costs: the factors of each cost, by name; the cost is the sum of their entries.
+        fixed: a constant that is added to each cost, by name.
     """
 
     parts: tuple[Part, ...]
@@ -62,7 +62,7 @@ class Problem:
 
     @cached_property
     def touching(self) -> dict[str, list[list[int]]]:
-        """For each cost and part, the positions of the factors that depend on it."""
+        """The positions of the factors of each cost that depend on each part."""
         return {
             name: [[at for at, (scope, _) in enumerate(own) if place in scope] for place in range(len(self.parts))]
             for name, own in self.scopes.items()

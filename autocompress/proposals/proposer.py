@@ -49,7 +49,7 @@ class Proposed:
             each coupling.
         groups: the groups with a tilt.
         rows: the table, for ``tables.csv``.
-        notes: for the user, about the tables.
+        notes: notes for the user about the tables.
         again: makes new proposals from corrected tables, given the rows of trials and of the
             baseline. It returns None where there is nothing to correct or to propose. None:
             proposals are made only once.

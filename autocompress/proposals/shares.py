@@ -57,7 +57,7 @@ class ShareRecipes:
         return self._compose({**self.neutral.values, **values}, Policy({}, "default"))
 
     def in_float(self, values: Mapping[str, Value]) -> Recipe | None:
-        """As :meth:`recipe`, but nothing is quantized; None where the space has no such recipe."""
+        """The :meth:`recipe` without quantization; None where the space has no such recipe."""
         assert self.neutral is not None
         others = {name: value for name, value in self.neutral.values.items() if name.split(".")[0] not in self._rules}
         recipe = self._compose({**others, **values}, Policy({"prune": "default"}))

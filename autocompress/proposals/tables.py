@@ -33,7 +33,7 @@ class Cell:
 
     Attributes:
         axis, name, choice: the choice, with all other parts neutral.
-        divergence: in nats for a KL divergence.
+        divergence: the divergence, in nats for a KL divergence.
     """
 
     axis: str
@@ -84,7 +84,7 @@ class Table:
         pairs: measured pairs, to check that divergences add.
         failures: choices that are left out, with reasons.
         unmeasured: keys of parts without a cell, which allocations cannot use.
-        errors: by part key, output errors for the interpolation.
+        errors: output errors for the interpolation, by part key.
     """
 
     cells: tuple[Cell, ...] = ()
@@ -170,10 +170,10 @@ def measure(
     then further cells. Parts that are not ordered are measured at every choice.
 
     Args:
-        parts: in network order, so that neighbouring parts share computation.
+        parts: the parts in network order, so that neighbouring parts share computation.
         divergence: measures the divergence of a selection. An exception, or a value that is not
             finite, is a failure: the cell is left out and recorded.
-        errors: by part key, the output error of each choice, for the interpolation.
+        errors: the output error of each choice, for the interpolation, by part key.
         deadline: by ``clock``. A cell is begun only if it would end before the deadline when it
             takes as long as the longest cell so far. The first two cells are always measured.
         known: an interrupted table; its cells are not measured again.

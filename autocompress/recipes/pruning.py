@@ -33,7 +33,7 @@ class Pruning:
     Attributes:
         method: the pruner that orders the channels.
         params: its parameters.
-        keep: by coupling of the baseline, the share of channels to keep.
+        keep: the share of channels to keep, by coupling of the baseline.
         mode: mode of the couplings: "inner", "group" or "scatter".
         multiple: numbers of channels are rounded up to a multiple of it.
     """

@@ -77,7 +77,7 @@ class Objects:
         return self._create(write, name)
 
     def put_bytes(self, name: str, data: bytes, *, replace: bool = False) -> bool:
-        """As :meth:`put`, for bytes; with ``replace``, an existing object is replaced."""
+        """Puts bytes, see :meth:`put`; with ``replace``, an existing object is replaced."""
 
         def write(path: str) -> None:
             if not self._is_local:

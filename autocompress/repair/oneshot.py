@@ -26,9 +26,9 @@ def repair(
 
     Args:
         model: the network before channels are removed; changed in place.
-        lost: by layer, the input channels to remove: the union over all couplings that it reads.
+        lost: the input channels to remove, by layer: the union over all couplings that it reads.
         moments: moments of the inputs of each layer; a layer without moments keeps its weights.
-        norms: by layer, the batch normalisation directly behind it.
+        norms: the batch normalisation directly behind each layer, by layer.
 
     Returns:
         The refitted layers.

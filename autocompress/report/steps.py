@@ -40,7 +40,7 @@ class StepRow:
         cost: ratio to the baseline, with its interval if it was measured.
         interval: interval of the cost.
         factor: cost after the step divided by the cost before.
-        cost_bar, drop_bar: from the model before to the model after.
+        cost_bar, drop_bar: bars from the model before the step to the model after it.
         change: change of accuracy relative to the baseline, in points.
         step: change of accuracy in this step, in points.
     """
@@ -63,7 +63,7 @@ class Steps:
     Attributes:
         trial: its number.
         cost: the quantity of the cost, in a sentence.
-        rows: in the order of the pipeline, without the baseline.
+        rows: the steps in the order of the pipeline, without the baseline.
         limit: time limit of the measurement in seconds.
         missing: the reason why steps are missing, else empty.
     """

@@ -69,7 +69,7 @@ class Comparison:
     """Runs on common axes.
 
     Attributes:
-        runs: in the order in which they were given.
+        runs: the runs in the order in which they were given.
         cost: the name of the common cost, a ratio to each run's own baseline.
         split: "test" if the front of every run was scored on it, else "validation".
         differences: dotted key and the runs' values, where these differ.

@@ -27,7 +27,7 @@ class Earlier:
 
     Attributes:
         points: labels and values, those of its front first.
-        notes: for the user, one sentence each.
+        notes: notes for the user, one sentence each.
     """
 
     points: list[tuple[str, dict[str, Value]]]

@@ -65,10 +65,10 @@ class Setting:
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:
     """The lowest bits of ``role`` for each group with a total loss of at most ``most_loss``.
 
-    Greedy: all groups start with most bits. Choices with fewer bits are tried in the order of their
-    losses, and taken if the sum of losses stays within ``most_loss``. If the start exceeds
-    ``most_loss``, it is the result. A choice with exactly the loss of a choice with more bits has
-    no effect (exempt layers always have 8 bits), and is left out.
+    Greedy: all groups start with the maximum number of bits. Choices with fewer bits are tried in
+    the order of their losses, and taken if the sum of losses stays within ``most_loss``. If the
+    start exceeds ``most_loss``, it is the result. A choice with exactly the loss of a choice with
+    more bits has no effect (exempt layers always have 8 bits), and is left out.
     """
     by_group: dict[str, list[Sensitivity]] = {}
     for row in table:

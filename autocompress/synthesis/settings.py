@@ -29,7 +29,7 @@ class PixelSettings:
     """Settings of :func:`optimise_pixels`.
 
     Attributes:
-        phases: in order; each has a new optimiser, and the result is from the last phase.
+        phases: the phases in order. Each has a new optimiser, and the result is from the last one.
         lr, betas, eps: settings of Adam.
         schedule: "cosine", to 0 over each phase, or "constant".
         warmup: iterations of linear growth of the learning rate, at most a quarter of the phase.

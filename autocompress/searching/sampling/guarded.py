@@ -91,15 +91,15 @@ class Guarded(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Passes the call on to the guarded sampler."""
+        """Calls the same method of the guarded sampler."""
         self._try("before_trial", lambda: self._own.before_trial(study, trial), None)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Passes the call on to the guarded sampler."""
+        """Calls the same method of the guarded sampler."""
         self._try("after_trial", lambda: self._own.after_trial(study, trial, state, values), None)
 
     def reseed_rng(self) -> None:
-        """Passes the call on to the guarded sampler."""
+        """Calls the same method of the guarded sampler."""
         self._own.reseed_rng()
         self._random.reseed_rng()
 

@@ -64,7 +64,7 @@ class DatabaseStorage(BaseStorage):
     # --- changes that must not be repeated --------------------------------------------------------
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
 
         def create(is_again: bool) -> int:
             try:
@@ -77,7 +77,7 @@ class DatabaseStorage(BaseStorage):
         return self._do(create)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
 
         def change(is_again: bool) -> bool:
             try:
@@ -93,75 +93,75 @@ class DatabaseStorage(BaseStorage):
     # --- changes that may be repeated -------------------------------------------------------------
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.create_new_trial(study_id, template_trial))
 
     def delete_study(self, study_id: int) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.delete_study(study_id))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_study_system_attr(study_id, key, value))
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_trial_param(trial_id, param_name, param_value_internal, distribution))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_trial_user_attr(trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         self._do(lambda _: self._inner.set_trial_system_attr(trial_id, key, value))
 
     # --- reading ----------------------------------------------------------------------------------
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[Any]:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: list(self._inner.get_all_studies()))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_trial(trial_id))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """See Optuna."""
+        """See :class:`optuna.storages.BaseStorage`."""
         return self._do(lambda _: self._inner.get_all_trials(study_id, deepcopy, states))

@@ -28,7 +28,7 @@ NEEDS = {
 }
 """The instruction sets that each form needs; the fastest form first."""
 BYTES, ROWS, FILTERS = 64, 4, 4
-"""Bytes of a vector, most patches of a tile, and filters of a tile."""
+"""Bytes of a vector, maximum number of patches of a tile, and number of filters of a tile."""
 
 
 @functools.cache
