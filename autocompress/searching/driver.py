@@ -150,8 +150,8 @@ class Driver:
         others = [(label, self._untrained(values)) for label, values in made.points if values not in known]
         floats = [(label, self._untrained(values)) for label, values in made.partly_float]
         proposals = list(made.proposed.recipes) if made.proposed else []
-        before = min(FIRST_PROPOSALS, len(proposals))
-        self._study.enqueue_proposals([*proposals[:before], *floats, *proposals[before:], *others])
+        first, later = proposals[:FIRST_PROPOSALS], proposals[FIRST_PROPOSALS:]
+        self._study.enqueue_proposals([*first, *floats, *later, *others])
 
     def _untrained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """A starting point without training of its own, if rungs decide what is trained."""
