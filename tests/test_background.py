@@ -62,13 +62,17 @@ def test_float_groups_wait_for_the_trial_of_8_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "interval", "loses"),
+    ("label", "drop", "interval", "loses"),
     [
-        ("8-bit alone", [0.2, 1.0], True),
-        ("8-bit alone", [-0.2, 1.0], False),
-        ("8-bit alone", None, False),  # it failed, or missed a bound before it was scored
-        ("obs and 8-bit", [0.2, 1.0], False),
+        ("8-bit alone", 0.6, [0.2, 1.0], True),
+        ("8-bit alone", 0.4, [-0.2, 1.0], False),
+        ("8-bit alone", 1.5, [-0.2, 3.0], True),
+        ("8-bit alone", None, None, False),  # it failed, or missed a bound before it was scored
+        ("obs and 8-bit", 3.0, [0.2, 5.0], False),
     ],
 )
-def test_only_8_bits_alone_tell_whether_8_bits_lose(label: str, interval: list[float] | None, loses: bool) -> None:
-    assert is_int8_with_loss({"label": label, "accuracy_drop_interval": interval}) == loses
+def test_only_8_bits_alone_tell_whether_8_bits_lose(
+    label: str, drop: float | None, interval: list[float] | None, loses: bool
+) -> None:
+    row = {"label": label, "accuracy_drop": drop, "accuracy_drop_interval": interval}
+    assert is_int8_with_loss(row) == loses

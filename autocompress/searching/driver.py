@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("autocompress.search")
 
 
+LARGE_LOSS = 1.0
+"""A loss of 8 bits in points from which float groups are tried, even if it is not certain."""
 FIRST_PROPOSALS = 2
 """Proposals that are tried before recipes with float groups: those at the constraints."""
 
@@ -379,9 +381,11 @@ class Driver:
 
 
 def is_int8_with_loss(row: Row) -> bool:
-    """Whether the trial is that of 8 bits alone, and its loss of accuracy is certain."""
+    """Whether the trial is that of 8 bits alone, and its loss of accuracy is large or certain."""
     interval = row.get("accuracy_drop_interval")
-    return row.get("label") == EIGHT_BIT and interval is not None and interval[0] > 0
+    if row.get("label") != EIGHT_BIT or interval is None:
+        return False
+    return bool(row["accuracy_drop"] >= LARGE_LOSS or interval[0] > 0)
 
 
 def _nothing() -> None:
