@@ -102,14 +102,14 @@ class _Sittings:
     _both: _Both | None = None
     _spent: float = 0.0
     _longest: float = 0.0
-    _is_too_slow: bool = False
 
     @property
     def is_another_due(self) -> bool:
         """Whether there are fewer than ``count`` and there is time for another."""
-        if not self.done:
+        if self._both is None:
             return True
-        return not self._is_too_slow and len(self.done) < self.count and self._spent + self._longest <= self.most
+        is_quick = self._both.first_run <= self.most
+        return is_quick and len(self.done) < self.count and self._spent + self._longest <= self.most
 
     def sit(self) -> None:
         """Sits once, and again while another is due and ``EXCLUSIVE_SECONDS`` allow it."""
@@ -123,7 +123,6 @@ class _Sittings:
         both = self._opened(turn)
         if both.first_run > self.most:
             self.done.append(Pairs([both.first_run], [block(both.run_baseline, self.clock)]))
-            self._is_too_slow = True
             return
         pairs = Pairs(turn=turn)
         left = self.share - (time.perf_counter() - began)

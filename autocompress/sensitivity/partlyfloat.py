@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from autocompress.contract import Params, Value
 from autocompress.recipes.jobspace import JobSpace
@@ -45,12 +46,13 @@ def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[t
     losses: dict[str, float] = {}
     for row in table:
         losses[row.group] = losses.get(row.group, 0.0) + row.loss
-    whole, ordered = math.fsum(losses.values()), sorted(losses, key=lambda group: -losses[group])
-    groups = len(recipe.bits) if (recipe := composed(space, {})) is not None else 0
-    counts: list[int] = []
-    for share in SHARES if whole > 0 else ():
-        taken = [math.fsum(losses[group] for group in ordered[:count]) for count in range(1, len(ordered) + 1)]
-        counts.append(next((at for at, value in enumerate(taken, 1) if value >= share * whole), len(ordered)))
+    ordered = sorted(losses, key=lambda group: -losses[group])
+    taken = list(accumulate(losses[group] for group in ordered))
+    everywhere = composed(space, {})
+    if everywhere is None or not taken or not taken[-1] > 0:  # NaN too
+        return
+    counts = [1 + bisect_left(taken, share * taken[-1]) for share in SHARES]
+    groups = len(everywhere.bits)
     for count in dict.fromkeys(counts):
         recipe = composed(space, {f"{WEIGHT}{group}": _FLOAT for group in ordered[:count]})
         if count < groups and recipe is not None and recipe.bits:
