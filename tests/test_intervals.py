@@ -93,9 +93,9 @@ def test_paired_difference_covers_the_truth(won: float, lost: float) -> None:
 
 
 def test_models_with_different_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="one flag an image"):
+    with pytest.raises(ValueError, match="one bool per image"):
         paired_difference([True], [True, False])
-    with pytest.raises(ValueError, match="one flag an image"):
+    with pytest.raises(ValueError, match="one bool per image"):
         paired_difference([], [])
     with pytest.raises(ValueError, match="confidence"):
         wilson(1, 2, 1.0)

@@ -36,7 +36,8 @@ _CLASSES = Classification()
 HELD_OUT, HELD_OUT_PIXELS, LEAST_HELD_OUT = 256, 256 * 64**2, 64
 """Images on which a repaired network must not be worse than before; at most a third of all.
 
-Each recipe runs them twice. Above 64 pixels there are fewer of them, but at least 64.
+Each recipe runs two networks on them: before and after the refit. If images are larger than
+64 x 64 pixels, fewer of them are held out: down to 64 images.
 """
 DEEP = 0.25
 """Networks with fewer of the baseline's MACs than this are repaired sequentially."""
@@ -126,7 +127,7 @@ class Inputs:
     _known: dict[str, Moments] | None = None
 
     def __call__(self, layers: Sequence[str]) -> Mapping[str, Moments]:
-        """Moments of ``layers``; layers without columns and layers that never run are left out."""
+        """Moments of ``layers``; layers that cannot be refitted or never run are left out."""
         if self._known is None:
             self._known = (
                 self._gather(self.layers) if self.keep is None else self.keep(partial(self._gather, self.layers))
@@ -162,7 +163,8 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
     Args:
         fit: fit of the recipe.
         network: the network that enters PRUNE.
-        cut: its removal; None if nothing is pruned, and only a sequential repair is possible.
+        cut: the channels to remove from it; None if nothing is pruned. Then only a sequential
+            repair is possible.
         baseline_macs: multiply-adds of the baseline.
     """
     if cut is None:
@@ -175,7 +177,10 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
 
 
 def macs_left(network: NetworkFacts, cut: Cut) -> float:
-    """Multiply-adds after the cut; products of activations count as before the cut."""
+    """Multiply-adds after the cut.
+
+    Those outside layers, such as products in attention, are counted as if nothing were removed.
+    """
     lost, kept = lost_inputs(cut.couplings, cut.keep), kept_outputs(cut.couplings, cut.keep)
     total = float(network.other_macs)
     for name, layer in network.layers.items():
@@ -186,7 +191,9 @@ def macs_left(network: NetworkFacts, cut: Cut) -> float:
 
 
 def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, LayerFacts]) -> list[str]:
-    """Adds a bias of zeros to each layer that has neither a bias nor a norm that takes constants.
+    """Adds a bias of zeros to each layer that has none, so that a refit can add constants.
+
+    A layer gets none if the norm behind it has a running mean, which can be shifted instead.
 
     Returns:
         The layers that got one.
@@ -257,7 +264,7 @@ def sequential(
     Args:
         model: compressed.
         original: the baseline.
-        cut: the removal; None if nothing was pruned.
+        cut: the channels that were removed; None if nothing was pruned.
         context: context of the stage.
         images: images to fit on.
         leaves: layer types that stay whole in the graph.
@@ -270,7 +277,8 @@ def sequential(
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
     shared = [name for name in network.layers if name in whole.layers]
-    names = _fit(original, _fit(model, shared))  # of both networks, because removal unties shared weights
+    # Checked in both networks: after channels are removed, layers no longer share a weight.
+    names = _fit(original, _fit(model, shared))
     kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
     with evaluating(model), evaluating(original):
         lockstep = Lockstep(

@@ -1,4 +1,4 @@
-"""Advice which layers to exclude from compression, as lines for the ``space:`` of a job."""
+"""Advice on which layers to exclude from compression, as lines for the ``space:`` of a job."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from autocompress.debugging.channels import Kept
 from autocompress.debugging.errors import LayerError
 
 SHARE = 0.8
-"""The worst layers are named, up to this share of the summed divergence of single layers."""
+"""Layers are named, worst first, until they make up this share of all divergences."""
 MOST_LAYERS = 8
 NO_DIVERGENCE = 1e-6
-"""Nats below which a layer has no loss."""
+"""Layers with at most this divergence, in nats, are ignored."""
 
 
 def exclusions(layers: Sequence[LayerError], kept: Mapping[str, Kept], plan: Mapping[str, Any]) -> list[str]:
     """The lines, the worst layer first.
 
-    They keep the weights of its group in float, and the channels of the couplings that it writes or
-    reads.
+    For each named layer, the lines keep the weights of its quantization group in float, and all
+    channels of the couplings that it writes or reads.
 
-    A layer counts by its own divergence, or by the divergence so far if it cannot run alone.
+    Layers are ordered by ``own_kl`` (only this layer is compressed). If it is None, ``kl`` is used,
+    which includes the layers before.
 
     Args:
         layers: the compared layers.

@@ -46,9 +46,10 @@ def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confide
     Both were measured on the same images. The interval only depends on images on which the two
     disagree, so it is far narrower than that of two separate accuracies.
 
-    Adjusted Wald interval (Bonett and Price, 2012): one more disagreement is counted on either
-    side, which keeps the coverage where few images disagree. The centre is therefore a little
-    nearer to 0 than the estimate. scipy and statsmodels have no interval for paired proportions.
+    Adjusted Wald interval (Bonett and Price, 2012): one disagreement is added in favour of each of
+    the two, so that the coverage is right even with few disagreements. The centre is therefore a
+    little nearer to 0 than the estimate. scipy and statsmodels have no interval for paired
+    proportions.
 
     Args:
         candidate, baseline: bool ``(images,)``, which images are classified correctly, in the same
@@ -60,7 +61,9 @@ def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confide
     """
     ours, theirs = np.asarray(candidate, dtype=bool), np.asarray(baseline, dtype=bool)
     if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
-        raise ValueError(f"both need one flag an image: {ours.shape} and {theirs.shape}")
+        raise ValueError(
+            f"candidate and baseline need one bool per image, but their shapes are {ours.shape} and {theirs.shape}"
+        )
     won, lost, images = int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)
     up, down = (won + 1) / (images + 2), (lost + 1) / (images + 2)
     half = _quantile(confidence) * sqrt((up + down - (up - down) ** 2) / (images + 2))

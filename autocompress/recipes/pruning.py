@@ -52,7 +52,7 @@ class Pruning:
 def prunable(model: nn.Module, mode: str) -> list[Coupling]:
     """The couplings of a baseline that can lose channels in ``mode``, without that of the stem.
 
-    The baseline must never change.
+    The baseline must not be changed later, because its couplings are cached by identity.
     """
     stem = set(models.stem(model))
     return [
@@ -93,8 +93,8 @@ def prune_space(
     """Asks for the pruner, then for widths; None where the recipe keeps all channels.
 
     Args:
-        space: without a prefix.
-        model: the baseline, which must never change.
+        space: the search space of the whole recipe, not a scope of it.
+        model: the baseline. It must not be changed later.
         pruners: the pruners that apply, in the order of the manager.
         of_device: the channel multiple of the device.
 

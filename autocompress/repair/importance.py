@@ -26,8 +26,8 @@ def gradient_energy(
 ) -> dict[str, torch.Tensor]:
     """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model.
 
-    This is the diagonal of the Fisher information with respect to the outputs of the layer. Half of
-    it times a squared change of an output approximates the KL divergence of that change.
+    This is the diagonal of the Fisher information with respect to the outputs of the layer. If an
+    output changes by d, the KL divergence rises by about half of this value times d^2.
 
     Args:
         model: classifier, on any device; it is not changed.
@@ -35,7 +35,7 @@ def gradient_energy(
         batches: returns the images, on the device of the model, at each call.
         seed: random seed for drawing labels.
         pause: called between batches.
-        task: task of the model; its labels are drawn.
+        task: task of the model; defines how labels are drawn.
 
     Returns:
         float64 ``[outputs]`` by layer; zeros for a layer that did not run.
@@ -68,7 +68,8 @@ def _watching(energy: torch.Tensor) -> Callable[[nn.Module, Any, torch.Tensor], 
             of_images = squares.sum((2, 3))
         else:
             of_images = squares.flatten(1, -2).sum(1) if gradient.ndim > 2 else squares
-        energy.add_(of_images.sum(0, dtype=torch.float64).cpu())  # double for every place takes five times as long
+        # Summing positions in float64 too takes five times as long.
+        energy.add_(of_images.sum(0, dtype=torch.float64).cpu())
 
     def hook(layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
         del layer

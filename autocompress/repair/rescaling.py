@@ -1,8 +1,8 @@
 """Corrects moments on images that differ from the data, with recorded statistics of batch norms.
 
 A batch norm recorded the variance of each of its inputs on the data. If the images give another
-variance, columns behind that norm are scaled to the recorded variance, and a stronger ridge pulls
-the refit towards the old weights.
+variance, the inputs of the layers behind that norm are scaled to correct it, and a stronger ridge
+pulls the refit towards the old weights.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from autocompress.graph import evaluating
 from autocompress.repair.moments import Moments
 
 FACTOR = 2.0
-"""Ratio of variances above which images count as different from the data."""
+"""Ratio of variances above which images are treated as different from the data."""
 STRONGER = 10.0
 """Factor of lambda for such images."""
 MOST = 64.0
-"""Largest scaling of a variance, because nothing is known about an almost constant input."""
+"""Maximum factor on a variance. Almost constant inputs tell too little for a larger one."""
 NO_VARIANCE = 1e-12
 """A channel with a recorded variance below this is dead."""
 
@@ -79,7 +79,11 @@ def variance_ratios(
 
 
 def correction(ratio: torch.Tensor) -> torch.Tensor:
-    """Scale of the inputs for the ratio of their variance to the recorded one; 1 if similar."""
+    """The factor for each input; 1 where both variances are similar.
+
+    Args:
+        ratio: variance of each input on the images, divided by the recorded one.
+    """
     alike = (ratio <= FACTOR) & (ratio >= 1 / FACTOR)
     return torch.where(alike, 1.0, ratio.clamp(1 / MOST, MOST).rsqrt())
 

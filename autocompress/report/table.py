@@ -20,14 +20,14 @@ DECIDE = ("trial", "change", "latency", "95 %")
 
 
 def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
-    """The figures of the front and the recipes as text, for rich.
+    """A table of the front's figures, with its recipes below, to print with rich.
 
     The baseline is first, then models by accuracy. The recommended model is bold.
 
     Args:
         result: the run.
-        width: columns of the terminal. All figures fit into 80. With fewer, only the change of
-            accuracy and the latency are shown. Below 40, they continue in the next line.
+        width: columns of the terminal. With fewer than ``FULL_WIDTH``, only the change of accuracy
+            and the latency are shown. Below 40, cells are wrapped.
     """
     models = view.front_models(result, intervals_of_accuracy=False)  # scipy takes half a second to import
     # Here and below, Text is used, because rich would read [brackets] in a str as markup.

@@ -1,4 +1,4 @@
-"""The cheapest model for each allowed accuracy drop, for the slider and its table."""
+"""The cheapest model for each allowed accuracy drop, for the slider of the report page."""
 
 from __future__ import annotations
 

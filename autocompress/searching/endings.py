@@ -27,7 +27,10 @@ class Endings:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """Adds the row of a trial. A row of a higher rung only counts if it gains."""
+        """Adds the row of a trial.
+
+        A row of a higher rung without a gain does not count towards ``budget.stall``.
+        """
         if self._gains.add(row):
             self._without_gain = 0
         elif not row.get("reached"):
@@ -37,7 +40,7 @@ class Endings:
 
     @property
     def is_met(self) -> bool:
-        """Whether a trial meets all constraints, and the job asks for no more."""
+        """Whether a trial meets all constraints, and the job sets ``budget.until_met``."""
         return self._budget.until_met and self._met is not None
 
     @property

@@ -66,7 +66,8 @@ class Study(Records):
         plugins: where the sampler of the job is found; by default, the plugins of this process.
 
     Raises:
-        UserError: if the study cannot be read, or the run has it in another place.
+        UserError: if the study cannot be read, or is not stored where ``search.storage`` of the job
+            says.
     """
 
     def __init__(self, folder: Path, job: Job, baseline: Mapping[str, Any], plugins: Manager | None = None) -> None:
@@ -96,17 +97,17 @@ class Study(Records):
         self.proposed: Proposed | None = None
         """Computes widths from the sampler's draws; None until tables are measured."""
         self.before_ask: Callable[[bool], None] | None = None
-        """Called before each recipe is asked, with whether a recipe is enqueued."""
+        """Called before each ask; the argument says whether a recipe is enqueued."""
         self._started: dict[str, int] = {}
         """The number of the trial that ran or runs a recipe, by recipe key."""
         self._followers: dict[int, list[int]] = {}
-        """Trials that drew a recipe while it ran, by the number of the running trial."""
+        """Trials that drew a recipe while another trial ran it, by the number of the latter."""
         for trial in trials:
             if "recipe_key" in trial.user_attrs and (has_row(trial) or trial.state == TrialState.RUNNING):
                 self._started.setdefault(trial.user_attrs["recipe_key"], trial.number)
 
     def claim(self) -> None:
-        """Makes this process the driver of a study on a server; the driver before it ends.
+        """Makes this process the driver of a study on a server; the previous driver then ends.
 
         Call it after all checks, so that a resume that is refused does not end a running search.
         """
@@ -153,8 +154,8 @@ class Study(Records):
     def enqueue_proposals(self, points: Points, *, before_others: bool = False) -> None:
         """Enqueues ``points`` behind the recipes that wait, or before them.
 
-        If the search is killed in between, the next start enqueues them again. This costs nothing,
-        because a recipe that was tried is told from its row.
+        If the search is killed in between, the next start enqueues them again. This costs nothing:
+        a recipe that was tried is not run again, and the sampler gets the stored row.
         """
         waiting = self._waiting() if before_others else []
         for label, values in points:
@@ -218,9 +219,10 @@ class Study(Records):
     def ask(self, compose: Compose) -> Asked | None:
         """The next recipe that was not tried yet.
 
-        If the sampler draws a finished recipe again, it is told from its row, and the next recipe
-        is drawn. If it draws a running recipe, it is told when that one finishes. A draw that is no
-        valid recipe gets its row at once and is returned; ``row(asked.number)`` has the row.
+        If a finished recipe is drawn again, the sampler is told its stored row. If a running recipe
+        is drawn again, the sampler is told the row when it is there. In both cases, another recipe
+        is drawn. A draw that is no valid recipe gets its row at once and is returned;
+        ``row(asked.number)`` has the row.
 
         Args:
             compose: makes a recipe from the drawn values.
@@ -316,10 +318,10 @@ class Study(Records):
     # --- after a crash or an interruption ---------------------------------------------------------
 
     def recover(self) -> int:
-        """Tells trials that were interrupted. Call it only if no worker runs.
+        """Finishes trials that were interrupted. Call it only if no worker runs.
 
-        A trial with a row is told from it. All others are told FAIL, and their recipes are enqueued
-        again, before the recipes that wait.
+        If a trial or an earlier one with its recipe has a row, Optuna is told that row. All others
+        are told as FAIL, and their recipes are enqueued again, before the recipes that wait.
 
         Returns:
             The number of recipes that will be tried again.
