@@ -62,8 +62,8 @@ def with_logits(
 ) -> TransferSet:
     """``transfer`` with at most ``images`` images to train on and the logits of ``model`` on each.
 
-    They are for a training without augmentation. If a data source gives its own targets, or the
-    logits take more than ``MOST_BYTES``, ``transfer`` is returned unchanged.
+    The logits suit only a training without augmentation. If a data source gives its own targets, or
+    the logits take more than ``MOST_BYTES``, ``transfer`` is returned unchanged.
 
     Args:
         model: the float baseline; not changed.

@@ -1,10 +1,11 @@
 """Reduces images and iterations of transfer sets that would take too long.
 
-Images are made by gradient descent on pixels, so a set takes images x passes x seconds of a pass.
-On a processor, a pass of an image takes thousandths of a second at 32 pixels, and some tenths at
-224. One pass is timed first. Suppose that only a share of the time of a set is available. Then
-passes are multiplied by the square root of this share (but at least 100 remain), and images are
-reduced to fit (but at least 64 remain).
+Images are made by gradient descent on pixels. The time of a set is therefore the number of images
+times the number of passes times the seconds of one pass. On a processor, a pass takes some
+milliseconds per image of 32 pixels, and some hundreds of milliseconds per image of 224. One pass is
+timed first. If a set may only take a share of its time, its number of passes is multiplied by the
+square root of this share (at least 100 passes remain). Then the number of images is reduced until
+the set fits (at least 64 images remain).
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ UNLIMITED_SECONDS = 1800.0
 """Seconds for all images if the search has no limit."""
 LEAST_PASSES, LEAST_IMAGES = 100, 64
 PROBED = 4
-"""Images of the timed pass, which follows a pass that is not timed."""
+"""Number of images in the timed pass. An untimed pass runs before it."""
 IMAGES = "images"
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A transfer set of a source, and the images of that source that judge candidates.
+    """The amounts of images that one source is to make.
 
     Attributes:
-        params: parameters of the source.
-        held_out: number of images that judge candidates.
-        seconds: time for both.
+        params: parameters of the source, with the number of images for training.
+        held_out: number of further images, on which candidates are judged.
+        seconds: time for making all of them.
     """
 
     params: Params
@@ -48,12 +49,12 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Sharing:
-    """The time of each source.
+    """How the time is divided among the sources.
 
     Attributes:
-        sets: the set of each source that fits into its time, the cheapest first.
-        seconds: the time of each source, in seconds.
-        left_out: the reason why a source is not used, by source.
+        sets: for each source that is used, what it makes in its time; the cheapest first.
+        seconds: for each source that is used, its time in seconds.
+        left_out: for each other source, the reason why it is not used.
     """
 
     sets: Mapping[str, Bounded]
@@ -133,7 +134,7 @@ def bounded(method: DataSource, params: Params, held_out: int, seconds: float, e
 def pass_seconds(
     teacher: nn.Module, input_size: tuple[int, int, int], clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of a pass of one image: the outputs, and their gradient in the pixels."""
+    """Seconds per image of one forward pass and the backward pass to the pixels."""
     device = models.device_of(teacher)
     pixels = torch.zeros(PROBED, *input_size, device=device, requires_grad=True)
     seconds = warm_seconds(lambda: torch.autograd.grad(teacher(pixels).float().sum(), pixels), device, clock)

@@ -18,7 +18,7 @@ class Candidate:
     """The model that a recipe gives.
 
     Attributes:
-        model: deployable torch module in eval mode on the CPU; hardened where QUANTIZE acted.
+        model: deployable torch module in eval mode on the CPU; hardened if the recipe quantizes it.
         plan: the applied steps as JSON. It suffices to build the structure of ``model`` again
             without data.
         recipe: the recipe that was applied.
@@ -27,8 +27,8 @@ class Candidate:
         params, macs: number of parameters, and of multiply-accumulates for one image, of the float
             network after the transforms. Quantization changes neither.
         float_layers: names of layers that QUANTIZE could not quantize; empty for a float candidate.
-        slow: the reason why a standard runtime is slow with the file (``LayerSpec.slow_in_file``),
-            else empty.
+        slow: the reason why a standard runtime runs the file slowly (``LayerSpec.slow_in_file``);
+            empty if there is none.
         estimated: transforms that a dry run applied without their prepared state. The real
             structure may differ.
         cache_hits, cache_misses: stages read from the store, and stages computed.

@@ -103,7 +103,7 @@ class Inputs:
             pause: called between the images of a data source.
 
         Returns:
-            The reason for each method that failed; these are no longer part of the pipeline.
+            By method, the reason why it failed. These methods are no longer part of the pipeline.
         """
         sources = [None] if self.sources is None else list(self.sources.defaults.items())
         failed: dict[str, str] = {}
@@ -132,8 +132,8 @@ class Inputs:
             return None
         shared = method.shared(params)
         if context.dry_run and recipe.source is not None and self.sources is not None:
-            # Scores decide the structure. So a dry run also needs the scores on images of its
-            # source, and makes these images if it is the first to name the source.
+            # Scores decide the structure. A dry run therefore also needs the scores on images of
+            # its source. If it is the first run with this source, it makes these images.
             context = self.context(False, context.progress, recipe, pause)
         images = context.transfer or self.transfer
         transfer = images.digest if images else None

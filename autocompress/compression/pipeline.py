@@ -38,7 +38,7 @@ from autocompress.store import Store
 from autocompress.training import Checkpoint, recover
 
 WORTH_KEEPING_S = 1.0
-"""A stage that takes less time is computed again, not kept."""
+"""Results of stages that take less time than this are not stored."""
 
 
 @dataclass
@@ -161,7 +161,7 @@ class Pipeline:
         stages = self._stages(_Work(recipe, context, seconds, pause))
         if not context.dry_run:
             self._ask_order(recipe, context, pause)
-        # Keys contain the digest of the images, and a dry run may have none.
+        # Keys contain the digest of the images, and a dry run may have no images.
         keys = [] if context.dry_run else self.keys.of_stages(recipe)
         done, model, steps = self._resumed(keys)
         model = (copy.deepcopy(self.baseline) if model is None else model).to(context.device).eval()
@@ -327,7 +327,7 @@ class Pipeline:
         """Prepares every method; see :meth:`Inputs.prepare`.
 
         Returns:
-            The reason for each method that failed; these are no longer part of the pipeline.
+            By method, the reason why it failed. These methods are no longer part of the pipeline.
         """
         failed = self._inputs.prepare(progress, params_of, pause)
         self.methods = self._inputs.methods
@@ -341,7 +341,7 @@ class _Work:
     Attributes:
         recipe: the recipe.
         context: what methods may use.
-        seconds: time by stage is added to it.
+        seconds: gets the time of each stage.
         pause: called between batches.
     """
 
@@ -357,7 +357,7 @@ class _Stage:
 
     Attributes:
         run: takes a network, and returns the changed network and the steps for its plan.
-        kept: the result is kept even if it was made quickly.
+        kept: whether the result is stored even if it was made quickly.
     """
 
     run: Callable[[nn.Module], tuple[nn.Module, list[Plan]]]

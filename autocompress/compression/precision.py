@@ -33,15 +33,18 @@ from autocompress.repair import Rounding
 EXEMPT_BITS = 8
 """Bits of the stem and the classifier, which have no choice of bits."""
 CALIBRATION_BATCH, BATCH_PIXELS = 64, 64 * 112**2
-"""Images per batch, and their pixels: a batch of large images needs gigabytes of activations."""
+"""Maximum number of images in a batch, and of their pixels together, to limit memory."""
 CALIBRATION_PIXELS, LEAST_CALIBRATION = 1024 * 64**2, 64
-"""Larger images are fewer, because ranges are over positions as well as over images."""
+"""Maximum number of pixels of all calibration images, and minimum number of these images.
+
+Fewer large images are needed, because ranges are taken over positions as well as over images.
+"""
 ROUNDING_IMAGES = 512
 """Images for the moments if the weights of all layers are rounded at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
-"""Maximum and minimum number of images for rounding layers in order, at 2 bits and fewer.
+"""Maximum bits, and maximum and minimum number of images, for rounding layers in order.
 
-This fits more numbers than rounding all layers at once, so it needs more images.
+Rounding in order fits more numbers than rounding all layers at once, so it needs more images.
 """
 
 
@@ -87,14 +90,16 @@ def quantize(
     table: PlacementTable = ONNX_RUNTIME,
     choose: Choose | None = None,
 ) -> tuple[nn.Module, Plan]:
-    """The deployable network and its plan: placed, calibrated, trained if asked, and hardened.
+    """Makes the deployable network and its plan.
+
+    Fake-quantizers are placed and calibrated, trained if the recipe asks for it, and hardened.
 
     ``specs`` are those of the layer types of plugins in ``model``; ``table`` is that of the device;
     ``choose`` returns the layers that compute in float.
 
     Raises:
-        TrialFailed: if ranges or the loss are not finite, or the calibration images are none or
-            constant.
+        TrialFailed: if ranges or the loss are not finite, if there are no calibration images, or if
+            all of them have one colour.
     """
 
     def make(quantizer: str, spec: TensorSpec) -> FakeQuantizer:

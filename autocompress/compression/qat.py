@@ -22,10 +22,10 @@ class QuantizationSchedule(Callback):
     """Switches the states of a network of fake-quantizers during training.
 
     Quantization starts after ``delay``. Statistics of batch norm freeze at ``norm_freeze``, or at
-    the start where ``norm`` is "frozen". Ranges freeze at ``range_freeze``.
+    the start if ``norm`` is "frozen". Ranges freeze at ``range_freeze``.
 
-    Norms of layers whose quantizer does not fold them (``FakeQuantizer.folds_norm``) are left to
-    their method.
+    If a quantizer does not fold the norm of a layer (``FakeQuantizer.folds_norm``), this norm is
+    not changed here, but by the callbacks of the quantizer.
 
     Args:
         params: parameters of a recipe (``recipes.settings.qat_space``); ``norm`` may also be
@@ -43,7 +43,7 @@ class QuantizationSchedule(Callback):
             layer.norm_treatment = "naive" if self._params["norm"] == "naive" else "corrected"
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Switches states at every step: the trainer sets the network to train mode each epoch."""
+        """Switches states at every step, because the trainer sets train mode in each epoch."""
         done, network = step / self._steps, _network(model)
         layers = [layer for layer in network.layers().values() if layer.weight_quantizer.folds_norm]
         is_frozen = self._params["norm"] == "frozen" or done >= self._params["norm_freeze"]
@@ -52,13 +52,14 @@ class QuantizationSchedule(Callback):
             fake.enabled, fake.tracking = done >= self._params["delay"], moving
         for layer in layers:
             fake = layer.weight_quantizer
-            # Statistics that are not frozen scale the weight, so its range must follow them.
+            # The weight is scaled by the statistics until they are frozen, so its range must follow
+            # them.
             fake.enabled, fake.tracking = done >= self._params["delay"], moving or not is_frozen
             if layer.norm is not None and is_frozen:
                 layer.norm.eval()
-        # Norms of plugins' layers are not frozen. The mean of such an output may change by more
-        # than its spread (an adder layer has outputs far below zero), so frozen statistics would
-        # be wrong at once.
+        # Norms of plugins' layers are not frozen. The mean of their inputs may change by more than
+        # its spread (outputs of an adder layer are far below zero), so frozen statistics would be
+        # wrong at once.
 
     def on_end(self, model: nn.Module) -> None:
         """Switches quantization on everywhere and freezes all ranges and statistics."""

@@ -40,7 +40,7 @@ Each recipe runs two networks on them: before and after the refit. If images are
 64 x 64 pixels, fewer of them are held out: down to 64 images.
 """
 DEEP = 0.25
-"""Networks with fewer of the baseline's MACs than this are repaired sequentially."""
+"""Networks with less than this share of the baseline's MACs are repaired sequentially."""
 BATCH = 64
 
 
@@ -218,7 +218,7 @@ def _numbers_told() -> Iterator[None]:
     """Turns errors of ``autocompress.repair`` about images and numbers into a failed trial.
 
     Raises:
-        TrialFailed: for NaN and infinite values, and where there is no image.
+        TrialFailed: for NaN and infinite values, and if there are no images.
     """
     try:
         yield
@@ -236,7 +236,7 @@ def one_shot(
 
     Args:
         model: the network that enters PRUNE.
-        cut: the removal.
+        cut: the channels that will be removed.
         network: facts about it.
         inputs: gives moments of its layers.
 

@@ -33,7 +33,7 @@ from autocompress.training.joining import images_of
 
 VERSION = "1"
 HELD_OUT = 512
-"""Number of synthetic images, of all sources, that compare candidates with the baseline."""
+"""Number of synthetic images on which candidates are compared with the baseline."""
 HELD_OUT_SEED = 104_729
 """Added to the job's seed, so that no recipe trains on held-out images."""
 ADAPTED_SHARE = 0.25
@@ -60,7 +60,7 @@ class Sources:
         seed: random seed of the job.
         compute: where and how torch computes.
         seconds: maximum seconds for making the images of all sources.
-        most_seconds: more than this is an error.
+        most_seconds: maximum seconds for the images of one source; more is an error.
         stated: sources whose amounts the job sets; these are not reduced.
         notes: notes for the user about sets that were reduced.
     """
@@ -82,7 +82,8 @@ class Sources:
     _sets: dict[str, TransferSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # All sources count, also those that fail later: shares and keys of the others stay.
+        # Sources that fail later are included, so that the shares and keys of the others stay the
+        # same.
         self._share = HELD_OUT // max(1, len(self.defaults))
 
     def transfer_set(
@@ -104,7 +105,7 @@ class Sources:
         Args:
             name: name of the source.
             params: parameters of the source.
-            progress: told the finished fraction.
+            progress: called with the finished fraction.
             pause: called while it is made, and while another process makes it.
             images: number of images that suffices; None for the number in ``params``.
             seed: None for the seed of the job.
@@ -158,7 +159,7 @@ class Sources:
     def adapter(
         self, source: tuple[str, Params], pause: Callable[[], None] | None = None
     ) -> Callable[[nn.Module], TransferSet] | None:
-        """Makes images for a student, where the source of the recipe adapts to it.
+        """A function that makes images for a student; None if the source does not adapt to it.
 
         These images are not kept.
         """
@@ -181,7 +182,7 @@ class Sources:
         longer than its part of the time, even with few images, is left out if there is another one.
 
         Returns:
-            The reason for each source that failed; these are no longer part of this object.
+            By source, the reason why it failed. These sources are no longer part of this object.
         """
         order, failed = self._shared_out(pause)
         for name in order:
@@ -202,15 +203,15 @@ class Sources:
     def _shared_out(self, pause: Callable[[], None] | None) -> tuple[list[str], dict[str, str]]:
         """Gives each source its time.
 
-        The speed of the teacher is measured once and kept: all processes of a search, and later
-        ones, must make the same sets.
+        The speed of the teacher is measured once and kept, because all processes of this search and
+        of later ones must make the same sets.
 
         Returns:
-            The sources, the cheapest first; and by name of the others, the reason why they are left
-            out.
+            The sources that are used, the cheapest first; and by source, the reason why the others
+            are not.
 
         Raises:
-            UserError: if even few images take longer than the search.
+            UserError: if even the smallest set takes longer than the search.
         """
         asked = {name: (self.methods[name], params) for name, params in self.defaults.items()}
         if any(method.passes(params) for method, params in asked.values()):
@@ -331,7 +332,7 @@ def _packed(made: TransferSet) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     }
     tensors, record = pack(state)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    # The digest of the content itself: another machine may make images with other last bits.
+    # A digest of the content, because images from another machine may differ in their last bits.
     content = digest(record, *(tensor.numpy().tobytes() for _, tensor in sorted(tensors.items())))
     return tensors, {"transfer": record, "digest": content}
 

@@ -33,7 +33,7 @@ from autocompress.store import Store, unpack
 from autocompress.training import computed_with, logits, recalibrate_batch_norm
 
 RECALIBRATION_PIXELS = 512 * 32 * 32
-"""Pixels of the images for recalibration: of larger images, fewer are needed."""
+"""Pixels of all images for recalibration. Fewer large images are needed."""
 LEAST_RECALIBRATION = 64
 PRUNE, REPAIR = "prune", "repair"
 
@@ -144,10 +144,10 @@ class Structural:
             settings: settings of REPAIR.
             pruner: orders the channels.
             context: context with the images and the pruner's state.
-            seconds: time by stage is added to it.
+            seconds: gets the time of each stage.
             untouched: ``model`` is still the baseline.
-            entering: content key of ``model``; without one, orders of a network that is not the
-                baseline are not stored.
+            entering: content key of ``model``. If it is empty, orders are only stored for the
+                baseline.
 
         Returns:
             The network in eval mode, and the steps of its plan.

@@ -23,7 +23,7 @@ from autocompress.task import Classification, Task
 AGREEMENT_IMAGES = 64
 """Number of images for comparing a file with its model."""
 LEAST_AGREEMENT = 0.8
-"""Smallest share of equal labels. It is below 1, because rounding can change labels at low bits."""
+"""Minimum share of equal labels. It is below 1, because rounding can change labels at low bits."""
 _CLASSES = Classification()
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -33,9 +33,9 @@ class Agreement:
     """How a file compares with the torch model on the same images.
 
     Attributes:
-        labels: share of images with the same label, 0 to 1; in another task, of the predictions.
-            Labels are compared, because single logits of a low-bit model may differ where values
-            are rounded differently.
+        labels: share of images with the same label, 0 to 1. For tasks without labels, it is the
+            share of equal predictions. Logits are not compared, because rounding may change single
+            logits of a low-bit model.
         images: number of compared images.
         mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
         of the torch model.
@@ -71,9 +71,9 @@ def check_agreement(
         file: ONNX file that :func:`autocompress.export.export` wrote.
         model: the torch model: float, fake-quantized or hardened.
         images: float32, normalised.
-        batch_size: images a run.
+        batch_size: images per run.
         pause: called between runs; may wait for a measurement on this machine.
-        task: decides which outputs count as equal.
+        task: decides which outputs are equal.
     """
     session = open_session(file)
     ours, theirs = [], []
@@ -93,7 +93,10 @@ def check_agreement(
 
 
 def open_session(file: Path, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
-    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it runs."""
+    """An ONNX Runtime session on the processor.
+
+    If ``optimized`` is a path, the graph that the session runs is written there.
+    """
     options = session_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -103,7 +106,8 @@ def open_session(file: Path, threads: int = 1, optimized: Path | None = None) ->
 def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
     """Operators of the graph that ONNX Runtime runs after fusions, with counts, by frequency.
 
-    It shows lost fusions without timing: an int8 network has no ``Conv``, only ``QLinearConv``.
+    It shows without timing whether fusions are lost: an int8 network has no ``Conv``, only
+    ``QLinearConv``.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"

@@ -1,6 +1,6 @@
 """Lets runtimes convert integer weights of float layers to float once, when they load a file.
 
-If no integer operator absorbs a DequantizeLinear, a runtime would compute it at every run. Cast and
+A DequantizeLinear that is not fused into an integer operator would run at every inference. Cast and
 Mul of constants are folded at load.
 """
 
@@ -14,7 +14,9 @@ from autocompress.export.unshare import LAYERS
 
 
 def fold_at_load(proto: onnx.ModelProto) -> list[str]:
-    """Replaces DequantizeLinear of such weights, in place, by operators that a runtime folds.
+    """Replaces DequantizeLinear of weights of float layers by operators that a runtime folds.
+
+    The graph is changed in place.
 
     Args:
         proto: ONNX model of a hardened network, in which each layer dequantizes its own weight

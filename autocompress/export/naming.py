@@ -12,7 +12,7 @@ from autocompress.files import digest
 def name_transposed(proto: onnx.ModelProto, model: nn.Module) -> None:
     """Names transposed weights of linear layers ``<layer>.weight/T``, in place.
 
-    They are second factors of products, and the exporter only numbers them.
+    In the graph, they are second factors of matrix products, and the exporter only numbers them.
     """
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     factors = {node.input[1] for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] in tensors}

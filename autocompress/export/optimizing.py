@@ -58,9 +58,10 @@ def _round(model: ir.Model) -> bool:
 
 
 def _keep_constants(graph: ir.Graph) -> None:
-    """Keeps the constants of rules that give constants of several nodes one name.
+    """Keeps constants that a rewrite rule gave the same name in several nodes.
 
-    The graph then has the last of them only (the rule for ``Flatten``, for two of one tensor).
+    Without this, the graph only keeps the last of them. The rule for ``Flatten`` does so if two
+    nodes flatten one tensor.
     """
     for node in graph:
         for place, value in enumerate(node.inputs):
@@ -76,7 +77,7 @@ def _rules() -> Any:
 
 
 class _RuleOfOperator:
-    """A rewrite rule that compares the operator of a node first.
+    """A rewrite rule that is only tried at nodes with the right operator.
 
     A rule is tried at the last node of its pattern (the first one if there are several). If the
     operators differ there, the rule cannot match.

@@ -23,9 +23,9 @@ from autocompress.errors import TrialFailed
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
 
 PLANES = (4, 2, 1)
-"""Widths that can be stored; their sums give every width below 8.
+"""Bits of the planes. Each width below 8 is a sum of some of them.
 
-The first plane holds the lowest bits.
+The first plane of a width holds the lowest bits.
 """
 
 
@@ -34,7 +34,7 @@ def pack_weights(proto: onnx.ModelProto, model: nn.Module, copies: Mapping[str, 
 
     Hardened layers of plugins are packed too if ``weight`` is a buffer of uint8, with codes from 0.
 
-    A small weight stays int8 if the operators would take more bytes than packing saves.
+    A small weight stays int8 if the added operators would take more bytes than packing saves.
 
     Args:
         proto: exported from ``model``; weights are int8 or uint8 initializers under their names in
@@ -43,15 +43,14 @@ def pack_weights(proto: onnx.ModelProto, model: nn.Module, copies: Mapping[str, 
         copies: names of copied initializers, and the names of their originals in ``model``.
 
     Returns:
-        Names of the packed initializers. The graph has values of the same names and types, computed
-        by nodes.
+        Names of the packed initializers. Nodes now compute values of the same names and types.
 
     Raises:
         TrialFailed: if a layer's integers do not fit its bits, lowest integer and step.
     """
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if _has_few_bits(layer)}
     graph, constants, packed = proto.graph, dict[str, onnx.TensorProto](), dict[str, _Unpacking]()
-    # Large weights first: they add the constants, which small weights then share.
+    # Large weights first: they add constants, which small weights then share.
     for tensor in sorted(graph.initializer, key=lambda tensor: -len(tensor.raw_data)):
         if layer := layers.get((copies or {}).get(tensor.name, tensor.name)):
             own = _Unpacking(tensor.name, len(packed))
@@ -117,7 +116,7 @@ class _Unpacking:
             self._cast(self._nibbles(integers, TensorProto.UINT4, bits), wanted, self.name)
             return
         if bits == 4 and wanted == TensorProto.INT8 and integers.min() >= -8 and integers.max() <= 7:
-            # The tensor type has these integers, so nothing is added.
+            # ONNX has a tensor type for exactly these integers, so no further operator is needed.
             self._cast(self._nibbles(integers, TensorProto.INT4, bits), TensorProto.INT8, self.name)
             return
         index, position = "", 0
@@ -143,8 +142,8 @@ class _Unpacking:
             return self._cast(self._nibbles(values, TensorProto.UINT4, width), TensorProto.UINT8)
         per_byte = 8 // width
         shifts = np.arange(0, 8, width, dtype=np.uint8).reshape(per_byte, 1)
-        # Byte i holds the values i, i + length, i + 2 * length, ...: whole rows are shifted at
-        # once.
+        # Byte i holds the values i, i + length, i + 2 * length, ..., so that one operator shifts
+        # all bytes at once.
         length = -(-values.size // per_byte)
         rows = np.zeros(per_byte * length, np.uint8)
         rows[: values.size] = values.reshape(-1)

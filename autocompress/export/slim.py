@@ -23,15 +23,15 @@ def slim(proto: onnx.ModelProto) -> None:
 
 
 def _derive_bias_scales(graph: onnx.GraphProto) -> None:
-    """``bias_scale = input_scale * weight_scale`` as a node, if it equals the stored vector."""
+    """Stores ``bias_scale`` as a node ``input_scale * weight_scale`` if the result is the same."""
     tensors, producers = _by_name(graph)
     layers = []
     for node in graph.node:
         scales = [_input(producers.get(name), 1) for name in node.input]
         if node.op_type in ("Conv", "Gemm") and len(scales) == 3 and all(name in tensors for name in scales):
             layers.append(scales)
-    # The exporter stores equal tensors once. A tensor that is also another scale must not become
-    # a product of scales.
+    # The exporter stores equal tensors once. If the tensor is also the scale of an input or a
+    # weight, it must not become a product.
     factors = {name for scales in layers for name in scales[:2]}
     derived: dict[str, onnx.NodeProto] = {}
     for of_input, of_weight, of_bias in layers:
@@ -46,7 +46,7 @@ def _derive_bias_scales(graph: onnx.GraphProto) -> None:
 def _drop_zero_points(graph: onnx.GraphProto) -> None:
     """Removes zero points of zero from weights of convolutions.
 
-    Those of a Gemm stay: without one, ONNX Runtime computes it in float.
+    Those of a Gemm stay: without a zero point, ONNX Runtime computes a Gemm in float.
     """
     tensors, producers = _by_name(graph)
     dropped = set()
@@ -89,7 +89,7 @@ def _by_name(graph: onnx.GraphProto) -> tuple[dict[str, onnx.TensorProto], dict[
 
 
 def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], without: set[str]) -> None:
-    """The graph with ``nodes``, and without some initializers."""
+    """Sets the nodes of ``graph``, and removes the initializers ``without``."""
     tensors = [tensor for tensor in graph.initializer if tensor.name not in without]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)

@@ -17,7 +17,7 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def unshare(proto: onnx.ModelProto) -> dict[str, str]:
-    """Copies, in place, the tensors of a layer's weight that an earlier layer reads too.
+    """Copies, in place, each tensor of a layer's weight that an earlier layer reads too.
 
     Returns:
         The name of each new initializer, and the name of its original.

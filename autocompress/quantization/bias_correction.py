@@ -2,7 +2,7 @@
 
 Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
 Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.2, in the empirical form of its appendix
-D: ``b <- b - (E[y_quantized] - E[y])``, layer after layer, each behind corrected ones.
+D: ``b <- b - (E[y_quantized] - E[y])``, layer after layer, with inputs from corrected layers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from autocompress.quantization.fakelayers import FakeLayer, FakeQuantConv2d
 from autocompress.quantization.network import QuantizedNetwork
 
 MEMORY = 2**30
-"""The activations of all images may take about this number of bytes."""
+"""Maximum bytes of the activations of all images, roughly."""
 LIVE = 4
 """The number of tensors of the largest size that may exist at the same time."""
 BATCH = 64
 PIXELS, LEAST_IMAGES = 256 * 64**2, 32
-"""Fewer images are used above 64 pixels, because means are over positions as well as images."""
+"""Pixels of all images, and minimum number of images.
+
+Fewer large images are needed, because means are taken over positions as well as over images.
+"""
 
 
 def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> int:
@@ -36,24 +39,25 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
     The error is the mean over images and positions of the float output minus the quantized one.
     The inputs of a layer are already quantized and corrected, as they will be deployed.
 
-    It must be called only once, because the float means come from the same network with its
-    quantizers off, and a correction changes these means.
+    Call it only once. It takes the float means from the same network with its quantizers off, and a
+    correction changes these means.
 
     There are two passes: one in float for the means, and one with quantizers. The second runs each
     node for all images before the next node, so that every layer gets corrected inputs. The
-    activations of all images are therefore in memory at once. The number of images is limited to
-    about a gibibyte of them (332 images at 32x32 and 64 channels), and to 32 at 224 pixels.
+    activations of all images are therefore in memory at once, and the number of images is limited
+    so that they take about a gibibyte (332 images at 32x32 and 64 channels; 32 images at 224
+    pixels).
 
     Args:
         network: calibrated; changed in place.
-        batches: batches of images ``(N, C, H, W)``; those that calibrated it.
+        batches: the batches of images ``(N, C, H, W)`` that calibrated the network.
 
     Returns:
         Number of corrected layers: all quantized ones.
 
     Raises:
         TrialFailed: if the outputs of a layer are not finite.
-        ValueError: without an image.
+        ValueError: if there are no images.
     """
     images = torch.cat(list(batches) or [torch.zeros(0)])
     if not len(images):
@@ -121,7 +125,7 @@ class _Corrector(fx.Interpreter):
         if not bool(error.isfinite().all()):
             raise TrialFailed(f"the outputs of '{n.target}' are not finite")
         add_to_bias(layer, error)
-        # The following nodes get outputs with the rounded bias. It adds the same to all images.
+        # The following nodes get the outputs with the rounded bias: the same shift for all images.
         inputs, _ = self.fetch_args_kwargs_from_env(n)
         gained = layer(inputs[0][:1]) - output[:1]
         axes = [d for d in range(output.ndim) if d != _channels(layer, output)]
@@ -131,7 +135,7 @@ class _Corrector(fx.Interpreter):
 def _mean(layer: FakeLayer, output: torch.Tensor) -> torch.Tensor:
     """The mean of each output channel over images and positions, float64.
 
-    The means of each image are in float32, which takes a fifth of the time.
+    The sums of each image are in float32, which takes a fifth of the time.
     """
     places = [d for d in range(1, output.ndim) if d != _channels(layer, output)]
     of_images = output.mean(places) if places else output

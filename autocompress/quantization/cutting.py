@@ -18,9 +18,9 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from autocompress.quantization.regions import Crossing, Region, Regions
 
 UNITS = 1e8
-"""The time of the whole network in steps of capacity, because capacities are 32-bit integers."""
+"""The time of the whole network is this many units, because capacities are 32-bit integers."""
 LEAST = 1e-9
-"""Smallest time of a network in seconds; a smaller one counts as zero."""
+"""Minimum time of a network in seconds; a smaller one is treated as zero."""
 NEVER = 1.5e9
 """A capacity above any sum of times."""
 

@@ -9,7 +9,7 @@ Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.1. Between two layers 
 
 Deliberate differences from the paper: a scale is bounded so that no bias becomes larger than the
 largest of its layer (the paper lets biases grow and moves them into the next layer, section 4.1.3),
-and ReLU6 is a border (the paper replaces it by ReLU, which changes the network).
+and scales are not moved across ReLU6 (the paper replaces it by ReLU, which changes the network).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def equalise(module: fx.GraphModule) -> int:
 
     Args:
         module: traced and lowered, with batch norms folded or in a child ``norm`` of their layer.
-            Ranges are those of the weight with the norm folded in.
+            Ranges are those of the weights with norms folded in.
 
     Returns:
         Number of equalised pairs.

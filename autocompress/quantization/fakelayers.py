@@ -28,7 +28,8 @@ from autocompress.quantization.ops import fake_quant
 NormTreatment = Literal["corrected", "naive"]
 """Treatment of batch norm: ``corrected`` as above, or ``naive``, which scales by the batch sigma.
 
-With ``naive``, weights fluctuate (the ablation of Fig. 14). Both freeze in eval mode of the norm.
+With ``naive``, weights fluctuate (the ablation of Fig. 14). With both, statistics are frozen while
+the norm is in eval mode.
 """
 INT32 = 2**31 - 1
 
@@ -81,8 +82,8 @@ class FakeLayer(nn.Module):
         # The unquantized layer is only computed for its statistics. Gradients flow through these,
         # as in batch norm.
         plain = self.operate(x, self.weight, self.bias)
-        # At least in float32, as torch's batch norm has them: under autocast the outputs have 8
-        # bits of precision.
+        # In float32 at least, as in torch's batch norm: under autocast, outputs have 8 bits of
+        # precision.
         wide = plain.to(torch.promote_types(plain.dtype, torch.float32))
         variance, mean = torch.var_mean(wide, [d for d in range(plain.ndim) if d != 1], correction=0)
         _update(norm, mean.detach(), variance.detach(), plain.numel() // plain.shape[1])

@@ -69,7 +69,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.axis = spec.channel_axis if self.is_weight and per_channel else None
         self.estimator: Estimator = estimator or ("minmax" if self.is_weight else "ema_minmax")
         if self.estimator not in (WEIGHT_ESTIMATORS if self.is_weight else ACTIVATION_ESTIMATORS):
-            raise ValueError(f"'{self.estimator}' estimates no range of a {spec.role}")
+            raise ValueError(f"the estimator '{self.estimator}' cannot be used for a {self.spec.role}")
         self.codes = (
             signed_levels(spec.bits, narrow=self.is_symmetric) if self.is_weight else unsigned_levels(spec.bits)
         )
@@ -180,7 +180,7 @@ class UniformFakeQuantizer(FakeQuantizer):
     # --- the tensor -------------------------------------------------------------------------------
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` on the grid: eq. 12 and 13 with corrected signs, gradient of eq. 14 and 15."""
+        """``x`` rounded to the grid (eq. 12 and 13, signs corrected); gradient of eq. 14 and 15."""
         if self.observing:
             self._observe(x)
             return x

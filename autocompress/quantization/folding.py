@@ -20,7 +20,7 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
     """A traced copy of ``model`` in eval mode with folded batch norms.
 
-    A batch norm is folded if it alone reads a convolution or linear layer.
+    A batch norm is folded if it is the only reader of a convolution or linear layer.
 
     ``W' = W * gamma / sigma`` for each output channel, ``b' = beta + (b - mean) * gamma / sigma``,
     with ``sigma = sqrt(variance + eps)``. The activation inside timm's ``BatchNormAct2d`` becomes a
@@ -31,8 +31,8 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
         model: it is not changed.
         keep: names of layers that will train with their norm. The norm becomes their child
             ``norm``, and their parameters are unchanged. The network lacks these norms until the
-            layers get a forward that uses them. Leaf layers of plugins may be among them, even if
-            nothing trains.
+            layers get a forward that uses them. ``keep`` may also name leaf layers of plugins,
+            even if nothing trains.
         specs: descriptions of the layer types that plugins bring. Leaf layers stay whole. A norm
             behind one is unchanged unless ``keep`` names the layer, because it cannot be folded
             here.

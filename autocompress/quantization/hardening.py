@@ -72,8 +72,8 @@ def _grid(hardened: Hardened) -> Grid:
 
 def _any_grid(spec: TensorSpec) -> Grid:
     high = 2**spec.bits - 1
-    # 6 as after a ReLU6, so that clipping activations are removed as after a calibration. The
-    # range of a sigmoid is known.
+    # A maximum of 6 is that of ReLU6, so activations that only clip are removed as they would be
+    # after a calibration. The range of a sigmoid is known.
     return Grid(
         (1.0 if spec.operator == "sigmoid" else 6.0) / high, 0 if spec.nonnegative else (high + 1) // 2, 0, high
     )

@@ -42,7 +42,7 @@ class Histogram(Observer):
     def _observe(self, x: torch.Tensor) -> None:
         low, high = (float(end) for end in torch.aminmax(x))
         if not (math.isfinite(low) and math.isfinite(high)):
-            self.low = self.high = math.nan  # not countable; the range will not be finite, whatever follows
+            self.low = self.high = math.nan  # such values cannot be counted; the range stays NaN
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         needed = _exponent(max(-low, high), self.BINS // 2)
@@ -79,8 +79,8 @@ class Histogram(Observer):
 class Percentile(Histogram):
     """Leaves out the share ``1 - percentile / 100`` of the values.
 
-    Half of this share is left out at each end. If no value is negative, all of it is left out at
-    the upper end.
+    Half of this share is left out at each end. If no value is negative, the whole share is left out
+    at the upper end.
     """
 
     def __init__(self, percentile: float = 99.99) -> None:
@@ -122,7 +122,7 @@ class MeanSquaredError(Histogram):
         return float(lows[low]), float(highs[high])
 
     def _best(self, lows: torch.Tensor, highs: torch.Tensor) -> int:
-        """Index of the range with the smallest error; all values of a bin count as its centre."""
+        """Index of the range with the least error; each value is taken as the centre of its bin."""
         used = self.counts > 0
         values, counts = self.centres[used].float(), self.counts[used].float()
         errors = squared_error(values[None, :], lows, highs, self.levels, self.is_symmetric)
@@ -130,7 +130,7 @@ class MeanSquaredError(Histogram):
 
 
 class Entropy(Histogram):
-    """The threshold on ``abs(x)`` with the smallest KL divergence of clipped and quantized values.
+    """The threshold on ``abs(x)`` with the least KL divergence of clipped from quantized values.
 
     Migacz, "8-bit inference with TensorRT", GTC 2017; the whitepaper names it as an alternative in
     section 2.5.
@@ -184,8 +184,8 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
     averaged = averages[group] * occupied
     if not bool(averaged.any()):
         return math.inf
-    # The last bin may only hold clipped values. A tiny probability makes the divergence large,
-    # but not infinite.
+    # q may be 0 in the last bin, which may hold clipped values alone. A tiny probability there
+    # makes the divergence large, but not infinite.
     p, q = clipped / clipped.sum(), (averaged / averaged.sum()).clamp(min=1e-12)
     return float(torch.special.xlogy(p, p / q).sum())
 
@@ -197,6 +197,6 @@ def _exponent(largest: float, bins: int) -> int | None:
     """
     if largest <= 0.0:
         return None
-    # largest = fraction * 2^e with fraction < 1. Below 2^-120 bins of float32 would have no width
-    # left.
+    # largest = fraction * 2^e with fraction < 1. Bins narrower than 2^-120 would have no width in
+    # float32.
     return max(math.frexp(largest)[1] - (bins.bit_length() - 1), -120)

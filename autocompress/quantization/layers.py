@@ -135,8 +135,8 @@ def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None
 def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
     """The integers of a layer with the batch norm behind it folded into the scales.
 
-    The factor is ``gamma / sigma`` for each output channel. The integers get its sign, because a
-    scale is positive.
+    The factor is ``gamma / sigma`` for each output channel. The integers get the sign of the
+    factor, because a scale is positive.
     """
     assert hardened.integers is not None
     if bool((hardened.zero_point != 0).any()):

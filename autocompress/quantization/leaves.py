@@ -58,7 +58,7 @@ def simulate(layer: nn.Module, spec: LayerSpec) -> nn.Module:
     if norm is not None and getattr(simulated, "norm", None) is None:
         simulated.add_module("norm", norm)
     if getattr(simulated, "norm", None) is not norm:  # a class attribute of that name would hide the child
-        raise TypeError(f"{type(simulated).__name__} must have the normalisation that it is given as its 'norm'")
+        raise TypeError(f"{type(simulated).__name__} must keep the normalisation of the layer as its child 'norm'")
     return simulated
 
 

@@ -73,7 +73,7 @@ _OUT_OF_PLACE: dict[object, Callable[..., torch.Tensor]] = {operator.iadd: opera
 
 
 def _out_of_place(module: fx.GraphModule) -> None:
-    """Makes in-place operators ordinary, since a fake-quantizer may read their input too."""
+    """Makes operators work out of place, since a fake-quantizer may read their input too."""
     for node in module.graph.nodes:
         if node.op == "call_function":
             node.target = _OUT_OF_PLACE.get(node.target, node.target)

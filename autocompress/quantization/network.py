@@ -91,8 +91,7 @@ def quantize(
 
     Args:
         model: a float model; it is not changed.
-        config: for each convolution, linear and leaf layer by name; a layer that is missing stays
-            in float.
+        config: the quantizers and bits of layers, by name; a layer that is missing stays in float.
         make_fake: makes the fake-quantizer of a tensor from the name of the method and a spec.
         input_size: (channels, height, width) of an image.
         trainable: batch norms are not folded but kept in their layers, for training (see

@@ -42,7 +42,7 @@ def fake_quant(
         scale: float, scalar or one per index of ``axis``.
         zero_point: any dtype, same shape as ``scale``.
         low, high: the integers' range, both included.
-        axis: axis of the channels; None for one scale a tensor.
+        axis: axis of the channels; None for one scale per tensor.
 
     Returns:
         A tensor of at least float32, because 16 bits are too few for integer times scale.
@@ -153,7 +153,7 @@ def dequantize(
         integers: int8 weights or int32 biases.
         scale: float32, scalar or one per index of ``axis``.
         zero_point: the dtype of ``integers``, the shape of ``scale``; None for zero.
-        axis: axis of the channels; None for one scale a tensor.
+        axis: axis of the channels; None for one scale per tensor.
     """
     value = integers.to(scale.dtype)
     if zero_point is not None:

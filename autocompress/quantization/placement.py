@@ -79,8 +79,8 @@ class Placement:
         origin: for each node with a value on a grid, the node in ``activations`` that has its
             integers.
         moved: nodes that only move integers and need a quantized output of their own in the file.
-        absorbed: activations that only clip, by node, with the node of the quantizer behind them
-            that makes them redundant.
+        absorbed: for each activation that only clips, the node behind it whose quantizer makes it
+            redundant.
     """
 
     activations: dict[str, Point] = field(default_factory=dict)
@@ -101,8 +101,7 @@ def place(
 
     Args:
         module: the traced network.
-        config: for each convolution, linear and leaf layer by name; a layer that is missing stays
-            in float.
+        config: the quantizers and bits of layers, by name; a layer that is missing stays in float.
         specs: descriptions of the layer types that plugins bring.
         table: placement table of the device that runs the network.
     """
@@ -318,7 +317,7 @@ def _merges_into_convolutions(node: fx.Node) -> bool:
 
 
 def _operator(node: fx.Node) -> str:
-    """The operator name for a quantizer; a hard sigmoid counts as a sigmoid."""
+    """The operator name for a quantizer; a hard sigmoid is treated as a sigmoid."""
     return "sigmoid" if activation_name(node) == "hardsigmoid" else kind(node)
 
 

@@ -54,7 +54,8 @@ class Pattern:
     def kind(self) -> tuple[Any, ...]:
         """Equal for two patterns whose times can be compared: the pattern without sizes.
 
-        It includes whether channels are multiples of 16, because integer kernels differ by that.
+        It includes whether channels are multiples of 16, because the speed of integer kernels
+        depends on it.
         """
         aligned = tuple(math.gcd(shape[0] if len(shape) == 3 else shape[-1], 16) for shape in self._shapes)
         return (*self.family, aligned)

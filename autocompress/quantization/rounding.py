@@ -74,7 +74,7 @@ def round_in_order(
     *,
     seed: int = 0,
 ) -> None:
-    """Rounds layers front to back, each refitted before (``repair.Lockstep``).
+    """Rounds layers front to back; each is refitted first (``repair.Lockstep``).
 
     Args:
         network: not calibrated, with folded norms; changed in place.
@@ -124,7 +124,7 @@ def _factor(layer: FakeLayer, moments: Moments) -> torch.Tensor:
 
 
 def _deployed(layer: FakeLayer, shift: torch.Tensor) -> torch.Tensor:
-    """Converts a shift of outputs with the quantizer's weight into a shift of deployed outputs."""
+    """Converts a shift of outputs, made with the quantizer's weight, to one behind the norm."""
     if layer.norm is None or layer.weight_quantizer.folds_norm:
         return shift
     return shift * affine(layer.norm)[0].detach().double().cpu()
@@ -136,7 +136,7 @@ def _write(layer: FakeLayer, moments: Moments, matrix: torch.Tensor) -> None:
 
 
 def _bare(network: QuantizedNetwork) -> fx.GraphModule:
-    """Within the block, the quantizers of activations are off."""
+    """The graph of the network without the quantizers of activations."""
     graph = copy.deepcopy(network.graph)
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target).startswith(f"{FAKES}."):

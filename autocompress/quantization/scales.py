@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 SMALLEST_SCALE = 2.0**-23
-"""A dead channel has the range (0, 0).
+"""Minimum scale of a grid, for example of a dead channel, whose range is (0, 0).
 
-Its scale must be neither 0 nor tiny. Runtimes store the bias as int32 in steps of input scale x
+A scale must be neither 0 nor tiny. Runtimes store the bias as int32 in steps of input scale x
 weight scale, which overflows if the step is too small for the channel's bias.
 """
 
@@ -84,9 +84,10 @@ def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> t
     """Scale of a symmetric grid, with zero in the middle (section 2.2, eq. 7 to 11).
 
     The paper does not write the scale out. Here it is ``max|x| / (2^(bits-1) - 1)`` for signed
-    levels, narrow or not, so that nothing clips. For unsigned levels it is ``maximum / (2^bits -
-    1)`` with zero point 0 where nothing is negative (eq. 9), else the zero point is ``2^(bits-1)``:
-    the signed grid shifted to unsigned integers, for uint8 kernels.
+    levels, narrow or not, so that nothing clips. Unsigned levels without negative values have the
+    scale ``maximum / (2^bits - 1)`` and zero point 0 (eq. 9). With negative values, their zero
+    point is ``2^(bits-1)``: they are the signed grid, shifted to unsigned integers for uint8
+    kernels.
 
     Args and returns as :func:`affine`.
     """
@@ -111,7 +112,7 @@ def quantize(
         x: any shape.
         scale, zero_point: scalars, or ``(channels,)`` along ``axis``.
         levels: the integers.
-        axis: axis of the channels in ``x``; None for one scale a tensor.
+        axis: axis of the channels in ``x``; None for one scale per tensor.
     """
     scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
     # Clamped before the zero point is added, because values far outside would not fit an int32.

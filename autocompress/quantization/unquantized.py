@@ -71,7 +71,7 @@ def _weighted(name: str, layer: nn.Module) -> Iterator[str]:
 
 
 def _has_integers(layer: nn.Module) -> bool:
-    """A plugin's hardened layer has ``weight_bits``."""
+    """Whether this is a hardened layer: those of plugins have ``weight_bits`` too."""
     bits = getattr(layer, "weight_bits", None)
     return isinstance(bits, int) and bits < FLOAT_BITS
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from autocompress.graph.taps import Axis, axis_of, live_taps
 
 POSITIONS = 16
-"""Output positions that are drawn per image. More add little, because neighbours are similar."""
+"""Output positions that are drawn per image. Neighbours are similar, so more add little."""
 STANDARDISING = (StdConv2d, ScaledStdConv2d)
 
 

@@ -22,7 +22,7 @@ DEFAULT_RIDGE = 1e-2
 MOST_COLUMNS = 8192
 """Layers with more columns store samples instead of G: the dual form of the same equations."""
 NOTHING = 1e-30
-"""An input with a mean diagonal of G below this counts as constant."""
+"""An input with a mean diagonal of G below this is treated as constant."""
 MEMORY_BYTES = 1_500_000_000
 """Memory for matrices in one pass over the images; larger networks need more passes."""
 
@@ -94,7 +94,7 @@ class Moments:
         return (matrix @ self.samples.double().transpose(1, 2)).square().mean(2)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON for the store. G is float32: rounding is far below any ridge."""
+        """Tensors and JSON for the store. G is float32: its rounding error is far below a ridge."""
         tensors = {"mean": self.mean}
         tensors |= {"covariance": self.covariance.float()} if self.covariance is not None else {}
         tensors |= {"samples": self.samples} if self.samples is not None else {}
@@ -192,9 +192,9 @@ class Sums:
 
 
 class _Gathering:
-    """Sums of one layer over two halves of the images, or samples while there are few of them.
+    """The sums of one layer over two halves of the images.
 
-    Samples are stored while they are fewer than the columns.
+    While there are fewer samples than columns, the samples themselves are stored.
     """
 
     def __init__(self, name: str, columns: Columns, generator: torch.Generator) -> None:
@@ -351,7 +351,7 @@ def _hooked(
 
 
 def _passes(columns: Mapping[str, Columns]) -> list[list[str]]:
-    """Groups of layers with matrices that fit into memory: two float64 matrices per layer."""
+    """Groups of layers whose matrices fit into memory: two float64 matrices per layer."""
     passes: list[list[str]] = []
     used = 0
     for name, own in columns.items():

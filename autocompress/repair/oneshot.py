@@ -26,7 +26,7 @@ def repair(
 
     Args:
         model: the network before channels are removed; changed in place.
-        lost: the input channels to remove, by layer: the union over all couplings that it reads.
+        lost: for each layer, the input channels to remove, from all couplings that it reads.
         moments: moments of the inputs of each layer; a layer without moments keeps its weights.
         norms: the batch normalisation directly behind each layer, by layer.
 

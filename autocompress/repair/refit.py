@@ -7,8 +7,8 @@ old outputs is
     b'   = W_R a_R - (W'_S - W_S) a_S                     (2)
 
 where a and G are the mean and covariance of the columns, s is the mean diagonal of G, and b' is
-added to the outputs of the layer. The ridge term pulls towards the OLD weights, so that W' is W
-without information. For many columns, the same W' is computed from the samples X = x - a (the dual
+added to the outputs of the layer. The ridge term pulls towards the OLD weights: without
+information, W' is W. For many columns, the same W' is computed from the samples X = x - a (the dual
 form):
 
     W'_S = W_S + W_R X_R^T (X_S X_S^T + n lambda s I)^-1 X_S          (3)
@@ -26,7 +26,7 @@ from autocompress.files import digest
 from autocompress.repair.moments import DEFAULT_RIDGE, NOTHING, RIDGES, Moments, factor
 
 RIDGE_OUTPUTS = 64
-"""Number of random outputs of a layer on which lambda is chosen; more rarely change the choice."""
+"""Number of random outputs of a layer on which lambda is chosen. More would rarely change it."""
 
 
 def refit(
@@ -73,11 +73,11 @@ class _Fit:
     """The equations of one group, before lambda is known.
 
     Attributes:
-        system: G_SS, or X_S X_S^T in the dual form; its diagonal changes with lambda.
-        diagonal: a copy of its diagonal.
+        system: G_SS, or X_S X_S^T in the dual form. :meth:`change` adds the ridge to its diagonal.
+        diagonal: the diagonal without the ridge.
         target: the transpose of W_R G_RS, or of W_R X_R^T.
         inside: X_S in the dual form; else None.
-        count: factor of lambda: the number of samples in the dual form, else 1.
+        count: number of samples in the dual form, else 1; lambda s is multiplied by it.
     """
 
     system: torch.Tensor

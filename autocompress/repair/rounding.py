@@ -38,7 +38,7 @@ from autocompress.repair.moments import DEFAULT_RIDGE, NOTHING, Moments, factor
 Rounding = Literal["nearest", "gptq", "descent"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq", "descent")
 BLOCK = 128
-"""Columns between two matrix products."""
+"""Columns that are rounded between two matrix products."""
 SWEEPS, SWEEPS_AGAIN, RESCALES = 3, 2, 2
 """Sweeps of coordinate descent before scales are fitted and after each fit; number of fits."""
 SHARES = 40
@@ -72,7 +72,7 @@ class Levels:
         return min(-self.low, self.low + self.step * self.last)
 
     def nearest(self, matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """``matrix`` ``[..., rows, width]`` on the levels at ``scale`` ``[..., rows]``."""
+        """``matrix`` ``[..., rows, width]``, rounded to the levels at ``scale`` ``[..., rows]``."""
         size = scale[..., None]
         index = ((matrix / size - self.low) / self.step).round().clamp(0, self.last)
         return (self.low + self.step * index) * size
@@ -116,9 +116,9 @@ def rounded(
     Args:
         matrix: W, ``[groups, rows, width]``.
         moments: moments of the layer's input.
-        levels: that Q may have, in units of the scale.
+        levels: the levels of Q, in units of the scale.
         how: "nearest" uses no moments; "gptq"; "descent" begins with GPTQ, and fits scales.
-        scale: ``[groups, rows]``; None for that of the least squared error.
+        scale: ``[groups, rows]``; None for the scale with the least squared error.
         shared: one scale for all rows.
         ridge: lambda of equation (1).
 

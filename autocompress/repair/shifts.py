@@ -9,8 +9,8 @@ from torch import nn
 def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.Tensor) -> None:
     """Adds ``shift`` to the outputs of ``layer``, in place.
 
-    It is added to the bias of the layer. For a layer without a bias, it is subtracted from the
-    running mean of the batch normalisation behind it. Where there is neither, the layer gets a
+    It is added to the bias of the layer. If the layer has none, it is subtracted from the running
+    mean of the batch normalisation behind it. If there is no such norm either, the layer gets a
     bias.
 
     Args:
@@ -31,7 +31,7 @@ def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.
 
 
 def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter | None:
-    """The bias of ``layer``, added as zeros where there is neither a bias nor a running mean.
+    """The bias of ``layer``, made from zeros if there is neither a bias nor a running mean.
 
     Returns:
         None where the running mean of ``norm`` is used for constants.
