@@ -236,7 +236,7 @@ def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
     edit(folder, "seed", 7)
     with pytest.raises(UserError) as error:
         run.resume(folder, opener=never)
-    told = "'objectives' was accuracy, latency when it began and is accuracy, size now ('seed' changed too)"
+    told = "'objectives' was accuracy, latency when the search began and is accuracy, size now ('seed' changed too)"
     assert told in str(error.value)
 
 
@@ -306,12 +306,20 @@ def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
-        ({"space": "default"}, {"space": {"bits": 8}}, "'space' was default when it began and is {'bits': 8} now"),
-        ({"space": {"a": {"b": 1}}}, {"space": {}}, "'space.a.b' was 1 when it began and is not set now"),
+        (
+            {"space": "default"},
+            {"space": {"bits": 8}},
+            "'space' was default when the search began and is {'bits': 8} now",
+        ),
+        ({"space": {"a": {"b": 1}}}, {"space": {}}, "'space.a.b' was 1 when the search began and is not set now"),
         ({"model": "a", "seed": 1}, {"model": "b", "seed": 2}, "is b now ('seed' changed too)"),
-        ({"checkpoint": None}, {"checkpoint": "a.pt"}, "'checkpoint' was not set when it began and is a.pt now"),
-        ({"pretrained": True}, {"pretrained": False}, "'pretrained' was true when it began and is false now"),
-        ({"methods": ["a", "b"]}, {"methods": []}, "'methods' was a, b when it began and is empty now"),
+        (
+            {"checkpoint": None},
+            {"checkpoint": "a.pt"},
+            "'checkpoint' was not set when the search began and is a.pt now",
+        ),
+        ({"pretrained": True}, {"pretrained": False}, "'pretrained' was true when the search began and is false now"),
+        ({"methods": ["a", "b"]}, {"methods": []}, "'methods' was a, b when the search began and is empty now"),
     ],
 )
 def test_differences_are_told_in_plain_words(

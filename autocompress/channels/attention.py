@@ -24,8 +24,8 @@ class Heads:
 
     Attributes:
         writers: paths in the block of the layers that write queries, keys and values, each with the
-            number of tensors in its outputs: rows are ``[tensors, heads, width]``. 1 also stands
-            for ``[heads, all of a head]``.
+            number of tensors in its outputs: rows are ``[tensors, heads, width]``. If each head has
+            its tensors next to each other (``[heads, width]``), the number is 1.
         norms: paths of batch norms, each with the writer before it.
         reader: path of the layer that reads the heads, as ``[heads, width]``.
         parameters: paths of parameters with an entry for each head, and the dimension of these.
@@ -74,7 +74,7 @@ def heads_of(block: nn.Module) -> Heads | None:
 
 
 def _levit(block: nn.Module) -> Heads | None:
-    """LeViT has linear layers or convolutions with a batch norm behind them, maybe merged."""
+    """The heads of LeViT's attention, whose layers have a batch norm behind them, maybe merged."""
     if type(block) is not levit.Attention:
         return None
     if isinstance(block.qkv, nn.Linear):

@@ -189,7 +189,7 @@ def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
 def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
     """Whether a layer of a plugin ties its outputs to each other.
 
-    Layers that do not can keep any channels.
+    A layer that does not do so can keep any of its channels.
     """
     return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
@@ -201,13 +201,13 @@ def _reads_image(layers: Mapping[str, LayerFacts], name: str) -> bool:
 def _blocks(
     modules: Mapping[str, nn.Module], parts: Sequence[Part], channels: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
-    """Divides the channels into blocks, the same share of which is removed.
+    """Divides the channels into blocks. The same share of each block is removed.
 
     Grouped convolutions and the widths of ghost modules require blocks, and these are the smallest
     possible ones.
 
     Returns:
-        The blocks, and the reason if there can be none.
+        The blocks, and a list with the reason if such blocks do not exist.
     """
     keys: list[list[int]] = [[] for _ in range(channels)]
     for part in parts:
@@ -251,9 +251,9 @@ def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
 def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, LayerFacts]) -> list[Coupling]:
     """Replaces each shared stream by the last convolutions of the blocks that write it.
 
-    As in the official code, stems and shortcuts are left out. A convolution counts as the last one
-    of a block if it alone reads private channels, apart from gates. This is never the case for a
-    convolution in a shortcut.
+    As in the official code, stems and shortcuts are left out. A convolution is the last one of a
+    block if it is the only reader of private channels, apart from gates. This is never the case for
+    a convolution in a shortcut.
     """
     modules = dict(model.named_modules())
     private: set[str] = set()

@@ -182,7 +182,7 @@ class _Finder:
         return found
 
     def _tangled(self, root: nn.Module, first: Found) -> Found:
-        """The group of a writer that is tied to the root of ``first``, whose indices are wrong.
+        """The group of a writer that is tied to the root of ``first``, a group with wrong indices.
 
         Following the edges again would take as long and come to the same layers.
         """
@@ -252,7 +252,7 @@ class _Finder:
                         return reached
                     try:
                         mapped = mapping(mapped) if mapping is not None else mapped
-                    except Exception:  # torch-pruning's maps through a wrong reshape divide by a width of 0
+                    except Exception:  # after a misread reshape, torch-pruning's maps divide by a width of 0
                         found.contradictory.append(found.root)
                         return reached
                 known = reached.setdefault((edge.target, edge.handler), set()) if mapped else set()

@@ -25,7 +25,7 @@ _judged: OrderedDict[str, Judged] = OrderedDict()
 def known_couplings(
     model: nn.Module, size: tuple[int, int, int], mode: str, specs: Sequence[LayerSpec] = ()
 ) -> list[Coupling]:
-    """The measured couplings of ``model``, cached by its structure.
+    """The verified couplings of ``model``, cached by its structure.
 
     Arguments and errors as in :func:`.couplings.couplings`.
     """
@@ -33,7 +33,7 @@ def known_couplings(
     specs = [spec for spec in specs if spec.layer_type in present]
     key = digest(structure(model), list(size), [repr(spec) for spec in specs])
     known = _kept(_judged, key, lambda: judged(model, size, specs))
-    group = "group" if mode == "inner" else mode  # both need the same measurement, which takes seconds
+    group = "group" if mode == "inner" else mode  # both need the same check, which takes seconds
     measured = _kept(_measured, f"{key} {group}", lambda: couplings(model, size, group, specs, known=known))
     return [only_inner(coupling) for coupling in measured] if mode == "inner" else measured
 

@@ -36,7 +36,7 @@ class Scatter(nn.Module):
         self.register_buffer("keep", torch.as_tensor(keep, dtype=torch.int64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The full width."""
+        """``x`` with zeros at the removed channels."""
         full = x.new_zeros((x.shape[0], self.width, x.shape[2], x.shape[3]))
         return full.index_add(1, self.keep, x)
 
@@ -73,8 +73,8 @@ def remove(
         input_size: (channels, height, width).
         mode: that of the couplings, one of ``MODES``.
         specs: descriptions of the layer types of plugins.
-        couplings: couplings of this model and mode, where they are known; else they are found
-            again, without measuring.
+        couplings: couplings of this model and mode, if they are known; else they are found again,
+            without verifying them.
 
     Raises:
         InvalidRecipe: if ``keep`` names a coupling that does not exist or cannot lose channels, is

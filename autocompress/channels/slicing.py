@@ -20,7 +20,7 @@ class Refused(Exception):
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """One filter per channel, with as many outputs as inputs."""
+    """Whether ``layer`` has one filter per channel, and as many outputs as inputs."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 

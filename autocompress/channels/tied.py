@@ -6,9 +6,9 @@ from torch import nn
 
 
 def tied(model: nn.Module) -> dict[str, str]:
-    """By path of a shared parameter, its path in another module.
+    """For each path of a shared parameter, its path in another module.
 
-    A module that is called several times, or that has several paths, counts as one module.
+    A module that is called several times, or that has several paths, is one module here.
     """
     paths: dict[int, list[str]] = {}
     for name, module in model.named_modules():

@@ -150,7 +150,7 @@ class _Trial:
         if got.shape != expected.shape:
             return "its channels reach the network's output"
         difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        # in this form of the comparison, NaN fails
+        # This comparison is false for NaN.
         return "" if difference <= TOLERANCE else f"{sentence} (by {difference:.1g} of its outputs)"
 
     def _keep(self, coupling: Coupling) -> list[int]:
@@ -182,7 +182,7 @@ def _is_first_half(alone: Sequence[torch.Tensor], both: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Randomises constant parameters: norms of one, zero biases and small scales hide errors."""
+    """Randomises parameters that hide errors: norms of one, zero biases and small scales."""
     for module in model.modules():
         for name, tensor in module.named_parameters(recurse=False):
             if tensor.is_floating_point() and (tensor.max() == tensor.min()):

@@ -49,7 +49,7 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
 
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The input channels that each layer loses in all its couplings, ascending."""
+    """The input channels that each layer loses, over all couplings that it reads, ascending."""
     lost: dict[str, set[int]] = {}
     for coupling in couplings:
         if coupling.name not in keep or coupling.scatter:
@@ -61,7 +61,7 @@ def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]
 
 
 def kept_outputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The outputs that each writing layer keeps, where it loses some, ascending."""
+    """The outputs that each writer keeps, ascending; only for writers that lose some."""
     gone: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
     for coupling in couplings:

@@ -1,9 +1,10 @@
 """The tap crop leaves out kernel taps that only read padding from a file.
 
 A file has one size of image. If maps are small, some taps of a convolution only read zeros: for a
-3x3 kernel on a 1x1 map, all taps but the middle one. Such a tap adds nothing, so a
-quantized inputs are padded with the quantized zero. The tap crop is no compression and loses
-nothing. It is only in the file. The torch module of an artifact also takes images of other sizes.
+3x3 kernel on a 1x1 map, all taps but the middle one. Such a tap adds nothing, so a smaller kernel
+with less padding gives the same outputs. This holds for integers too, because quantized inputs are
+padded with the quantized zero. The tap crop is no compression and loses nothing. Only the file is
+cropped, because the torch module of an artifact also takes images of other sizes.
 """
 
 from __future__ import annotations

@@ -49,10 +49,12 @@ def judged_by_agreement(
     if not bool(sure.all()):
         if float(sure.float().mean()) < LEAST_SURE:
             images = "pictures without labels" if splits.unlabelled else "synthetic images"
-            instead = "give others" if splits.unlabelled else "leave out a data source with space: {source: [...]}"
+            instead = (
+                "give other pictures" if splits.unlabelled else "leave out a data source with space: {source: [...]}"
+            )
             raise UserError(
-                f"file and torch model of the baseline agree on {baseline.accuracy:.1f} % of the {images} only",
-                f"so candidates cannot be compared with it there; {instead}",
+                f"file and torch model of the baseline agree on only {baseline.accuracy:.1f} % of the {images}",
+                f"so candidates cannot be compared with the baseline on them; {instead}",
             )
         splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
         baseline = measure_baseline(model, splits, scorer, store, folder, pause)

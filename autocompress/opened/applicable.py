@@ -27,8 +27,8 @@ def applicable(
     """The methods that act in ``job``, and the reasons against the others.
 
     A method with code that raises does not act, so that an error of a plugin does not end the
-    search. Data sources act where the job has no training data. If ``wanted`` names data sources,
-    only these act, else all that apply.
+    search. Data sources act if the job has no training data: those that ``wanted`` names, or else
+    all that apply.
 
     Args:
         methods: all installed methods, in the order of the manager.

@@ -39,13 +39,13 @@ class Baseline:
     Attributes:
         accuracy: accuracy of the exported file on the validation split, in percent; NaN in a dry
             run.
-        correct: marks of the task by image, for paired intervals: bool ``(images,)`` for classes,
-            which are correct; empty in a dry run.
+        correct: the task's marks of each image, for paired intervals; empty in a dry run. For
+            classes, bool ``(images,)``: whether each image is classified correctly.
         size_bytes: size of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
         weights_key: content key of weights, architecture and libraries; keys of stages contain it.
-        key: the same with the exporter.
+        key: content key of the same and of the exporter.
     """
 
     accuracy: float
@@ -75,8 +75,7 @@ def teacher_key(model: nn.Module) -> str:
 def baseline_key(model: nn.Module) -> str:
     """Content key of a baseline and its file.
 
-    It contains the exporter, because another one may write a faster file, for candidates and
-    baseline.
+    It contains the exporter, because another exporter may write faster files.
     """
     return digest(teacher_key(model), OPSET, onnx.__version__, onnxscript.__version__)
 
@@ -114,13 +113,16 @@ def measure_baseline(
     if not math.isfinite(accuracy) and len(correct):
         title = splits.info.task.title
         raise UserError(
-            f"the metric of the task '{title}' is {accuracy} for the baseline", "the data may lack what it counts"
+            f"the metric of the task '{title}' is {accuracy} for the baseline",
+            "the data may lack what the metric counts",
         )
     return replace(exported, accuracy=accuracy, correct=correct)
 
 
 def export_baseline(model: nn.Module, folder: Path) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx``, unless it exists, without scoring.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx``, without scoring it.
+
+    A file that exists is not written again.
 
     Returns:
         The baseline with ``accuracy`` NaN and ``correct`` empty, for a dry run.

@@ -18,7 +18,7 @@ FLOAT_BYTES = 4
 
 
 def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
-    """Refuses batches of one image where a batch norm of ``model`` needs more.
+    """Refuses batches of one image if a batch norm of ``model`` needs more.
 
     Raises:
         UserError: naming ``baseline.batch_size``, or the number of training images.

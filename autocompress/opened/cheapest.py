@@ -17,7 +17,7 @@ from autocompress.proposals.proposer import Point
 from autocompress.recipes.choosers import Replay
 
 MOST_WAITED = 60.0
-"""Seconds to wait for the helper, once this process has nothing left to build."""
+"""Seconds to wait for the forked process, once this process has nothing left to build."""
 
 
 class Builder(Protocol):

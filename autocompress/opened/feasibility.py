@@ -34,8 +34,8 @@ class CheapestCandidate:
         latency_ratio: median of the ratios to the baseline.
         latency_low, latency_high: ends of its 95 % interval.
         energy_ratio: None where the devices of the job do not give energy.
-        meets: by constraint, whether it can be met. Latency counts as met if the interval reaches
-            the bound.
+        meets: by constraint, whether it can be met. A bound on latency can be met if the interval
+            reaches it.
         estimated: methods with a structure that a dry run can only estimate; see
             ``Candidate.estimated``.
     """

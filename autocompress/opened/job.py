@@ -157,9 +157,9 @@ class OpenedJob:
     def dry(cls, job: Job, plugins: Manager | None = None) -> OpenedJob:
         """Opens ``job`` for dry-run candidates only.
 
-        Nothing is trained, synthesised or scored, and few images are read. Where a search would
-        train the baseline, it has random weights, because costs do not depend on weights. Its
-        accuracy is NaN.
+        Nothing is trained, synthesised or scored, and few images are read. A baseline that a search
+        would train has random weights here, because costs do not depend on weights. Its accuracy is
+        NaN.
 
         Raises:
             UserError: as for :meth:`open`, for errors that are known without training.
@@ -324,7 +324,7 @@ class OpenedJob:
         return self.pipeline.run(recipe, dry_run=dry_run, progress=progress, pause=pause)
 
     def at_rung(self, recipe: Recipe, rung: int) -> Recipe | None:
-        """``recipe`` with the training of all rungs up to ``rung``; None where it cannot climb."""
+        """``recipe`` with the training of all rungs up to ``rung``; None if rungs do not apply."""
         transfer = self.pipeline.transfer_set(recipe)
         epochs = self.job.budget.epochs
         if transfer is None or not len(transfer.train) or not rungs.can_climb(recipe, epochs):
@@ -377,7 +377,7 @@ class OpenedJob:
         return self._judge.accuracy(deployable, split, pause)
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
-        """The same for the torch model on validation, for a candidate with a slow file."""
+        """:meth:`accuracy` of the torch model on validation, for a candidate with a slow file."""
         return self._judge.model_accuracy(candidate.model, pause)
 
     def agreement(

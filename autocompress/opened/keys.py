@@ -14,8 +14,8 @@ from autocompress.scoring import Scorer
 def scored_with(scorer: Scorer) -> dict[str, Any]:
     """Everything on which an accuracy of ``scorer`` depends, as JSON.
 
-    This is its threads, the runtime with its options, and the processor with the features by which
-    the runtime chooses kernels.
+    These are its threads, the runtime with its options, and the processor with the features by
+    which the runtime chooses kernels.
     """
     return {"scorer": {"threads": scorer.threads}, **_runtime(), **_processor()}
 
@@ -23,8 +23,8 @@ def scored_with(scorer: Scorer) -> dict[str, Any]:
 def measured_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
     """Everything on which costs of ``device`` depend, as JSON.
 
-    This is the device with its settings and versions, the runtime with its options and, unless the
-    device is a cost model, the processor.
+    These are the device with its settings and versions, the runtime with its options and, unless
+    the device is a cost model, the processor.
     """
     asked = config.model_dump(mode="json")
     if not asked["options"]:

@@ -30,10 +30,11 @@ def layer_rows(
 ) -> list[dict[str, Any]]:
     """A row for each layer of the baseline, in the order in which layers run.
 
-    Each has ``layer``, ``group``, ``operator`` and ``became`` (the type that took its place, else
-    empty), ``channels`` and ``params`` as pairs [before, after], ``macs`` likewise, ``weight_bits``
-    and ``activation_bits`` (None in float), ``computes`` ("integers" or "float") and ``us``
-    (microseconds of its region, before and after; None if the device has no profiler).
+    Each row has ``layer``, ``group``, ``operator`` and ``became`` (the type of the layer that
+    replaced it, or empty). ``channels``, ``params`` and ``macs`` are pairs [before, after].
+    ``weight_bits`` and ``activation_bits`` are None in float. ``computes`` is "integers" or
+    "float". ``us`` has the microseconds of its region, before and after; it is None if the device
+    has no profiler.
 
     Args:
         model: the baseline.

@@ -47,7 +47,7 @@ def memory_notes(job: Job, model: nn.Module) -> tuple[str, ...]:
     if not job.search.repair:
         return ()
     each = moments_bytes(model, models.input_size(model))
-    needed, free = each * (job.workers + 1), psutil.virtual_memory().available  # the driver makes tables
+    needed, free = each * (job.workers + 1), psutil.virtual_memory().available  # + 1: the driver
     if needed < min(WORTH_TELLING, free):
         return ()
     told = f"estimate: the moments of the layers take {each / 1e9:.1f} GB in each of {job.workers + 1} processes"

@@ -48,7 +48,7 @@ MULTIPLY_ADDS = 4e11
 LEAST_GAIN_NATS = 0.02
 """Minimum gain of divergence in the first batch norm, more than the effect of augmentation."""
 LARGEST_SHARE = 0.25
-"""Largest remaining share of the divergence."""
+"""Maximum divergence under the better normalisation, as a share of that under the present one."""
 CHANCE, CHANCE_WITH_NORM = 1e-3, 0.05
 """Largest p-value (sign test) of the better accuracy: alone, and with a gain in the batch norm.
 

@@ -54,8 +54,8 @@ def with_sources(
         progress: called with the finished fraction and a text.
 
     Returns:
-        The sources, None where there are none; the methods that act; by name of the others, the
-        reasons.
+        The sources (None if there are none), the methods that act, and the reasons against each of
+        the other methods, by name.
 
     Raises:
         UserError: if no source can be prepared, and the job cannot be searched without one.
@@ -120,7 +120,7 @@ def measured(
     else:
         splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
     if compute.is_cuda and splits.whole_val is None and len(splits.val):
-        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
+        splits = replace(splits, whole_val=splits.val)  # trials score torch models; the front scores files
     made = () if sources is None else sources.notes
     notes = (*splits.notes, *made, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
     return replace(splits, notes=notes), baseline

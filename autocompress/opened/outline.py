@@ -106,7 +106,7 @@ def _check_labels(task: TaskRef, splits: Splits) -> None:
     """Refuses labels that the task cannot use.
 
     Raises:
-        UserError: saying what it needs.
+        UserError: with what the task needs.
     """
     for split in (splits.train, splits.val):
         if len(split) and (fault := task.task().check_targets(split.labels()[:IMAGES], splits.info.num_classes)):

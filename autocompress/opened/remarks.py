@@ -16,7 +16,7 @@ from autocompress.store import Store
 from autocompress.training import evaluate
 
 FITTED = 90.0
-"""Training accuracy in percent below which a network counts as undertrained.
+"""Training accuracy in percent below which a network is called undertrained.
 
 Longer training usually raises a lower value.
 """
@@ -24,7 +24,7 @@ FITTED_IMAGES = 1_000
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """Notes on the baseline: at chance, undertrained, or another normalisation fits better.
+    """Notes if the baseline is at chance or undertrained, or another normalisation fits better.
 
     Args:
         job: job of the search.

@@ -18,7 +18,7 @@ class Asked:
         label: label of a starting point, else "".
         rung: rung to which the recipe is trained.
         below: the row of the rung below, if ``rung`` is not 0.
-        attempt: counts from 1; a recipe whose worker was lost is tried again.
+        attempt: number of the attempt, from 1; a recipe whose worker was lost is tried again.
     """
 
     number: int

@@ -181,7 +181,7 @@ class Background:
         return bool(found)
 
     def _look_how_far(self, pause: Callable[[], None]) -> None:
-        """Finds constraints that no recipe can meet; an error of a method only means none."""
+        """Finds constraints that no recipe can meet; finds none if a method raises an error."""
         try:
             self.out_of_reach = out_of_reach(self.opened, self.measurer, self.baseline, pause)
         except Exception:

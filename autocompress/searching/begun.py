@@ -27,11 +27,11 @@ from autocompress.training import versions
 EDITABLE = ("name", "results", "budget", "workers", "cluster", "sampler", "recipes_from")
 """Keys of a job that may change between two runs of a search."""
 IMAGES_VERSION = "2"
-"""Version of the digests of images. A record of another version counts as none."""
+"""Version of the digests of images. A record of another version is ignored."""
 CHANGES_NO_ROW = ("search.explain", "search.storage")
 """Keys within a section that may change as well, because no row depends on them.
 
-They switch a measurement after the last row, and name the server of the study.
+They switch a measurement after the last row on or off, and name the server of the study.
 """
 MOST_SHOWN = 60
 """Maximum length of a value in an error."""
@@ -46,8 +46,9 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
     asked["data"].pop("workers")  # the same batches, whoever reads them
-    asked["compute"] = job.compute.model_dump(mode="json", exclude_defaults=True)  # runs of earlier versions
-    if job.baseline.accumulate == 1:  # have no such keys
+    # Keys that runs of earlier versions lack are left out if they have their defaults.
+    asked["compute"] = job.compute.model_dump(mode="json", exclude_defaults=True)
+    if job.baseline.accumulate == 1:
         del asked["baseline"]["accumulate"]
     if job.task.is_classification:
         del asked["task"]
@@ -55,7 +56,7 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
         asked["task"] = {"task": asked["task"], "source": task_of(job).key[:16]}
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
-    for known in ("device", "device_config", "session_options"):  # the job and "session_config" have them
+    for known in ("device", "device_config", "session_options"):  # they are in the job and in "session_config"
         machine.pop(known, None)
     return {"job": asked, "versions": libraries, "machine": machine}
 
@@ -110,7 +111,7 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
 def images_of(splits: Splits) -> dict[str, str]:
     """The digests of the images of the user, by role ("training", "validation", "test").
 
-    "version" has the version of the digests: those of two versions say nothing about each other.
+    "version" has the version of the digests: digests of different versions cannot be compared.
 
     Sealed test images are left out, because a digest would need to open them. Validation images
     with labels of the baseline are left out too, because the key of the baseline has them.
@@ -148,7 +149,8 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, before, after) of each change.
 
-    A key in only one of them counts only if it has a value, because later versions add keys.
+    A key that only one of them has is only a change if it has a value, because later versions add
+    keys.
     """
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
@@ -164,10 +166,10 @@ def _sentence(changed: list[tuple[str, Any, Any]]) -> str:
     others = [f"'{name}'" for name, _, _ in changed[1:]]
     more = f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''} changed too)" if others else ""
     if before is None:
-        return f"'{key}' was not set when it began and is {_shown(after)} now{more}"
+        return f"'{key}' was not set when the search began and is {_shown(after)} now{more}"
     if after is None:
-        return f"'{key}' was {_shown(before)} when it began and is not set now{more}"
-    return f"'{key}' was {_shown(before)} when it began and is {_shown(after)} now{more}"
+        return f"'{key}' was {_shown(before)} when the search began and is not set now{more}"
+    return f"'{key}' was {_shown(before)} when the search began and is {_shown(after)} now{more}"
 
 
 def _shown(value: Any) -> str:

@@ -258,9 +258,9 @@ class Closing:
         return figures, [-paired.high, -paired.low]
 
     def _accuracy(self, deployable: Deployable, split: Scored = "test") -> tuple[float, np.ndarray]:
-        """Accuracy of a file on a split. Measurements on this machine go first.
+        """Accuracy of a file on a split.
 
-        Scoring loads the machine as training does.
+        Measurements on this machine go first, because scoring uses the processor as training does.
         """
         with self.lock.shared():
             return self.opened.accuracy(deployable, split, self.lock.breathe)

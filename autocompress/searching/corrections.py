@@ -17,7 +17,7 @@ EVERY = 8
 SHARE = 0.05
 """Maximum share of the time of the search for correcting tables."""
 SHARE_CUT = 0.2
-"""The same where waiting proposals were dropped and nothing good is left to try."""
+"""The same after waiting proposals were dropped, if nothing good is left to try."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -58,7 +58,7 @@ class Corrections:
         try:
             made = self._again(self._rows, self._baseline)
         except Exception:  # the sampler continues without them
-            log.exception("nothing is proposed again")
+            log.exception("no further proposals could be made")
             self._again = None
             return
         self._ended = time.monotonic()

@@ -68,7 +68,7 @@ class Crew:
     def trains(self, point: Point) -> bool:
         """Whether a recipe may take long.
 
-        An invalid recipe counts as long, so that a worker tries it and reports the reason.
+        It is True for an invalid recipe, so that a worker tries it and reports the reason.
         """
         try:
             return self.opened.compose(Replay(point[1])).trains

@@ -25,7 +25,7 @@ FOLDER = "dashboard"
 """The store of the artifacts, in the folder of the run."""
 FILES = ("report.html", "front.png")
 NOTE = "-left-the-front.txt"
-"""End of the names of notes in the places of models that left the front."""
+"""End of the names of the notes that replace models that left the front."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -56,8 +56,8 @@ def front_files(result: SearchResult) -> dict[str, Path]:
 def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     """Makes ``files`` artifacts of ``study``; those of an earlier closing get their new content.
 
-    Models that have left the front leave the disk. Optuna cannot remove an artifact, so a model
-    that joins the front takes the place of one that left; where none joins, the place has a note.
+    Models that have left the front are deleted. Optuna cannot remove an artifact, so a model that
+    joins the front takes the place of one that left. If no model joins, the place gets a note.
 
     Raises:
         OSError: if they cannot be written.

@@ -27,7 +27,7 @@ TYPICAL = 256
 MOST_FAILED_STARTS = 3
 """Failed starts of workers in a row after which no more are started."""
 NODES_KNOWN_AFTER_S = 6.0
-"""Seconds after a failed start until the loss of a node is known; such a start does not count."""
+"""Seconds after a failed start until it is known whether its node was lost."""
 MOST_LOSSES = 10
 """Maximum number of attempts at a rung of a recipe, including losses with a node."""
 
@@ -67,7 +67,7 @@ class Dispatcher:
         spool: files with the rows of workers.
         on_row: called in the driver with each new row.
         on_note: called with notes for the user.
-        endings: decides whether the search ends early; None for a search that uses its allowance.
+        endings: decides whether the search ends early; None for a search without early end.
         climbing: decides which recipes are trained further; None for no further training.
     """
 
@@ -137,7 +137,7 @@ class Dispatcher:
 
     @property
     def no_worker_starts(self) -> bool:
-        """As :attr:`is_start_in_doubt`, when no loss of a node can explain it any more."""
+        """Whether :attr:`is_start_in_doubt`, and a lost node can no longer be the reason."""
         is_known = not self._failed_starts or not self._failed_starts[-1]  # on this machine, no node can be lost
         is_known = is_known or time.monotonic() - self._failed_at >= NODES_KNOWN_AFTER_S
         return self._starts_no_more or (is_known and self.is_start_in_doubt)
@@ -197,7 +197,7 @@ class Dispatcher:
             asked: Asked | None = self._again.popleft()
         else:
             asked = self._promoted() or self._next()
-            asked = asked or self._promoted()  # promotions wait for recipes that were never tried
+            asked = asked or self._promoted()  # no recipe is left that promotions should wait for
         if asked is None:
             return None
         self._handed_out[asked.number] += 1

@@ -65,9 +65,9 @@ log = logging.getLogger("autocompress.search")
 
 
 LARGE_LOSS = 1.0
-"""A loss of 8 bits in points from which float groups are tried, even if it is not certain."""
+"""Loss of 8 bits, in points, from which float groups are tried even if it is not certain."""
 FIRST_PROPOSALS = 2
-"""Proposals that are tried before recipes with float groups: those at the constraints."""
+"""Number of proposals at the constraints that are tried before recipes with float groups."""
 
 
 class Driver:
@@ -161,7 +161,7 @@ class Driver:
 
     @property
     def _bits_pay(self) -> bool:
-        """Whether fewer than 8 bits improve an objective of the job; in runtimes, only size."""
+        """Whether fewer than 8 bits improve an objective of the job: in runtimes, only the size."""
         asked = {*self._job.objectives, *self._job.constraints.bounds()}
         return bool(asked & {"size", "energy"}) or self._measurer.deterministic
 
@@ -281,7 +281,7 @@ class Driver:
         self._recorded.under_way = lambda: dispatcher.under_way
         is_first = bool(self._first) and not self._study.is_proposed and not self._crew.trains(self._first[0])
         if is_first and self._first[0][0] == EIGHT_BIT:
-            self._int8_loses = None  # it is tried at once
+            self._int8_loses = None  # 8 bits are tried at once
         is_crowded = self._crew.is_crowded
         # Forking needs that no other thread works yet.
         forks = is_crowded and not self._study.is_proposed
@@ -299,7 +299,7 @@ class Driver:
             raise
         finally:
             self._own_worker.end()
-            if not self._background.is_running:  # its thread ends it otherwise
+            if not self._background.is_running:  # otherwise the background thread ends them
                 self._opened.end_proposals()
         return dispatcher.why_ended
 

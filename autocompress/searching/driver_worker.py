@@ -19,7 +19,7 @@ from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.early import Place, TrialThread
 
 ALONE_EACH = 6
-"""Recipes for each place before workers start, if workers would take all processors.
+"""Recipes that each thread or process tries before workers start, if workers need all processors.
 
 While a worker starts, a trial beside it takes twice as long.
 """
@@ -34,10 +34,10 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass
 class _Seat:
-    """A place, and the recipe that it tries.
+    """A thread or forked process, and the recipe that it tries.
 
     Attributes:
-        place: tries recipes.
+        place: the thread or process.
         asked: its recipe; None while it has none.
         since: when the recipe began, by ``time.monotonic``.
     """
@@ -59,13 +59,13 @@ class DriverWorker:
         dispatcher: gives recipes and takes rows.
         background: makes tables and proposals, after the first recipe.
         thread: tries recipes in the driver.
-        others: further places; the last of them tries the first recipe, so that tables need not
+        others: forked processes; the last of them tries the first recipe, so that tables need not
             wait for it.
         is_quick: whether a recipe has no training.
         workers: number of expected worker processes.
         threads: number of threads of torch while workers run.
         most_threads: number of threads of torch while no worker has been started.
-        most_seconds: after this time a trial is given up, and no place begins another.
+        most_seconds: seconds after which a trial is given up; no process begins another then.
     """
 
     dispatcher: Dispatcher
@@ -101,7 +101,7 @@ class DriverWorker:
         self.background.start(first, threads, deadline)
 
     def alone(self) -> None:
-        """Tries ``ALONE_EACH`` recipes at each place, for at most ``MOST_ALONE`` seconds."""
+        """Tries ``ALONE_EACH`` recipes in each process, for at most ``MOST_ALONE`` seconds."""
         began, goal = time.monotonic(), self._tried + ALONE_EACH * len(self._seats)
         self._is_alone = True
         while self._tried < goal and not self._is_over and time.monotonic() < began + MOST_ALONE:
@@ -138,14 +138,14 @@ class DriverWorker:
             self._leave(seat)
 
     def _is_replaced(self, seat: _Seat) -> bool:
-        """Whether worker processes have started in place of ``seat``, the last one first.
+        """Whether worker processes have started in place of ``seat``; the last one goes first.
 
-        So there are never more places than memory and processors allow for workers.
+        So there are never more processes than memory and processors allow for workers.
         """
         return self._seats.index(seat) >= max(1, self.workers - self.dispatcher.workers_seen)
 
     def _leave(self, seat: _Seat) -> None:
-        """Ends a place. The thread of the driver stays."""
+        """Ends a forked process. The thread of the driver stays."""
         if seat is not self._seats[0]:
             seat.place.end()
             self._seats.remove(seat)

@@ -47,7 +47,7 @@ class Place(Protocol):
         """Whether there will be no row of the recipe."""
 
     def end(self) -> None:
-        """Ends it, with whatever it tries, if that is possible."""
+        """Ends the place, and its trial if that is possible."""
 
 
 class LetsTrace:
@@ -83,7 +83,7 @@ class TrialThread:
         thread.start()
 
     def begin_within(self, asked: Asked, is_running: Callable[[], bool]) -> Callable[[], None]:
-        """The work of a recipe, to be called in another thread, which runs if ``is_running``."""
+        """A function that tries a recipe in another thread, which runs while ``is_running()``."""
         self._is_running = is_running
         return partial(self._run, asked)
 

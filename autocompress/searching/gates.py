@@ -1,7 +1,6 @@
 """Gates: the steps of a trial, the cheapest first.
 
-A trial ends at the first gate where it misses a bound. An error ends it too. Either way it has a
-row.
+A trial ends at the first gate where it misses a bound, or at an error. In both cases it has a row.
 """
 
 from __future__ import annotations

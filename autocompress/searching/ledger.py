@@ -1,4 +1,4 @@
-"""The rows in the driver, and trials.csv; the cost of a row is independent of their number."""
+"""The rows in the driver, and trials.csv. The time to add a row does not grow with their number."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ GONE_WITHIN_S = 1.0
 """Seconds to wait for killed processes."""
 
 is_ending = False
-"""Whether this process ends without ending Ray in order, which takes seconds.
+"""Whether this process kills the processes of Ray, because ending Ray in order takes seconds.
 
 ``kill_all`` is called as soon as the search has saved its state.
 """
@@ -212,8 +212,8 @@ def _environment(scratch: Path) -> Iterator[None]:
     """Settings of Ray for the lifetime of a cluster.
 
     The authentication token of Ray's processes is in the scratch folder. Ray's default is the home
-    folder, which is often missing in containers. Ray listens on all interfaces, unless clusters of
-    several machines are disabled (its default on macOS and Windows).
+    folder, which is often missing in containers. Clusters of several machines are disabled (Ray's
+    default on macOS and Windows), because Ray would listen on all interfaces.
     """
     token = scratch / "token"
     token.touch(mode=0o600)
@@ -290,7 +290,7 @@ def _is_listening(path: Path) -> bool:
     except ConnectionRefusedError:
         return False
     except OSError:
-        return True  # unknown errors count as listening
+        return True  # on other errors, it may be listening
     return True
 
 

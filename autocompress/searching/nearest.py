@@ -57,8 +57,8 @@ def finish_within_bar(
     """Looks for the fastest model within the accuracy bar, if no trial meets all constraints.
 
     Trials that missed a bound on a cost ended before their accuracy was known. Of those without
-    training, a few are finished: first the middle one by latency. Then a faster one follows if it
-    is within the bar, else a slower one.
+    training, a few are finished: first the middle one by latency. If it is within the bar, a faster
+    one follows, else a slower one.
 
     Returns:
         The fastest row within the bar, finished here or before; None if there is none.

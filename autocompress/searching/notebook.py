@@ -54,7 +54,7 @@ class Line(Silent):
         self._write(f"{trials_done} of {self._total} trials; {last}; {models}; about {words.duration(left)} left")
 
     def on_note(self, text: str) -> None:
-        """Shows a note until something else is told."""
+        """Shows a note until the next message."""
         self._write(text)
 
     def on_progress(self, fraction: float, text: str) -> None:

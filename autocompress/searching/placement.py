@@ -53,9 +53,8 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
     workers = settings.job.workers
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    # The number of processes that start at a time. Recipes are not drawn in advance, because they
-    # do not belong to trials of Tune.
-    # On a cluster, some may wait for a node that was lost.
+    # The number of processes that start at a time. Recipes are not drawn in advance, because trials
+    # of Tune are workers, not recipes. On a cluster, some may wait for a node that was lost.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers if cluster is None else 4 * workers)
     with ExitStack() as stack:
         if not ray.is_initialized():
@@ -199,7 +198,7 @@ class _Crew(_Unsaved, tune.Callback):
         self._dispatcher.lost(trial.trial_id, error, trial.config.get("node", ""))
 
     def _refused(self, trial: RayTrial, why: str) -> None:
-        """A worker could not open the job; after several of them, their node gets no more."""
+        """A worker could not open the job. After several of them, the node gets no more workers."""
         node = trial.config.get("node", "")
         if not self._dispatcher.refused(trial.trial_id, why, node):
             return
@@ -207,7 +206,7 @@ class _Crew(_Unsaved, tune.Callback):
             self._dispatcher.start_no_more()
 
     def _send(self, trial: RayTrial) -> None:
-        """Gives the worker its next recipe; none on a node that is drained, so that it ends."""
+        """Gives the worker its next recipe; none on a drained node, so that the worker ends."""
         worker = trial.trial_id
         is_leaving = self._cluster is not None and self._cluster.nodes.is_gone(trial.config.get("node", ""))
         self._actors[worker].take.remote(None if is_leaving else self._dispatcher.hand_out(worker))

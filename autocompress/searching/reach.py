@@ -24,7 +24,7 @@ ALONE = " alone"
 MEASURED_S = 0.5
 """Seconds of latency measurement for each candidate."""
 MOST_SECONDS = 20.0
-"""Maximum seconds for this. A constraint that was not refuted by then counts as reachable."""
+"""Maximum seconds for this. A constraint that was not refuted by then is treated as reachable."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class OutOfReach:
 def out_of_reach(
     opened: SearchableJob, measurer: Measurer, baseline: Row, pause: Callable[[], None] | None = None
 ) -> list[OutOfReach]:
-    """The bounds on costs that no cheapest dry-run candidate meets.
+    """The bounds on costs that none of the cheapest dry-run candidates meets.
 
     The candidate of all methods together is measured first, so that reachable bounds cost one
     candidate. Nothing is trained. ``pause`` is called often.

@@ -84,7 +84,8 @@ def resume(
 ) -> SearchResult:
     """Continues the search in ``folder``.
 
-    Finished trials are kept, interrupted ones are tried again, and spent trials and minutes count.
+    Finished trials are kept, and interrupted ones are tried again. The trials and minutes that were
+    spent are part of the budget.
 
     Args:
         folder: ``results/<name>``, or its URL.

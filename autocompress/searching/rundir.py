@@ -86,8 +86,8 @@ def _remove(path: Path) -> None:
 def driver(folder: Path) -> Iterator[None]:
     """Holds the lock of the process that drives the search in ``folder``.
 
-    Unfinished files of a killed search are removed. Ray ends its workers within a second; what such
-    a worker still writes is of trials that nobody waits for.
+    Unfinished files of a killed search are removed. Ray ends its workers within a second; files
+    that such a worker still writes belong to trials that nobody needs.
 
     Raises:
         UserError: if another process drives it, or the folder cannot be written.

@@ -51,7 +51,7 @@ class SearchableJob(Protocol):
         """The recipe that ``chooser`` gives."""
 
     def at_rung(self, recipe: Recipe, rung: int) -> Recipe | None:
-        """``recipe`` with the training of all rungs up to ``rung``; None where it cannot climb."""
+        """``recipe`` with the training of all rungs up to ``rung``; None if rungs do not apply."""
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of the cheapest recipes, with all methods together last."""
@@ -122,7 +122,7 @@ class SearchableJob(Protocol):
         """Accuracy in percent, and which images are correct; calls ``pause`` between images."""
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
-        """The same of the candidate's torch model, on the validation split."""
+        """:meth:`accuracy` of the candidate's torch model, on the validation split."""
 
     def save_artifact(
         self, candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]

@@ -29,7 +29,7 @@ from autocompress.searching.gpus import gpu_plan
 from autocompress.searching.stations import start_stations
 
 LOOKS_EVERY_S = 3.0
-"""Seconds between two looks for nodes that joined."""
+"""Seconds between two checks for nodes that joined."""
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The variable that Ray sets for the entry point of a submitted job."""
 log = logging.getLogger("autocompress.search")

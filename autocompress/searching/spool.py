@@ -32,7 +32,7 @@ class Worked:
 
     Attributes:
         seconds: seconds of its own work until ``at``.
-        is_held: it waits since ``at``.
+        is_held: it has waited since ``at``.
         at: seconds since the epoch.
     """
 

@@ -34,8 +34,8 @@ class Sent:
     """A file for a station.
 
     Attributes:
-        key: key of its content; a station keeps files of baselines by it.
-        content: None if the station should have it.
+        key: key of the content; stations store files of baselines under it.
+        content: content of the file; None if the station should have the file already.
     """
 
     key: str
@@ -46,13 +46,13 @@ class Sent:
 
 @dataclass(frozen=True)
 class Refused:
-    """A station cannot measure for the search where it is; ``why`` is a phrase."""
+    """The answer of a station that cannot measure for the search; ``why`` is a phrase."""
 
     why: str
 
 
 class Station:
-    """The measurer of one machine; an actor of Ray. The engine's machine lock holds there too.
+    """The measurer of one machine; an actor of Ray. It uses the machine lock of that machine.
 
     Ray starts it again if its process ends, and on another node with the resource if its node is
     lost. It measures nothing on a machine whose latencies cannot be compared.
@@ -73,7 +73,7 @@ class Station:
         return [self._refusal] if self._refusal else self._device.check(self._job.device)
 
     def measure(self, candidate: Sent, baseline: Sent, seconds: float) -> Measurement | Refused | str:
-        """Costs of a file relative to the baseline, else a reason; "" without the baseline."""
+        """Costs relative to the baseline, or a fault as text; "" if the baseline must be sent."""
         if self._refusal:
             return Refused(self._refusal)
         home = Path(self._folder.name)

@@ -1,8 +1,8 @@
 """The study: asks for recipes, and tells the sampler the row of each.
 
 A recipe is drawn by the sampler, or enqueued before its draws: starting points, proposals, and
-recipes that were interrupted. No recipe is tried twice. What a study records besides is in
-``searching.records``.
+recipes that were interrupted. No recipe is tried twice. ``searching.records`` has everything else
+that a study records.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RE_ASKS = 16
 A sampler may repeat itself before the space is exhausted.
 """
 RANDOM_RE_ASKS = 100
-"""Random repeats in a row after which the space counts as exhausted."""
+"""Random repeats in a row after which the space is treated as exhausted."""
 
 Points = Sequence[tuple[str, Mapping[str, Value]]]
 """Recipes to enqueue: label and values of each."""

@@ -125,7 +125,7 @@ def _unlabelled(splits: Splits) -> dict[str, Any]:
 
 
 def _held_out(splits: Splits) -> dict[str, Any]:
-    """The images that compare candidates with the baseline; empty if labels judge."""
+    """The images on which candidates are compared with the baseline; empty if labels judge."""
     if not splits.by_agreement:
         return {}
     return {"held_out": len(splits.val), "classes_seen": len(splits.val.labels().unique())}

@@ -94,7 +94,7 @@ class Worker:
     Attributes:
         settings: settings of the search.
         spool: files with rows that the driver has not added to the study yet.
-        state: opened with the first trial, so that its time limit covers it.
+        state: opened with the first trial, whose time limit covers the opening.
     """
 
     settings: Settings

@@ -55,7 +55,7 @@ def parsed_record(text: bytes, key: str, tensors: Iterable[str]) -> Any:
     """The record in the text of :func:`record_text`.
 
     Raises:
-        Damaged: if it is not that of the entry ``key`` with these tensors.
+        Damaged: if the text is not the record of the entry ``key`` with these tensors.
     """
     try:
         told = json.loads(text)

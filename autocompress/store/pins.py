@@ -35,7 +35,7 @@ class Pins:
         """Pins the entry ``key`` for the lifetime of this object.
 
         Raises:
-            OSError: if that cannot be written.
+            OSError: if the pin cannot be written.
         """
         if key in self._keys:
             return

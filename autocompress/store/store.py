@@ -30,7 +30,7 @@ __all__ = ["RECORD", "TENSORS", "Store", "pack", "save_tensors", "unpack"]
 
 MAKING = ".making"
 STALE_S = 3600.0
-"""Age from which a temporary folder or lock file counts as abandoned; writing takes seconds."""
+"""Age from which a temporary folder or lock file is abandoned; writing takes seconds."""
 GRACE_S = 60.0
 """Entries used within this time are not removed, because another worker may be reading them."""
 log = logging.getLogger("autocompress")
@@ -128,9 +128,9 @@ class Store:
 
         Args:
             key: key of the entry.
-            pause: called while another process makes the entry. A caller that holds the machine
-                lock must give way to measurements there, to avoid a deadlock: the other process
-                waits for the measurements.
+            pause: called while another process makes the entry. If the caller holds the machine
+                lock, ``pause`` must let other processes measure. Otherwise there is a deadlock if
+                the other process waits for a measurement.
         """
         lock: FileLock | None = None
         try:

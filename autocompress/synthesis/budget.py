@@ -34,8 +34,8 @@ def balanced_labels(n: int, classes: int, generator: torch.Generator, first: int
     """``n`` int64 labels in random order; counts of classes differ by at most one.
 
     Args:
-        first: the first class. With the number of images in earlier batches, all batches together
-            are balanced too.
+        first: the first class. If it is the number of images in earlier batches, all batches
+            together are balanced too.
     """
     labels = torch.arange(first, first + n) % classes
     return labels[torch.randperm(n, generator=generator)]

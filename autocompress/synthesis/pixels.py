@@ -96,9 +96,9 @@ def optimise_pixels(
         norms = stack.enter_context(watching_norms(teacher))
         for phase, end in zip(settings.phases, ends, strict=True):
             optimizer = torch.optim.Adam([x], lr=settings.lr, betas=settings.betas, eps=settings.eps)
-            # Each phase begins again, because objectives at two resolutions cannot be compared. A
-            # low objective of the pooled phase would otherwise select images that are bad at full
-            # resolution, as in the official code.
+            # Each phase begins again, because objectives at two resolutions cannot be compared.
+            # Otherwise, a low objective of the pooled phase would select images that are bad at
+            # full resolution. The official code has this fault.
             best = _Best()
             for step in range(phase.iterations):
                 if pause is not None:

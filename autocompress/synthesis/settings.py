@@ -31,16 +31,15 @@ class PixelSettings:
     Attributes:
         phases: the phases in order. Each has a new optimiser, and the result is from the last one.
         lr, betas, eps: settings of Adam.
-        schedule: "cosine", to 0 over each phase, or "constant".
+        schedule: "cosine" (falls to 0 in each phase) or "constant".
         warmup: iterations of linear growth of the learning rate, at most a quarter of the phase.
         jitter: largest circular shift in pixels at full resolution, equal for the whole batch and
             new in each iteration.
         flip: the batch is mirrored in half of the iterations.
         bounds: bounds of the pixels of each channel, applied at the start and after each step; None
             for no bounds.
-        normalise: (mean, std) of each channel where pixels are raw values and the teacher reads
-            ``(x - mean) / std``; None where pixels are normalised already. ``bounds`` are for
-            pixels.
+        normalise: (mean, std) of each channel if pixels are raw values, so that the teacher reads
+            ``(x - mean) / std``; None if pixels are normalised already. ``bounds`` are for pixels.
         autocast: bfloat16 on CUDA devices that support it.
     """
 

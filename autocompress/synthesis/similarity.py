@@ -39,7 +39,8 @@ class _Pooled:
     variance: torch.Tensor
 
     def add(self, norm: NormInput, images: int) -> None:
-        # All images have equally many positions in a layer, so images are the weights of batches.
+        # All images have equally many positions in a layer, so batches are weighted by their
+        # images.
         total, mean = self.images + images, norm.mean.double()
         shift = mean - self.mean
         part = images / total
@@ -79,7 +80,7 @@ def pooled_statistics(
         progress: called with the number of images so far.
 
     Raises:
-        UserError: where the model has no usable batch norm, or there is no image.
+        UserError: if the model has no usable batch norm, or there is no image.
     """
     if reasons := reasons_against_statistics(model):
         raise UserError(f"similarity cannot be computed with this model: {reasons[0]}")
@@ -117,8 +118,8 @@ def similarity(
     """J(D; M) = L_BNS(D), in nats, at least 0; lower means more similar to the training data.
 
     It compares the statistics of the inputs of batch norms for ``images`` with the statistics that
-    the batch norms recorded in training. The images count as one more layer, with reference N(0,
-    1). Statistics are those of all images together, not averages over batches.
+    the batch norms recorded in training. The images are treated as one more layer, with reference
+    N(0, 1). Statistics are those of all images together, not averages over batches.
 
     Values are relative: compare data sets of equal size on one model, and do not compare models.
     Even images of the same distribution have about 1/n, where n is the number of independent
@@ -132,7 +133,7 @@ def similarity(
         device, batch_size, progress: as in :func:`pooled_statistics`.
 
     Raises:
-        UserError: where the model has no usable batch norm, or there is no image.
+        UserError: if the model has no usable batch norm, or there is no image.
     """
     pooled = pooled_statistics(model, images, device=device, batch_size=batch_size, progress=progress)
     return float(mean_divergence(pooled, divergence))

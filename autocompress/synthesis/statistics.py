@@ -90,7 +90,7 @@ INPUT_EPS = 1e-5
 def input_statistics(images: torch.Tensor) -> NormInput:
     """Statistics of normalised images ``(B, C, H, W)``, named "input", with reference N(0, 1).
 
-    They have a gradient. The Knowledge Within counts the input of the network as one more layer
+    They have a gradient. The Knowledge Within treats the input of the network as one more layer
     (the authors' code, see ``terms_gaussian``).
     """
     mean, variance = channel_statistics(images)
@@ -100,7 +100,7 @@ def input_statistics(images: torch.Tensor) -> NormInput:
 def channel_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance of each channel of ``x`` ``(B, C, ...)``, with gradient.
 
-    They are float32, or float64 for float64. This is twenty times as fast as ``torch.var_mean`` on
+    They are float32, or float64 if ``x`` is. This is twenty times as fast as ``torch.var_mean`` on
     a CPU, which reads such slices value by value.
     """
     mean, variance = _Statistics.apply(x if x.dtype == torch.float64 else x.float())

@@ -54,7 +54,7 @@ def mean_divergence(norms: Sequence[NormInput], divergence: Divergence = "measur
 def batch_norm_divergence(divergence: Divergence = "measured") -> Term:
     """L_BNS of a batch: :func:`mean_divergence` over all batch norms and the images.
 
-    The normalised images count as one more layer, with reference N(0, 1).
+    The normalised images are treated as one more layer, with reference N(0, 1).
     """
 
     def loss(view: View) -> torch.Tensor:

@@ -94,7 +94,7 @@ def _drop_stale(folder: Path) -> None:
 
 
 def _keys_as_pairs(value: Any) -> Any:
-    """``value`` with mappings from numbers as lists of pairs, because keys in JSON are text."""
+    """``value``, with a list of pairs for each dict whose keys are numbers: JSON keys are text."""
     if isinstance(value, dict):
         own = {key: _keys_as_pairs(one) for key, one in value.items()}
         return own if all(isinstance(key, str) for key in own) else {_PAIRS: [list(pair) for pair in own.items()]}
@@ -104,7 +104,7 @@ def _keys_as_pairs(value: Any) -> Any:
 
 
 def _keys_back(value: Any) -> Any:
-    """The reverse; tuples come back as lists."""
+    """The reverse of :func:`_keys_as_pairs`; tuples come back as lists."""
     if isinstance(value, dict):
         if set(value) == {_PAIRS}:
             return {key: _keys_back(one) for key, one in value[_PAIRS]}

@@ -75,13 +75,13 @@ def evaluate(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """The metric of the task in percent, and its marks of each image; NaN for an empty split.
+    """The metric of the task in percent, and ``Task.marks`` of each image; NaN for an empty split.
 
     For classes, these are the accuracy and whether each image was classified correctly, bool
     ``(N,)``. Arguments as for :func:`logits`.
 
     Raises:
-        TrialFailed: if outputs are not finite, in another task than classification.
+        TrialFailed: in a task other than classification, if outputs are not finite.
     """
     task = split.task
     found = [
@@ -95,7 +95,10 @@ def evaluate(
 
 
 def _finite(outputs: torch.Tensor, split: Split) -> torch.Tensor:
-    """``outputs``, which must be finite where a metric cannot say which image has wrong ones."""
+    """``outputs``, checked to be finite if the task is not classification.
+
+    Other metrics cannot treat the images with NaN or infinite outputs as wrong.
+    """
     if not split.info.task.is_classification and not bool(outputs.isfinite().all()):
         raise TrialFailed("the model's outputs are not finite numbers on some images")
     return outputs
@@ -124,7 +127,7 @@ def recalibrate_batch_norm(
             the data are better (``freeze_batch_norm``).
 
     Returns:
-        Number of images that were used; 0 where there is no batch norm or no image, so that nothing
+        Number of images that were used. If there is no batch norm or no image, it is 0, and nothing
         was changed.
     """
     wanted = None if only is None else set(only)

@@ -15,7 +15,7 @@ class _Handed:
 
 
 def given() -> Path | None:
-    """The file from another process; None if this process has its own."""
+    """The file with weights from another process; None if there is none."""
     return _Handed.given
 
 
@@ -25,7 +25,7 @@ def kept() -> Path | None:
 
 
 def keep(path: Path) -> None:
-    """Stores the path of a baseline."""
+    """Stores the path for :func:`kept`."""
     _Handed.kept = path
 
 

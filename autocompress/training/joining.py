@@ -14,7 +14,7 @@ from autocompress.files import digest
 def joined(first: TransferSet, second: TransferSet) -> TransferSet:
     """Both training splits together, with the calibration images of ``first``.
 
-    Soft targets are kept where both sets have them at one temperature.
+    Soft targets are kept if both sets have some, at one temperature.
     """
     info, images = first.train.info, torch.cat([images_of(first.train), images_of(second.train)])
     labels = torch.cat([first.train.labels(), second.train.labels()])

@@ -27,7 +27,7 @@ MOST_IMAGES = 64
 PIXELS = 64 * 48**2
 """Pixels of a batch that is timed: 64 images of 32 pixels, or 2 of 224."""
 ENOUGH_S = 3.0
-"""No round of timing begins after this time: differences of such long steps exceed the noise."""
+"""Seconds after which no round of timing begins. In steps that long, the noise is small."""
 CLEAR = 0.1
 """No further round begins once the ratio of the times differs from ``GAIN`` by this share."""
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -69,8 +69,8 @@ def is_faster_last(
         compute: where and how torch computes.
         store: store for the result.
         pause: called while another process measures.
-        clock: seconds; by default processor time where one thread computes, which other
-            processes change little.
+        clock: returns seconds. By default, these are seconds of the processor if torch has one
+            thread, because other processes hardly change them.
     """
     if clock is None:
         is_alone = torch.get_num_threads() == 1 and not compute.is_cuda
@@ -100,7 +100,7 @@ def _times(model: nn.Module, compute: Compute, clock: Callable[[], float]) -> li
 
 
 def _is_clear(default: float, last: float) -> bool:
-    """Whether more rounds would hardly change which format is faster."""
+    """Whether it is clear which format is faster, so that no further round is needed."""
     return abs(math.log(last / (GAIN * default))) > CLEAR
 
 
@@ -125,5 +125,5 @@ def training_step(model: nn.Module, compute: Compute, form: torch.memory_format)
 
 
 def _zeros_like(outputs: torch.Tensor) -> torch.Tensor:
-    """A class for each image, and for each position where outputs have positions."""
+    """Class 0 for each image, or for each position if outputs have positions."""
     return torch.zeros((len(outputs), *outputs.shape[2:]), dtype=torch.int64, device=outputs.device)

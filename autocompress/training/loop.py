@@ -35,33 +35,32 @@ from autocompress.training.settings import Progress, TrainResult, TrainSettings
 from autocompress.training.taps import Features, tapped
 
 CHECKED_EVERY = 50
-"""Steps between two looks at the loss on CUDA."""
+"""Steps between two checks of the loss on CUDA."""
 log = logging.getLogger("autocompress")
 
 
 class Training:
     """A training that can stop after any epoch and continue later with the same result.
 
-    The schedules of the learning rate and of all callbacks cover ``settings.epochs``, even if it is
-    interrupted.
+    The schedules of the learning rate and of all callbacks cover ``settings.epochs``, even if the
+    training is interrupted.
 
     Args:
         model: trained in place; moved to the device of ``compute``.
         split: the training images.
         settings: settings of the training.
-        teacher: gives targets where ``settings.distill`` > 0, and features to callbacks.
+        teacher: gives targets if ``settings.distill`` > 0, and features to callbacks.
         callbacks: callbacks of all methods that were applied.
-        compute: where and how torch computes; None: see ``device``.
-        device: where torch computes, if ``compute`` does not say it; None for the device of the
-            model.
+        compute: where and how torch computes; if it is None, ``device`` is used.
+        device: where torch computes if ``compute`` is None; None for the device of the model.
         seed: random seed of order, augmentation and dropout.
         progress: called with the finished fraction and a text.
         pause: called between batches; may wait for a measurement on this machine.
         freeze_batch_norm: running statistics are not changed.
         soft_targets: stored targets, which replace those of the teacher.
         labelled: False: the labels have no meaning, so only teacher or stored targets are used.
-        checkpoint: checkpoint of the training; the first run continues from it where it exists. The
-            caller deletes it when the result is stored.
+        checkpoint: checkpoint of the training. If its file exists, the first run continues from it.
+            The caller deletes it when the result is stored.
     """
 
     def __init__(
@@ -319,7 +318,8 @@ class Training:
                 if not is_out_of_memory(error):
                     raise
                 fault = str(error).partition("\n")[0]
-            # After the handler: a traceback would hold the tensors of the failed part.
+            # Outside the handler, because a traceback would keep the tensors of the failed part in
+            # memory.
             self._halve(len(images), fault)
 
     def _parts_of(self, count: int) -> int:
@@ -360,7 +360,7 @@ class Training:
 
     @torch.no_grad()
     def _answers(self, images: torch.Tensor, positions: torch.Tensor) -> Answers | None:
-        """The targets beside the labels; runs the teacher where its outputs are needed."""
+        """The targets besides the labels; runs the teacher if its outputs are needed."""
         temperature = self.settings.temperature
         wanted = self.settings.distill > 0 or not self.labelled
         found: torch.Tensor | None = None

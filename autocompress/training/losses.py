@@ -61,7 +61,7 @@ def distillation(
 ) -> torch.Tensor:
     """(1 - a) CE + a T^2 KL(teacher || student), where a is ``weight``.
 
-    Another task has its own loss and divergence in their place.
+    Tasks other than classification have their own loss and divergence instead of CE and KL.
 
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
 

@@ -15,7 +15,7 @@ class Mixing:
 
     Args:
         mixup, cutmix: alpha of the beta distributions.
-        classes: how many there are.
+        classes: number of classes.
         seed: random seed of the training.
     """
 
@@ -25,7 +25,7 @@ class Mixing:
 
     @classmethod
     def of(cls, split: Split, seed: int) -> Mixing | None:
-        """The mixing of the job for these training images; None without any."""
+        """The mixing of the job for these training images; None if the job has no mixing."""
         asked = split.info.augment
         if asked is None or not (asked.mixup or asked.cutmix) or not split.info.task.is_classification:
             return None

@@ -18,7 +18,7 @@ Schedule = Literal["one_cycle", "cosine"]
 def parameter_groups(
     model: nn.Module, callbacks: Sequence[Callback], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: those of callbacks, weights with decay, and biases and norms without.
+    """Optimizer groups of callbacks, of weights (with decay), of biases and norms (without).
 
     The learning rate of a callback's group is ``lr_scale`` times ``lr``. A parameter in two groups
     stays in the first.
@@ -46,7 +46,7 @@ OptimizerName = Literal["adamw", "sgd"]
 
 
 def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9; both where groups need the other one."""
+    """AdamW, or SGD with Nesterov momentum 0.9; both if a group asks for the other one."""
     parts: dict[OptimizerName, list[dict[str, Any]]] = {}
     for group in groups:
         parts.setdefault(group.get("optimizer", name), []).append(group)
@@ -92,7 +92,7 @@ class Together(torch.optim.Optimizer):
 
 
 def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters for gradient clipping: all without ``clip`` False."""
+    """The parameters whose gradients are clipped: those of all groups without ``clip: False``."""
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
 
@@ -100,8 +100,8 @@ def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of ``model`` that follows it: parameters and statistics are averaged exponentially.
 
-    In the first steps n the decay is (1 + n) / (10 + n), so that weights from the start count
-    little.
+    In step n, the decay is at most (1 + n) / (10 + n), so that the initial weights have little
+    influence.
     """
 
     def average(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:

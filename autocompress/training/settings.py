@@ -21,7 +21,8 @@ class TrainSettings:
         accumulate: batches whose gradients are added up for one step; a step has ``accumulate``
             times ``batch_size`` images.
         ema: decay of a moving average of the weights, which replaces them at the end; 0 for none.
-        least_steps: smallest number of steps; small splits get more epochs than ``epochs`` for it.
+        least_steps: minimum number of steps; small splits get more epochs than ``epochs`` to reach
+            it.
         lr: the highest learning rate.
         distill: weight of the targets of the teacher, 0 to 1; 0 without a teacher.
         temperature: temperature of the distillation (Hinton et al., 2015).

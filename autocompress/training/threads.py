@@ -20,7 +20,7 @@ ROUNDS = 3
 def limit_threads(asked: int | None = None) -> None:
     """Limits torch's threads to the processors of this process, and to one if that is faster.
 
-    In containers torch sees the processors of the machine. A number from the environment
+    In a container, torch would use all processors of the machine. A number from the environment
     (``OMP_NUM_THREADS``) is kept.
 
     Args:

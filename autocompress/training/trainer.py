@@ -58,8 +58,8 @@ def baseline_settings(job: Job, images: int | None = None) -> TrainSettings:
 
     Args:
         job: job with the settings of the baseline.
-        images: number of training images. Where the steps of the job are more than its epochs,
-            batches are smaller, so that the steps take less time.
+        images: number of training images. If the epochs of the job give fewer steps than its
+            minimum of steps, batches are smaller, so that the steps take less time.
     """
     own = job.baseline
     settings = TrainSettings(
@@ -193,10 +193,9 @@ def _check_trained(model: nn.Module, split: Split) -> None:
 def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
     """Refuses a model with a loss that training increased much, even if all numbers are finite.
 
-    With too few epochs, the loss stays near that of the untrained network, for classes about
-    ln(classes). With
-    a learning rate that is far too high, logits and loss grow by orders of magnitude. ``DIVERGED``
-    is between the two.
+    With too few epochs, the loss stays near that of the untrained network (about ln(classes) for
+    classes). With a learning rate that is far too high, logits and loss grow by orders of
+    magnitude. ``DIVERGED`` is between the two.
 
     Args:
         model: trained.
@@ -231,7 +230,7 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
 
 
 def require_training_images(job: Job, splits: Splits) -> None:
-    """Refuses a baseline that must be trained where there are no training images.
+    """Refuses a baseline that must be trained if there are no training images.
 
     Raises:
         UserError: in that case.

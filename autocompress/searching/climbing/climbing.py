@@ -36,15 +36,15 @@ WORTH = 0.2
 TIMES_SCORING = 10.0
 """Time to train on an image, as a multiple of the time to score one.
 
-It predicts the duration of a rung before any was finished: three float passes, instead of one with
-integers.
+It predicts the duration of a rung before any rung was finished. Training takes three passes in
+float, and scoring one pass with integers.
 """
 UNKNOWN_TIMES = 10.0
 """The same as a multiple of the time of rung 0, if the time of scoring is unknown."""
 FIRST_PASS = 12
 """Recipes to try before any is trained: the number of budgets of proposals."""
 MOST_CANDIDATES = 256
-"""Maximum number of recipes of a rung to compare, the last ones."""
+"""Maximum number of recipes of a rung to compare; only the last ones are compared."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Climbing:
         baseline: the baseline's row.
         rows: the rows so far.
         promoted: the highest rung to which each was promoted, by number.
-        effort: for each rung, the images that it trains on per image that a recipe is scored on.
+        effort: for each rung, its number of training images per image that scores a recipe.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Climbing:
         return None
 
     def _ordered(self, ready: list[Row], rung: int) -> list[tuple[Row, int]]:
-        """The recipes for which training is useful, best first, with their ranks and the front."""
+        """The recipes for which training is useful, best first, each with its rank."""
         gains = {row["trial"]: self._gains.predict(self._climber(row, rung)) for row in ready}
         worth = [row for row in ready if self._is_worth(row, gains[row["trial"]])]
         if not worth:

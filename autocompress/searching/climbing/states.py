@@ -206,5 +206,5 @@ class RungTable:
         return list(self._ready[rung])
 
     def waiting(self) -> list[int]:
-        """The promoted recipes without a row of that rung so far."""
+        """The promoted recipes that have no row of the next rung yet."""
         return list(self._waiting)

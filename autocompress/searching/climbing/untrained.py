@@ -1,4 +1,4 @@
-"""Recipes without training of their own, where rungs decide what is trained, and its cost."""
+"""Recipes without training of their own, because rungs decide what is trained; cost of rungs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rungs_act(job: Job) -> bool:
 
 
 def rung_effort(splits: Splits, job: Job) -> dict[int, float]:
-    """For each rung, the images that it trains on per image that a recipe is scored on.
+    """For each rung, its number of training images per image that scores a recipe.
 
     It is empty where the training images are not known yet.
     """

@@ -24,8 +24,8 @@ class OptunaChooser:
     Args:
         trial: an asked trial.
         known: categorical distributions of the study by Optuna's name; new ones are added. Optuna
-            refuses a name with other choices than before, which a conditional parameter may have.
-            Therefore such a variant gets a name of its own.
+            refuses other choices under a known name. A conditional parameter may have other
+            choices, so each variant gets a name of its own.
         proposed: computes widths from a budget and tilts, which are drawn in place of widths.
         undrawn: names of numeric parameters that are not drawn. They get their lowest value, unless
             a value was enqueued.

@@ -39,8 +39,8 @@ def make_sampler(sampler: Sampler, job: Job, told: int = 0) -> BaseSampler:
 class Guarded(BaseSampler):
     """Draws values by a sampler, and at random if it fails.
 
-    A fault is an exception, or a value outside of a parameter. Each is logged once, and names the
-    sampler.
+    A fault is an exception, or a value that the parameter does not allow. Each is logged once, with
+    the name of the sampler.
     """
 
     def __init__(self, sampler: Sampler, job: Job, seed: int) -> None:

@@ -21,7 +21,7 @@ class Tpe(Sampler):
     learns_from_pruned = True
 
     def make(self, job: Job, seed: int) -> BaseSampler:
-        """Makes a TPE sampler. With several workers, constant_liar keeps running trials apart."""
+        """Makes a TPE sampler; with several workers, it avoids draws near running trials."""
         from autocompress.compat.optuna import RememberingTPE
 
         with _experimental():
@@ -29,13 +29,16 @@ class Tpe(Sampler):
 
 
 class Nsga2(Sampler):
-    """NSGA-II, which needs its generations and so all trials."""
+    """NSGA-II, which works in generations, and so needs all trials."""
 
     name = "nsga2"
     sees_the_last = False
 
     def make(self, job: Job, seed: int) -> BaseSampler:
-        """Optuna's default of 50 would use almost all of 60 trials for one random generation."""
+        """Makes an NSGA-II sampler with generations of at most a fifth of the trials.
+
+        Optuna's default of 50 would use almost all of 60 trials for one random generation.
+        """
         from optuna.samplers import NSGAIISampler
 
         with _experimental():
@@ -77,7 +80,7 @@ def builtin_samplers() -> list[Sampler]:
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Optuna warns of features that it calls experimental."""
+    """Silences warnings of Optuna about experimental features."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():

@@ -36,7 +36,8 @@ class Verdict:
 def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
     """All constraints of the job, then whether the recipe is valid, always in one order.
 
-    GP needs the same number for every trial. A constraint that was not measured counts as just met.
+    GP needs the same number for every trial. A constraint that was not measured is told as just
+    met.
     """
     excesses = row.get("excess", {})
     told = {name: float(excesses.get(name, 0.0)) for name in job.constraints.all_bounds()}

@@ -20,7 +20,7 @@ from autocompress.searching.storing.outages import insisted
 
 CONNECTS_S = 5
 SILENCE_MS = 10_000
-"""Milliseconds without an answer after which a connection counts as lost."""
+"""Milliseconds without an answer after which a connection is treated as lost."""
 T = TypeVar("T")
 
 
@@ -48,7 +48,7 @@ def is_outage(error: Exception) -> bool:
 class DatabaseStorage(BaseStorage):
     """The storage of one study in a database.
 
-    A trial that a lost attempt has made stays in the study, and is never run.
+    If the answer to making a trial is lost, that trial stays in the study, and is never run.
 
     Args:
         inner: Optuna's.

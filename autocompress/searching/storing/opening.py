@@ -65,7 +65,7 @@ def study_of(folder: Path, url: str | None, name: str) -> Kept:
         name: name of the run; the name of a new study on a server begins with it.
 
     Raises:
-        UserError: if the study cannot be read, or the run has it in another place.
+        UserError: if the study cannot be read, or is not stored where ``url`` says.
     """
     if url is None:
         if (folder / NAME_FILE).exists():

@@ -41,7 +41,7 @@ def insisted(action: Callable[[bool], T], is_outage: Callable[[Exception], bool]
             if not is_outage(error):
                 raise
             if not is_again:
-                log.warning("%s does not answer, and is waited for: %s", what, told(error))
+                log.warning("%s does not answer; waiting for it: %s", what, told(error))
             if time.monotonic() > ends:
                 raise away(what, error) from None
             is_again = True

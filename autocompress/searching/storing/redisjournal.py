@@ -140,7 +140,7 @@ class RedisJournal(BaseJournalBackend):
         return found
 
     def _asked(self, action: Callable[[], T]) -> T:
-        """The answer of the server; it is waited for during an outage.
+        """The answer of the server; waits for it during an outage.
 
         Raises:
             StudyAway: if the server stays away, or refuses: its memory is full, for example.
