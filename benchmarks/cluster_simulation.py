@@ -36,12 +36,12 @@ from autocompress.files import digest, write_json
 from autocompress.job import Job, load_job
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.searching.asked import Asked
-from autocompress.searching.climbing.climbing import Climbing
-from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.endings import Endings
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.promotion.choosing import Climbing
+from autocompress.searching.promotion.rows import climbed
 from autocompress.searching.spool import Spool
 from autocompress.searching.storing.journal import Journal
 from autocompress.searching.study import Study

@@ -27,7 +27,7 @@ from autocompress import data, models
 from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import remove
 from autocompress.channels.widths import lost_inputs
-from autocompress.compression import precision
+from autocompress.compression import quantize
 from autocompress.contract import Context, Quantizer, Space, manager
 from autocompress.contract.coupling import Coupling
 from autocompress.devices.profiling import layer_times
@@ -197,7 +197,7 @@ class Front:
         bits = {name: LayerBits(QUANTIZER) for name in self.network.layers}
         context = self.context if images else Context(self.size, dry_run=True)
         assert isinstance(self.quantizer, Quantizer)
-        quantized, _ = precision.quantize(model, bits, self.recipe, {QUANTIZER: self.quantizer}, context)
+        quantized, _ = quantize.quantize(model, bits, self.recipe, {QUANTIZER: self.quantizer}, context)
         export(quantized, path, self.size)
         return path
 

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import precision, repair
+from autocompress.compression import quantize, repair
 from autocompress.contract import Context, Space, manager
 from autocompress.graph import facts
 from autocompress.opened.transfer import user_data
@@ -73,10 +73,10 @@ class Rounded:
             quantizers={"quantize": others, name: params},
         )
         network = facts(self.model, self.context.input_size)
-        assigned = precision.assign(network, self.model, "model", recipe)
+        assigned = quantize.assign(network, self.model, "model", recipe)
         methods = {each: manager().method(each) for each in recipe.quantizers}
         began = time.process_time()  # processor time depends little on other work of the machine
-        hardened, _ = precision.quantize(copy.deepcopy(self.model), assigned, recipe, methods, self.context)
+        hardened, _ = quantize.quantize(copy.deepcopy(self.model), assigned, recipe, methods, self.context)
         return {"quantize_seconds": round(time.process_time() - began, 2), **self.judged(hardened)}
 
     def judged(self, model: nn.Module) -> dict[str, float]:

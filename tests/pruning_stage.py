@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression.structural import Structural
+from autocompress.compression.prune_repair import Structural
 from autocompress.contract import Context, LayerSpec, Params, Plan, Pruner, Space, manager
 from autocompress.graph import facts
 from autocompress.recipes.choosers import Replay

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression import precision
+from autocompress.compression import quantize as quantize_stage
 from autocompress.contract import Context, Manager, Space, TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices.lock import MachineLock
@@ -45,7 +45,7 @@ def quantize(model: nn.Module, images: torch.Tensor, bits: int = 8, **params: An
     split = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
     context = Context(input_size=SIZE, transfer=TransferSet(split, split, "toy"), teacher=model)
     layers = {str(index): LayerBits("quantize", bits, bits, group="all") for index in (0, 3)}
-    return precision.quantize(model, layers, recipe, METHODS, context)[0]
+    return quantize_stage.quantize(model, layers, recipe, METHODS, context)[0]
 
 
 def test_good_input_passes() -> None:

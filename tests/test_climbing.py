@@ -22,7 +22,10 @@ from autocompress.objectives.fronts import Contenders
 from autocompress.report import view
 from autocompress.results import SearchResult, frame, read
 from autocompress.searching import run
-from autocompress.searching.climbing.climbing import (
+from autocompress.searching.dispatch import Allowance, Dispatcher
+from autocompress.searching.ledger import Ledger
+from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.promotion.choosing import (
     ETA,
     FIRST_PASS,
     TIMES_SCORING,
@@ -30,13 +33,10 @@ from autocompress.searching.climbing.climbing import (
     Climbing,
     Promotion,
 )
-from autocompress.searching.climbing.gain import Climber, Gains
-from autocompress.searching.climbing.rows import begun, climbed
-from autocompress.searching.climbing.states import Standing, State
-from autocompress.searching.climbing.summary import climbing_summary
-from autocompress.searching.dispatch import Allowance, Dispatcher
-from autocompress.searching.ledger import Ledger
-from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.promotion.gain import Climber, Gains
+from autocompress.searching.promotion.rows import begun, climbed
+from autocompress.searching.promotion.states import Standing, State
+from autocompress.searching.promotion.summary import climbing_summary
 from autocompress.searching.spool import Spool
 from autocompress.searching.study import Asked, Study
 

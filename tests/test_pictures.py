@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from autocompress import data
-from autocompress.data.reading import check_picture, open_picture, plain
+from autocompress.data.decoding import check_picture, open_picture, plain
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
 

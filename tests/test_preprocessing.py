@@ -22,8 +22,8 @@ from timm.data import create_transform, resolve_data_config
 from autocompress import data, models
 from autocompress.compression import artifact
 from autocompress.data import DataInfo
+from autocompress.data.decoding import open_picture
 from autocompress.data.preprocessing import steps_of
-from autocompress.data.reading import open_picture
 from autocompress.errors import UserError
 from autocompress.export import export
 from autocompress.job import DataConfig, Job, load_job

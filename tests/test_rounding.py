@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from autocompress.compression import precision
+from autocompress.compression import quantize
 from autocompress.contract import Context, Space, TensorSpec, TransferSet
 from autocompress.data import DataInfo
 from autocompress.data.tensors import TensorSplit
@@ -228,7 +228,7 @@ def quantized(model: nn.Module, images: torch.Tensor, bits: int, **params: Any) 
     recipe = recipe_of(model, bits, **params)
     network_facts = facts(model, SIZE)
     assigned = {name: LayerBits("quantize", bits) for name in network_facts.layers}
-    made, _ = precision.quantize(model, assigned, recipe, {"quantize": Quantize()}, context_of(model, images))
+    made, _ = quantize.quantize(model, assigned, recipe, {"quantize": Quantize()}, context_of(model, images))
     assert isinstance(made, fx.GraphModule)
     return made
 
@@ -255,8 +255,8 @@ def test_networks_lose_less_accuracy(model: nn.Module, images: torch.Tensor, bit
 
 
 def test_eight_bits_need_no_moments(model: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision.rounding, "round_layers", None)
-    monkeypatch.setattr(precision.rounding, "round_in_order", None)
+    monkeypatch.setattr(quantize.rounding, "round_layers", None)
+    monkeypatch.setattr(quantize.rounding, "round_in_order", None)
     quantized(model, images, 8)
     quantized(model, images, 3, weight_grid="asymmetric")  # neither do zero points
     with pytest.raises(TypeError):

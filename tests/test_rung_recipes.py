@@ -12,7 +12,7 @@ from autocompress.contract import Transform
 from autocompress.job import load_job
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes.choosers import Fixed, Policy
-from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn, rungs_act, untrained
+from autocompress.searching.promotion.untrained import EPOCHS, epochs_are_drawn, rungs_act, untrained
 from autocompress.searching.sampling.chooser import OptunaChooser
 
 

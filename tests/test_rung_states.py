@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from autocompress.searching.climbing.states import (
+from autocompress.searching.promotion.states import (
     ASKED,
     LAST_RUNG,
     MOST_ATTEMPTS,

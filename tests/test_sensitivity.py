@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression import precision
+from autocompress.compression import quantize
 from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, Space, TensorSpec, TransferSet
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit
@@ -97,7 +97,7 @@ def quantized_alone(
     groups = {name: GroupBits("quantize", bits, "quantize", bits) for name in ("stem", "layer1", GROUP, "layer3")}
     groups |= {name: GroupBits("quantize", bits, "quantize", bits) for name in ("layer4", "head")}
     known = facts(model, SIZE)
-    assigned = precision.assign(known, model, "stage", Recipe(values={}, bits=groups))
+    assigned = quantize.assign(known, model, "stage", Recipe(values={}, bits=groups))
     quantized = network.quantize(
         model, assigned, lambda _, spec: Quantize().apply(spec, PARAMS, context), input_size=SIZE
     )

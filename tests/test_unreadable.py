@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from autocompress import data
-from autocompress.data import listing, reading, unreadable
+from autocompress.data import decoding, listing, unreadable
 from autocompress.data.listing import Listing
 from autocompress.data.pictures import DatasetSplit
 from autocompress.errors import UserError
@@ -80,11 +80,11 @@ def test_results_are_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("fault", [OSError(116, "Stale file handle"), MemoryError("no memory")])
 def test_a_passing_fault_is_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
-    real = reading.check_picture
+    real = decoding.check_picture
 
     def check(file: Path, name: str, exif: bool = False) -> None:
         if name.endswith("a/10.png"):
-            with reading.faults_of(name):
+            with decoding.faults_of(name):
                 raise fault
         real(file, name, exif)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression.structural import REPAIR
+from autocompress.compression.prune_repair import REPAIR
 from autocompress.contract import OperatorCount, Plan
 from autocompress.export import TapCrop
 from autocompress.recipes.recipe import Recipe

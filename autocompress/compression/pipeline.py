@@ -11,14 +11,14 @@ from functools import partial
 from torch import fx, nn
 
 from autocompress import models
-from autocompress.compression import precision
+from autocompress.compression import quantize
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.inputs import Inputs
 from autocompress.compression.layertypes import layer_specs, leaves, slow_in_file
+from autocompress.compression.prune_repair import OfBaseline, Structural
 from autocompress.compression.rebuilding import rebuild
 from autocompress.compression.sources import Sources
 from autocompress.compression.stagekeys import StageKeys, is_structural
-from autocompress.compression.structural import OfBaseline, Structural
 from autocompress.compute import Compute
 from autocompress.contract import (
     Context,
@@ -120,7 +120,7 @@ class Pipeline:
         context.pause()
         started = time.perf_counter()
         network = facts(model, context.input_size, leaves(self.methods))
-        bits = precision.assign(network, self.baseline, self.granularity, recipe)
+        bits = quantize.assign(network, self.baseline, self.granularity, recipe)
         if bits:
             model, plan["quantization"] = self._quantized(model, bits, recipe, context, pause)
             seconds["quantize"] = time.perf_counter() - started
@@ -284,14 +284,14 @@ class Pipeline:
         pause: Callable[[], None] | None,
     ) -> tuple[nn.Module, Plan]:
         """QUANTIZE. If it trains, its hardened weights and plan are kept."""
-        trained = precision.trained(recipe) and not context.dry_run
+        trained = quantize.trained(recipe) and not context.dry_run
         key = self.keys.of_quantize(recipe) if trained else ""
         specs = layer_specs(self.methods)
         if trained and self.store.has(key) and (found := self.store.get(key)) is not None:
             hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"], specs)
             hardened.load_state_dict(found[0])
             return hardened, found[1]["quantization"]
-        hardened, plan = precision.quantize(
+        hardened, plan = quantize.quantize(
             model,
             bits,
             recipe,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from autocompress.compression import structural
+from autocompress.compression import prune_repair
 from autocompress.compression.layertypes import layer_specs
 from autocompress.contract import Method, Plan, Transform
 
@@ -24,7 +24,7 @@ def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Me
     specs = layer_specs(list(methods.values()))
     for step in steps:
         if "stage" in step:
-            model = structural.rebuild(model, step, specs)
+            model = prune_repair.rebuild(model, step, specs)
             continue
         method = methods[step["method"]]
         assert isinstance(method, Transform)

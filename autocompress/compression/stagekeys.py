@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from autocompress.compression import qat
 from autocompress.compression.inputs import Inputs
-from autocompress.compression.structural import Structural
+from autocompress.compression.prune_repair import Structural
 from autocompress.contract import PlacementTable
 from autocompress.files import digest
 from autocompress.integer_placement import MeasuredCosts

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from autocompress.data import listings
+from autocompress.data.decoding import VERSION, check_picture, open_picture
 from autocompress.data.files import Files, Paths, repeated
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION, check_picture, open_picture
 from autocompress.data.scanning import SUFFIXES, Scanned, pictures_in, subfolders
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from autocompress.compat.datasets import fingerprint_of
+from autocompress.data.decoding import VERSION, check_picture, faults_of, open_picture, plain
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture, plain
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from autocompress.data.decoding import VERSION, check_picture, faults_of, open_picture
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import atomic, cache_folder, digest, kept_if_possible

@@ -14,8 +14,8 @@ import PIL
 import torch
 
 from autocompress.data.batches import Pictures
+from autocompress.data.decoding import VERSION
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION
 from autocompress.data.split import Split
 from autocompress.errors import UserError
 from autocompress.files import cache_folder, digest, kept_if_possible, write_json

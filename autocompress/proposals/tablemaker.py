@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from autocompress import models, proposals
-from autocompress.compression.structural import OfBaseline
+from autocompress.compression.prune_repair import OfBaseline
 from autocompress.contract import Coupling
 from autocompress.devices import apart
 from autocompress.files import digest

@@ -13,10 +13,10 @@ from typing import Any
 from autocompress.files import is_full_disk
 from autocompress.results import Row
 from autocompress.searching.asked import Asked
-from autocompress.searching.climbing.climbing import Climbing, Promotion
-from autocompress.searching.climbing.rows import stayed
-from autocompress.searching.climbing.states import MOST_ATTEMPTS
 from autocompress.searching.endings import Endings
+from autocompress.searching.promotion.choosing import Climbing, Promotion
+from autocompress.searching.promotion.rows import stayed
+from autocompress.searching.promotion.states import MOST_ATTEMPTS
 from autocompress.searching.spool import Spool
 from autocompress.searching.study import Compose, Study
 

@@ -35,8 +35,6 @@ from autocompress.results.status import OVER
 from autocompress.searching.background import Background
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
-from autocompress.searching.climbing.climbing import Climbing
-from autocompress.searching.climbing.untrained import rung_effort, rungs_act, untrained
 from autocompress.searching.clock import Clock
 from autocompress.searching.closing import Closing
 from autocompress.searching.corrections import Corrections
@@ -52,6 +50,8 @@ from autocompress.searching.mirror import Mirror
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Steps, Unbreakable
+from autocompress.searching.promotion.choosing import Climbing
+from autocompress.searching.promotion.untrained import rung_effort, rungs_act, untrained
 from autocompress.searching.recorded import Recorded
 from autocompress.searching.records import read_begun
 from autocompress.searching.searchable import Opener

@@ -28,9 +28,9 @@ from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe
 from autocompress.results import Row
-from autocompress.searching.climbing.rows import begun, climbed
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import artifact_folder
+from autocompress.searching.promotion.rows import begun, climbed
 from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 

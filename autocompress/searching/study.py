@@ -30,7 +30,7 @@ from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.asked import Asked
-from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
+from autocompress.searching.promotion.untrained import EPOCHS, epochs_are_drawn
 from autocompress.searching.records import Records, has_row
 from autocompress.searching.sampling.chooser import OptunaChooser
 from autocompress.searching.sampling.guarded import make_sampler

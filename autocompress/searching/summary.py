@@ -15,8 +15,8 @@ from autocompress.data import Splits
 from autocompress.data.preprocessing import steps_of
 from autocompress.objectives.fronts import front_hypervolume, nearest_miss
 from autocompress.results import COLUMNS, FRONT_COLUMNS, SHOWN_METRICS, STATUSES, Row
-from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.modelfiles import accuracy_bar, with_artifact
+from autocompress.searching.promotion.summary import climbing_summary
 from autocompress.searching.searchable import SearchableJob
 
 

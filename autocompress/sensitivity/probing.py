@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import precision
 from autocompress.compression.layertypes import layer_specs, leaves
+from autocompress.compression.quantize import EXEMPT_BITS, assign
 from autocompress.contract import Context, FakeQuantizer, Hardened, Quantizer, TensorSpec
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
@@ -31,7 +31,7 @@ MOST_IMAGES, LEAST_IMAGES = 128, 8
 MOST_MACS = 3.5e11
 """Maximum multiply-accumulates of a table. Large networks and fine groups get fewer images."""
 BATCH = 64
-_PROBE = precision.EXEMPT_BITS - 1
+_PROBE = EXEMPT_BITS - 1
 """Bits by which exempt tensors (stem, classifier, image) are found: these do not follow it."""
 log = logging.getLogger("autocompress.compression")
 
@@ -157,7 +157,7 @@ class _Probe:
         # All groups are needed, because the group of a tensor depends on its neighbours.
         groups = models.groups(model, self._setting.granularity)
         everywhere = {group.name: GroupBits("probe", _PROBE, "probe", _PROBE) for group in groups}
-        assigned = precision.assign(known, model, self._setting.granularity, Recipe(values={}, bits=everywhere))
+        assigned = assign(known, model, self._setting.granularity, Recipe(values={}, bits=everywhere))
         params = self._setting.params.items()
         equalise = any(self._quantizer(name).equalises(given) for name, given in params)
         network = quantize(
@@ -192,7 +192,7 @@ class _Probe:
         return replace(point.spec, bits=width.bits if follows else point.spec.bits), name
 
     def _uniform(self, width: Width) -> str:
-        """The quantizer of exempt weights: that of activations (:func:`precision.assign`)."""
+        """The quantizer of exempt weights: that of activations (:func:`quantize.assign`)."""
         if self._quantizer(width.quantizer).activation_bits:
             return width.quantizer
         return next(name for name in self._setting.params if self._quantizer(name).activation_bits)

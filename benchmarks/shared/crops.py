@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import to_tensor
 
-from autocompress.data.reading import open_picture
+from autocompress.data.decoding import open_picture
 
 BY_PACKAGE = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),

@@ -17,7 +17,7 @@ from autocompress import models
 from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import remove
 from autocompress.compression import prune
-from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
+from autocompress.compression.prune_repair import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
 from autocompress.compute import Compute
 from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe

@@ -17,7 +17,7 @@ from torch import nn
 from autocompress import models
 from autocompress.channels.known import fixed_couplings
 from autocompress.compression import prune, repair
-from autocompress.compression.structural import Structural
+from autocompress.compression.prune_repair import Structural
 from autocompress.contract import Context, LayerSpec, Pruner, Space, manager
 from autocompress.graph import facts
 from autocompress.opened.transfer import user_data

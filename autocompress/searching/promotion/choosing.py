@@ -23,9 +23,9 @@ from autocompress.objectives.figures import known, point
 from autocompress.objectives.fronts import RowFront
 from autocompress.objectives.quantities import POINTS
 from autocompress.results import Row
-from autocompress.searching.climbing.gain import Climber, Gain, Gains
-from autocompress.searching.climbing.rows import accuracies, kept_of
-from autocompress.searching.climbing.states import LAST_RUNG, RungTable, standing_of
+from autocompress.searching.promotion.gain import Climber, Gain, Gains
+from autocompress.searching.promotion.rows import accuracies, kept_of
+from autocompress.searching.promotion.states import LAST_RUNG, RungTable, standing_of
 
 ETA = 4
 """One of this number of recipes on a rung is promoted."""

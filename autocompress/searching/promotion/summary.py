@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autocompress.searching.climbing.rows import accuracies
-from autocompress.searching.climbing.states import LAST_RUNG
+from autocompress.searching.promotion.rows import accuracies
+from autocompress.searching.promotion.states import LAST_RUNG
 
 LEAST_PAIRS = 3
 """Minimum number of recipes for a rank correlation."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from autocompress.objectives.figures import known
 from autocompress.results import Row
-from autocompress.searching.climbing.states import LAST_RUNG, Kept
+from autocompress.searching.promotion.states import LAST_RUNG, Kept
 
 
 def begun(row: Row) -> Row:
