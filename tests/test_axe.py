@@ -10,8 +10,8 @@ from browser import Looked, axe_core, looked_at, needs_browser
 from example_run import JOB, write_everything
 
 from autocompress import results
+from autocompress.report.charts.hypervolume_race import race, read_benchmark
 from autocompress.report.page import render
-from autocompress.report.rivals import race, read_benchmark
 
 pytestmark = [needs_browser, pytest.mark.slow]
 BENCHMARK = Path(__file__).parent.parent / "results" / "search" / "resnet18-glyphs-amx.json"

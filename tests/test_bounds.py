@@ -23,7 +23,7 @@ from autocompress.job import Bound, Constraints, load_job
 from autocompress.objectives.bounds import by_column, excess, explain, met, misses
 from autocompress.objectives.figures import directions, known, objective_values, point, ratio
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES, QUANTITIES, of_column
-from autocompress.report.chartdata import AXES
+from autocompress.report.charts.interactive_data import AXES
 
 calm = settings(deadline=None, max_examples=60)
 BASELINE = {"accuracy": 90.0, "latency_ms": 10.0, "size_bytes": 4000, "energy_uj": 100.0, "macs": 5000, "params": 1000}

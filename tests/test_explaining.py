@@ -19,9 +19,9 @@ from autocompress.job import DeviceConfig
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes import ablation
 from autocompress.recipes.choosers import Replay
+from autocompress.report.charts.layer_strip import strip
+from autocompress.report.charts.recipe_steps import steps
 from autocompress.report.page import render
-from autocompress.report.steps import steps
-from autocompress.report.strip import strip
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing
 from autocompress.searching.explaining import Explainer

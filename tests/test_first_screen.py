@@ -16,9 +16,9 @@ from example_run import BASELINE, write_run
 
 from autocompress import results
 from autocompress.report.answer import answer
+from autocompress.report.charts.drawing import doubling_ticks, placed, round_ticks
+from autocompress.report.charts.front_svg import picture
 from autocompress.report.page import render
-from autocompress.report.picture import picture
-from autocompress.report.svg import doubling_ticks, placed, round_ticks
 from autocompress.report.trades import trade_rows
 
 PAIRS = [(0.0, 0.094), (0.28, 0.09), (1.94, 0.0877)]

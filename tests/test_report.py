@@ -18,9 +18,9 @@ from rich.console import Console
 from autocompress import results
 from autocompress.errors import UserError
 from autocompress.report import front_table, view, words, write_report
-from autocompress.report.chartdata import chart_data
-from autocompress.report.importance import explained, importance
-from autocompress.report.png import write_plot
+from autocompress.report.charts.front_png import write_plot
+from autocompress.report.charts.interactive_data import chart_data
+from autocompress.report.charts.parameter_importance import explained, importance
 
 EVIL = "<script>alert(1)</script>\"'&</pre>"
 

@@ -16,7 +16,7 @@ from cli_here import Commands
 from example_run import write_run
 
 from autocompress.errors import UserError
-from autocompress.report.rivals import race, read_benchmark
+from autocompress.report.charts.hypervolume_race import race, read_benchmark
 from autocompress.results import read
 
 COMMITTED = sorted((Path(__file__).parent.parent / "results" / "search").glob("resnet*.json"))

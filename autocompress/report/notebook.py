@@ -6,7 +6,7 @@ from markupsafe import Markup, escape
 
 from autocompress.report import datafree, view
 from autocompress.report.answer import answer
-from autocompress.report.picture import picture
+from autocompress.report.charts.front_svg import picture
 from autocompress.results import SearchResult
 
 # Colours for white and black backgrounds, because a notebook may have either.

@@ -14,19 +14,26 @@ from autocompress.files import write_text
 from autocompress.report import datafree, view, words
 from autocompress.report.answer import answer
 from autocompress.report.brief import BRIEF_FILE, brief
-from autocompress.report.chartdata import chart_data
-from autocompress.report.heat import heat_table, width_table
+from autocompress.report.charts.front_svg import picture
+from autocompress.report.charts.heat_tables import heat_table, width_table
+from autocompress.report.charts.hypervolume_race import Race, race, read_benchmark
+from autocompress.report.charts.interactive_data import chart_data
+from autocompress.report.charts.layer_strip import strip
+from autocompress.report.charts.recipe_steps import steps
 from autocompress.report.metric import judged, metric
 from autocompress.report.paying import by_group, headline
-from autocompress.report.picture import picture
-from autocompress.report.rivals import Race, race, read_benchmark
-from autocompress.report.steps import steps
-from autocompress.report.strip import strip
 from autocompress.report.trades import trade_rows
 from autocompress.results import JOB_FILE, SearchResult, read
 
 REPORT_FILE, PLOT_FILE = "report.html", "front.png"
-SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js", "answer.js")
+SCRIPTS = (
+    "charts/base.js",
+    "charts/front_scatter.js",
+    "charts/parallel_coordinates.js",
+    "charts/hypervolume_progress.js",
+    "templates/trials.js",
+    "templates/answer.js",
+)
 
 
 def write_report(folder: str | Path, benchmark: str | Path | None = None) -> Path:
@@ -46,7 +53,7 @@ def write_report(folder: str | Path, benchmark: str | Path | None = None) -> Pat
         UserError: if the folder is not a run, or the benchmark cannot be read.
     """
     # Imported here, because matplotlib takes a second, and tables for the terminal do not need it.
-    from autocompress.report.png import write_plot
+    from autocompress.report.charts.front_png import write_plot
 
     result = read(folder)
     beside = None if benchmark is None else race(result, read_benchmark(benchmark), Path(benchmark).name)
@@ -125,7 +132,7 @@ def _embed(value: Any) -> Markup:
 
 @cache
 def _template() -> Any:
-    loader = PackageLoader("autocompress.report", "templates")
+    loader = PackageLoader("autocompress.report", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -133,5 +140,5 @@ def _template() -> Any:
     def verbatim(name: str) -> Markup:
         return Markup(loader.get_source(environment, name)[0])
 
-    environment.globals.update(style=verbatim("report.css"), scripts=[verbatim(name) for name in SCRIPTS])
-    return environment.get_template("report.html.j2")
+    environment.globals.update(style=verbatim("templates/report.css"), scripts=[verbatim(name) for name in SCRIPTS])
+    return environment.get_template("templates/report.html.j2")

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from autocompress.objectives.choosing import ACCURATE, CHEAPEST, TRADE
 from autocompress.objectives.quantities import BY_NAME, of_column
 from autocompress.report import words
+from autocompress.report.charts.drawing import Scale, doubling_ticks, drawing, placed, round_ticks, tag
 from autocompress.report.metric import judged
-from autocompress.report.svg import Scale, doubling_ticks, drawing, placed, round_ticks, tag
 from autocompress.results import SearchResult
 
 WIDTH, HEIGHT = 480, 270

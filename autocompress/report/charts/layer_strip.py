@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from autocompress.report import words
-from autocompress.report.svg import drawing, tag
+from autocompress.report.charts.drawing import drawing, tag
 from autocompress.results import SearchResult
 
 WIDTH, HEIGHT = 1000, 84

@@ -9,7 +9,7 @@ import pandas as pd
 from autocompress.objectives.hypervolume import progress
 from autocompress.objectives.quantities import QUANTITIES, objective_columns
 from autocompress.report import datafree, words
-from autocompress.report.importance import importance
+from autocompress.report.charts.parameter_importance import importance
 from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import BASELINE, SearchResult
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from autocompress.errors import UserError
 from autocompress.report import datafree, words
+from autocompress.report.charts.drawing import Scale, drawing, round_ticks, tag
 from autocompress.report.markdown import plain
-from autocompress.report.svg import Scale, drawing, round_ticks, tag
 from autocompress.results import SearchResult
 
 WIDTH, HEIGHT = 480, 270
