@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from autocompress.objectives.intervals import Interval, paired_difference
+from autocompress.task import losses
 from autocompress.task.task import Task
 
 
@@ -23,11 +23,11 @@ class Classification(Task):
     metric_name: ClassVar[str] = "accuracy"
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets)
+        return losses.cross_entropy(outputs, targets)
 
     def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
         """Targets may also be probabilities of the classes, float32 ``(N, classes)``."""
-        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return losses.cross_entropy(outputs, targets, smoothing)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whether each image is classified correctly, bool ``(N,)``.
@@ -41,29 +41,24 @@ class Classification(Task):
 
     def divergences(self, reference: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """KL(softmax(reference) || softmax(outputs)) in nats."""
-        expected, got = reference.log_softmax(1), outputs.log_softmax(1)
-        return (expected.exp() * (expected - got)).sum(1)
+        return losses.kl_divergences(reference, outputs)
 
     def total_divergence(self, reference: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        expected, got = reference.log_softmax(1), outputs.log_softmax(1)
-        return F.kl_div(got, expected, reduction="sum", log_target=True)
+        return losses.total_kl_divergence(reference, outputs)
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.argmax(1)
 
     def answers(self, outputs: torch.Tensor, temperature: float) -> torch.Tensor:
         """Log-probabilities at ``temperature``."""
-        return F.log_softmax(outputs.float() / temperature, 1)
+        return losses.soft_log_probabilities(outputs, temperature)
 
     def distillation(self, outputs: torch.Tensor, answers: torch.Tensor, temperature: float) -> torch.Tensor:
         """T^2 KL(teacher || student); Hinton et al., 2015, section 2."""
-        log_student = F.log_softmax(outputs / temperature, 1)
-        return temperature**2 * F.kl_div(log_student, answers, reduction="batchmean", log_target=True)
+        return losses.distillation_kl(outputs, answers, temperature)
 
     def sampled_loss(self, outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        chances = outputs.detach().softmax(1).cpu()
-        labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(outputs.device)
-        return F.cross_entropy(outputs, labels, reduction="sum")
+        return losses.sampled_cross_entropy(outputs, generator)
 
     def uninformed_loss(self, classes: int) -> float:
         """The loss if all classes have equal probabilities."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from autocompress.task import losses
 from autocompress.task.task import Task
 
 
@@ -34,7 +34,7 @@ class Multilabel(Task):
         self._logit = math.log(threshold / (1 - threshold))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(outputs, targets.float())
+        return losses.binary_cross_entropy(outputs, targets)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The logits and the targets of each image, float32 ``(N, 2 * labels)``."""
@@ -48,18 +48,14 @@ class Multilabel(Task):
         return 100.0 * sum(known) / len(known) if known else math.nan
 
     def divergences(self, reference: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        chance = reference.sigmoid()
-        found = chance * (F.logsigmoid(reference) - F.logsigmoid(outputs))
-        found = found + (1 - chance) * (F.logsigmoid(-reference) - F.logsigmoid(-outputs))
-        return found.mean(1)
+        return losses.bernoulli_kl_divergences(reference, outputs)
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
         """Whether each label is predicted, int64 ``(N, labels)``."""
         return (outputs > self._logit).to(torch.int64)
 
     def sampled_loss(self, outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        labels = torch.bernoulli(outputs.detach().sigmoid().cpu(), generator=generator).to(outputs.device)
-        return F.binary_cross_entropy_with_logits(outputs, labels, reduction="sum")
+        return losses.sampled_binary_cross_entropy(outputs, generator)
 
     def uninformed_loss(self, classes: int) -> float:
         """The loss if each label has the probability 0.5."""

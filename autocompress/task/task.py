@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autocompress.objectives.intervals import Interval
+from autocompress.task import losses
 from autocompress.task.jackknife import paired_interval
 
 
@@ -115,8 +116,7 @@ class Task(ABC):
         Its squared gradients are the Fisher information. The default is for outputs with normal
         noise of variance 1.
         """
-        noise = torch.randn(outputs.shape, generator=generator).to(outputs.device, outputs.dtype)
-        return (noise * outputs).sum()
+        return losses.sampled_normal(outputs, generator)
 
     def uninformed_loss(self, classes: int) -> float:
         """The loss of a network that has learned nothing; 0 if it is unknown.

@@ -2,7 +2,7 @@
 
 - ``loop``: the training loop.
 - ``optimizing``: optimizer groups and schedules.
-- ``losses``: the losses (labels and distillation).
+- ``distilling``: mixes the loss of the task with distillation from a teacher.
 - ``taps``: outputs of inner modules for callbacks.
 - ``checkpoint``: saved trainings, which continue after a kill.
 - ``trainer``: trains a model, or a baseline that is stored.
@@ -17,9 +17,9 @@ import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half
 from autocompress.compute import Compute, compute_of, default_device, half_precision
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with, versions
+from autocompress.training.distilling import SoftTargets, answers_of, distillation
 from autocompress.training.evaluation import evaluate, logits, predictions, recalibrate_batch_norm
 from autocompress.training.loop import Training
-from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
 from autocompress.training.recovery import batch_size, recover
 from autocompress.training.settings import Progress, TrainResult, TrainSettings

@@ -21,8 +21,8 @@ from autocompress.errors import TooLittleMemory, TrialFailed
 from autocompress.memory import is_out_of_memory
 from autocompress.models import device_of
 from autocompress.training.checkpoint import Checkpoint
+from autocompress.training.distilling import Answers, SoftTargets, answers_of, distillation
 from autocompress.training.layout import laid_out_as_parameters, to_memory_format
-from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
 from autocompress.training.mixing import Mixing
 from autocompress.training.optimizing import (
     clipped_parameters,

@@ -8,9 +8,9 @@ from torch import nn
 
 from autocompress.contract import Callback, Context, Params, TransferSet
 from autocompress.training.checkpoint import Checkpoint
+from autocompress.training.distilling import SoftTargets
 from autocompress.training.joining import joined
 from autocompress.training.loop import Training
-from autocompress.training.losses import SoftTargets
 from autocompress.training.settings import TrainSettings
 
 VERSION = "2"

@@ -1,4 +1,7 @@
-"""Losses of a student: with labels, with outputs of a teacher, or with both."""
+"""The loss of a student from labels, from outputs of a teacher, or from both.
+
+The formulas are those of the task (``task/losses.py``).
+"""
 
 from __future__ import annotations
 
