@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress import results
-from autocompress.cli.app import search
+from autocompress.cli.commands.search import search
 from autocompress.errors import UserError
 from autocompress.job import Bound, Constraints, load_job
 from autocompress.objectives.bounds import by_column, excess, explain, met, misses

@@ -22,7 +22,7 @@ from patience import Patience, patient
 from test_delivery import HOSTILE
 from toy_search import offer_toy_device, open_toy, toy_job
 
-from autocompress.cli import watch
+from autocompress.cli import following
 from autocompress.errors import Terminated, UserError
 from autocompress.results import read, write_trials
 from autocompress.results.status import OVER, STATUS_FILE, STOPPED, Status, read_status, write_status
@@ -233,7 +233,7 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_the_search(
         replace(LIVING, trials=31, note="one"),
         replace(LIVING, phase=OVER),
     ]
-    monkeypatch.setattr(watch.time, "sleep", lambda seconds: write_status(running, states.pop(0)))
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: write_status(running, states.pop(0)))
     out = commands("watch", running)
     lines = [line for line in out.splitlines() if line]
     assert len(lines) == 3, "no line is printed twice"

@@ -21,7 +21,8 @@ from rich.console import Console
 from toy_search import offer_toy_device, open_toy
 from typer.testing import CliRunner
 
-from autocompress.cli.app import app, exit_code
+from autocompress.cli.app import app
+from autocompress.cli.ending import exit_code
 from autocompress.cli.progress import Lines
 from autocompress.errors import ExitCode
 from autocompress.report import view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,9 +147,7 @@ def test_a_file_before_the_command_is_also_in_the_job(plugin: str, monkeypatch: 
         asked.append(settings.get("plugins"))
         raise UserError("enough")
 
-    monkeypatch.setattr(
-        sys.modules["autocompress.cli.app"], "load_job", load
-    )  # the package has the Typer object under this name
+    monkeypatch.setattr("autocompress.cli.commands.search.load_job", load)
     search = ("search", "--model", "test_resnet", "--data", "digits")
     run("--plugin", plugin, *search)
     run("--plugin", plugin, *search, "--plugin", "other.py", "--plugin", plugin)

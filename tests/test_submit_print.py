@@ -6,7 +6,6 @@ import gzip
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from cli_here import Commands
 
 from autocompress.cli import app, supervising
+from autocompress.cli.commands import search
 from autocompress.job import Job, load_job
 
 SCHEMA = Path(__file__).parent.parent.parent / "shared" / "cluster" / "rayjob.schema.json.gz"
@@ -174,7 +174,7 @@ def searched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Job:
     """The job of ``autocompress WORDS``."""
     jobs: list[Job] = []
     monkeypatch.setattr(supervising, "is_needed", lambda cluster: False)
-    monkeypatch.setattr(sys.modules["autocompress.cli.app"], "_search_again", jobs.append)
+    monkeypatch.setattr(search, "_search_again", jobs.append)
     app(words, standalone_mode=False)
     return jobs[0]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autocompress import data, models
-from autocompress.cli import main, synthesis
+from autocompress.cli import main
+from autocompress.cli.commands import synthesize
 from autocompress.data import DataInfo
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
@@ -192,7 +193,7 @@ def test_channels_without_a_file_format_are_refused_before_anything_is_made(
     def never(*_: object) -> None:
         raise AssertionError("images were made")
 
-    monkeypatch.setattr("autocompress.cli.synthesis._made", never)
+    monkeypatch.setattr("autocompress.cli.commands.synthesize._made", never)
     twelve = save(tmp_path, "test_resnet", normed=False, channels=12)
     message = here("synthesize", *of(twelve), "--method", "zskd", "--out", tmp_path / "images", code=2)
     assert message == "images of 12 channels cannot be written as PNG (images need 1 or 3 channels)"
@@ -203,7 +204,7 @@ def test_quality_is_computed_in_batches() -> None:
     images, labels = torch.randn(300, 3, 32, 32), torch.zeros(300, dtype=torch.int64)
     whole = similarity(model, [(images, labels)])
     model.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
-    found = synthesis._quality(model, images, labels)
+    found = synthesize._quality(model, images, labels)
     assert max(sizes) <= 256
     assert found["bns"] == pytest.approx(whole, rel=1e-4)
 

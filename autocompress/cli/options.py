@@ -1,4 +1,4 @@
-"""The flags of ``autocompress search``: common keys of a job, and ``--set`` for all others."""
+"""Flags of several commands, and those of ``search``: common keys of a job, and ``--set``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.extra import add_files, with_earlier
+from autocompress.cli.plugin_commands import add_files, with_earlier
 from autocompress.errors import UserError
 from autocompress.job.yamlfile import parse_value
 
@@ -30,6 +30,9 @@ def _plugins(help_text: str, callback: Callable[..., Any], panel: str | None = N
         is_eager=is_eager,
     )
 
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run, results/NAME.", metavar="RUN", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 JobFile = Annotated[
     Path | None,

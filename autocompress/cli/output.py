@@ -9,7 +9,10 @@ import os
 import sys
 import unicodedata
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN = {
     "×": "x",
@@ -34,6 +37,8 @@ PLAIN = {
     "│": "|",
 }
 """Replacements for characters that a terminal cannot show."""
+MOST_SAID = 2000
+"""Maximum length of a sentence about a run; reasons of failed trials may be long."""
 ERROR_HANDLER = "autocompress.plain"
 
 
@@ -157,3 +162,15 @@ class _Unbreakable(io.TextIOBase):
     def buffer(self) -> io.BufferedIOBase:
         """The stream of bytes below."""
         return self._stream.buffer  # type: ignore[return-value]
+
+
+def say(console: Console, text: str) -> None:
+    """Prints ``text`` without markup, highlighting or wrapping of lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def one_line(path: Path) -> str:
+    """A path on one line, without unseen characters."""
+    from autocompress.report.markdown import plain
+
+    return plain(path, MOST_SAID)

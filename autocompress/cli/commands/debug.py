@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.cli.models import Json, Run, say
+from autocompress.cli.options import Json, Run
+from autocompress.cli.output import say
 
 if TYPE_CHECKING:
     from autocompress.debugging import Debugged

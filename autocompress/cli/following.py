@@ -1,4 +1,4 @@
-"""``autocompress watch``: follows a search from another terminal."""
+"""Follows a search from another terminal, for ``autocompress watch``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cli import output
-from autocompress.cli.models import say
+from autocompress.cli.output import say
 from autocompress.cli.progress import front_table
 from autocompress.report import live
 from autocompress.results import TRIALS_FILE, SearchResult, read

@@ -1,7 +1,4 @@
-"""``autocompress synthesize``: images from a model alone.
-
-``autocompress similarity``: which data sets are similar to the training data of a model.
-"""
+"""``autocompress synthesize``: images from a model alone."""
 
 from __future__ import annotations
 
@@ -9,15 +6,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from autocompress.cli import options
+from autocompress.cli.output import say
+from autocompress.cli.teacher import OF_MODEL, Checkpoint, Images, InputSize, Model, Pretrained, Seed, job_of
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError, did_you_mean
 from autocompress.files import atomic_folder, write_json
-from autocompress.job import Job, check_model_name, load_job
 
 if TYPE_CHECKING:
     import torch
@@ -25,26 +23,13 @@ if TYPE_CHECKING:
 
     from autocompress.contract import DataSource, Params
     from autocompress.data import Split
+    from autocompress.job import Job
 
 SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
 """Maximum number of images on the contact sheet."""
 SCORED = 128
 """Images per batch for computing the BNS score of all images."""
-Divergence = Literal["measured", "recorded"]
-"""The type in ``synthesis.terms_gaussian``, whose import would import torch."""
-OF_MODEL = "model_args."
-"""Keys of ``--set`` for values that a checkpoint does not store: mean, std, img_size."""
-
-Model = Annotated[str, typer.Option(help="Model name, as in timm.", show_default=False)]
-Checkpoint = Annotated[Path | None, typer.Option(help="Local checkpoint file with the weights.", show_default=False)]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
-InputSize = Annotated[
-    int | None,
-    typer.Option(help="Height and width of the images. A checkpoint does not store it.", metavar="PIXELS"),
-]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
-Images = Annotated[int, typer.Option(help="Number of images.", min=1)]
 
 
 def synthesize(
@@ -79,7 +64,7 @@ def synthesize(
     given = options.settings({}, assignments)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already", "give --out another folder")
-    job = _job(model, checkpoint, pretrained, input_size, seed, given)
+    job = job_of(model, checkpoint, pretrained, input_size, seed, given)
 
     from autocompress import models
     from autocompress.synthesis.imagefolder import check_channels
@@ -101,99 +86,7 @@ def synthesize(
         "seconds": round(time.perf_counter() - started, 3),
     }
     facts = _write(made, teacher, facts, out)
-    _say(console, _sentence(facts, out))
-
-
-def similarity(
-    model: Model,
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            help="Data sets: digits, glyphs, folder:PATH, or timm's names.",
-            metavar="DATA...",
-            show_default=False,
-        ),
-    ],
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    images: Images = 1000,
-    input_size: InputSize = None,
-    seed: Seed = 0,
-    divergence: Annotated[
-        Divergence, typer.Option(help="Statistics that are the first argument of the KL divergence.")
-    ] = "measured",
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="A value that a checkpoint does not store: model_args.mean=[0.5].",
-            metavar="KEY=VALUE",
-            show_default=False,
-        ),
-    ] = None,
-    plugins: options.OwnPlugins = None,
-) -> None:
-    """Compare data sets with the training data of a model, from its batch norms.
-
-    The original data is not needed.
-
-    autocompress similarity --model resnet18 --pretrained folder:photos folder:drawings
-    """
-    del plugins  # the option's callback loads them
-    given = options.settings({}, assignments)
-    for key in given:
-        if not key.startswith(OF_MODEL):
-            raise UserError(f"--set {key} means nothing here", f"only {OF_MODEL}mean, std and the like can be set")
-    job = _job(model, checkpoint, pretrained, input_size, seed, given)
-
-    from autocompress import models
-    from autocompress.cli.similarity import rows_of, table_of
-    from autocompress.synthesis import reasons_against_statistics
-
-    teacher = models.create(job)
-    if reasons := reasons_against_statistics(teacher):
-        raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
-    console = Console()
-    rows, size, notes = rows_of(teacher, job, data, images, console, divergence)
-    console.print(table_of(rows, job.model))
-    for note in notes:
-        _say(console, f"note: {note}")
-    own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
-    _say(console, f"images were read at {size[0]}x{size[1]}{own};")
-    _say(console, "the reading is relative: compare data sets on one model and at equal size, never two models;")
-    _say(console, "even images of the right kind score above 0, the fewer the more (about 1 / images in deep layers)")
-
-
-# --- both -----------------------------------------------------------------------------------------
-
-
-def _job(
-    model: str,
-    checkpoint: Path | None,
-    pretrained: bool,
-    input_size: int | None,
-    seed: int,
-    given: Mapping[str, Any],
-) -> Job:
-    if checkpoint is None and not pretrained:
-        raise UserError("a model without weights was trained on no data", "give --checkpoint PATH or --pretrained")
-    settings = {"model": model, "checkpoint": checkpoint, "pretrained": pretrained or None, "input_size": input_size}
-    of_model = {key: value for key, value in given.items() if key.startswith(OF_MODEL)}
-    job = load_job(settings={**settings, **of_model, "data": "none", "seed": seed}, flags=True)
-    check_model_name(job)
-
-    from autocompress.contract import manager
-    from autocompress.job import validate
-
-    validate(job, manager())
-    return job
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-# --- synthesize -----------------------------------------------------------------------------------
+    say(console, _sentence(facts, out))
 
 
 def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands about runs: compare, watch."""
+"""``autocompress compare``: several runs side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from autocompress.cli.models import Json, Run
+from autocompress.cli.options import Json
 
 
 def compare(
@@ -31,19 +31,3 @@ def compare(
         print(json.dumps(compared.as_json(found), indent=2, default=str))
         return
     Console().print(compared.tables(found))
-
-
-def watch(
-    run_folder: Run,
-    once: Annotated[bool, typer.Option("--once", help="Print the progress of the search once.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two updates.", min=0.1, max=3600)] = 1.0,
-) -> None:
-    """Follow a search from another terminal: phase, workers, time left and current front.
-
-    It ends with the search. On a pipe it prints a line for each change.
-
-    autocompress watch results/demo
-    """
-    from autocompress.cli.watch import follow
-
-    follow(run_folder, once=once, every=every)

@@ -1,0 +1,1 @@
+"""One file for each command. Each imports what it needs when it runs."""

@@ -1,0 +1,27 @@
+"""``autocompress resume``: continues a search."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rich.console import Console
+
+from autocompress.cli import options, supervising
+from autocompress.cli.ending import end, last_words, told_if_stopped
+from autocompress.cli.options import Run
+from autocompress.memory import out_of_memory_told
+
+
+def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
+    """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
+    supervising.end_with_parent()
+    supervising.resume_supervised(run_folder)
+    from autocompress.cli.progress import watching
+    from autocompress.searching import run, stopping
+    from autocompress.searching.clock import process_began
+
+    console = Console()
+    signals = stopping.caught(ends_process=True, last_words=partial(last_words, run_folder))
+    with signals, told_if_stopped(run_folder), out_of_memory_told(), watching(console) as observer:
+        result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer, began=process_began())
+    end(result, console)
