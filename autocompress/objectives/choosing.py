@@ -24,10 +24,10 @@ def cost_objective(objectives: Sequence[str]) -> str:
 def trade(drop: float | None, share: float | None) -> float:
     """The value of a model as a trade: (10 - points lost) x log2(1 / share of the cost).
 
-    It is the hypervolume of the model alone, without a limit to the speed-up. A gain of accuracy
-    counts as no loss. At twice the speed, a point of loss is worth 8 % more speed; at eight times
-    the speed, 26 %. The value is 0 at 10 points, at the cost of the baseline, and if a figure is
-    missing.
+    It is the hypervolume of the model alone, without a limit to the speed-up. A gain of accuracy is
+    treated as no loss. For the same value, a model that loses one point must be 8 % faster if its
+    speed-up is 2, and 26 % faster if it is 8. The value is 0 at 10 points, at the cost of the
+    baseline, and if a figure is missing.
 
     Args:
         drop: points of accuracy below the baseline.
@@ -67,8 +67,8 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
 def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:
     """Indices of the rows that are the cheapest for some allowed drop, the most accurate first.
 
-    Of the rows within an allowed drop, the last one is the cheapest. A gain of accuracy counts as
-    no loss. Rows without a drop or a cost are left out.
+    Of the rows within an allowed drop, the last one is the cheapest. A gain of accuracy is treated
+    as no loss. Rows without a drop or a cost are left out.
 
     Args:
         rows: models.

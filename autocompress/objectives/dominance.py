@@ -1,7 +1,7 @@
 """Dominance between points, and a front to which points are added one by one.
 
 A point is a sequence of objective values, any number of them, all better when lower. A missing
-value (None or NaN) counts as infinite, so it is never better than a known one.
+value (None or NaN) is treated as infinite, so it is never better than a known one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Front(Generic[Item]):
 
 
 def non_dominated(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.bool_]:
-    """Mask of the points that no other point dominates, bool ``(n,)``; equal points share it.
+    """Mask of the points that no other point dominates, bool ``(n,)``; the same for equal points.
 
     Arguments as for :func:`ranks`. Without a feasible point, the mask holds the points with the
     smallest violation.
@@ -104,7 +104,7 @@ def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.
     better dominates. Equal points share a rank.
 
     Args:
-        points: ``(n, objectives)``, lower is better; NaN counts as infinite.
+        points: ``(n, objectives)``, lower is better; NaN is treated as infinite.
         violation: ``(n,)``, how far each point misses the constraints, 0 where it meets them; None:
             all meet them.
 

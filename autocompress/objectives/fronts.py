@@ -137,7 +137,7 @@ class Contenders(Generic[Row]):
         self._close = self._among(candidates)
 
     def _among(self, candidates: Sequence[tuple[int, Row]]) -> list[tuple[int, Row]]:
-        """The contenders beside the front."""
+        """The contenders besides the front."""
         front = self.front
         on_front = {id(row) for row in front}
         highs = [self._point(_with_latency(row, "ratio_high")) for row in front]

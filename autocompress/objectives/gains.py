@@ -13,7 +13,7 @@ from autocompress.objectives.hypervolume import BEST_LOG_SPEEDUP, hypervolume
 from autocompress.objectives.quantities import BY_NAME, POINTS
 
 LEAST_GAIN = 1e-3
-"""Smallest gain of hypervolume (at most 1) that counts; a smaller one is measurement noise."""
+"""Minimum gain of hypervolume (which is at most 1); a smaller gain is measurement noise."""
 
 
 class Gains:

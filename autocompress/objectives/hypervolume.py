@@ -73,8 +73,8 @@ def _shared(corner: tuple[float, ...], others: list[tuple[float, ...]]) -> list[
 class SpeedFront:
     """The hypervolume of the models of a search so far: the dominated share of a square.
 
-    One side of the square is the accuracy drop, from 0 to 10 points; a gain of accuracy counts as
-    no drop. The other side is log2 of the speed-up, from 1x to 32x. This is the hypervolume that
+    One side of the square is the accuracy drop, from 0 to 10 points; a gain of accuracy is treated
+    as no drop. The other side is log2 of the speed-up, from 1x to 32x. This is the hypervolume that
     the benchmarks compare.
     """
 
@@ -118,7 +118,7 @@ def speed_hypervolume(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> float:
 
 
 def progress(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The same after the first, the first two, ... models, float64 ``(n,)``."""
+    """:func:`speed_hypervolume` of the first model, the first two, and so on; float64 ``(n,)``."""
     front = SpeedFront()
     drops, ratios = np.asarray(drop, dtype=np.float64), np.asarray(ratio, dtype=np.float64)
     reached = np.zeros(len(drops))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 POINTS = 10.0
-"""Accuracy drop in points that is weighed like a cost at twice its bound.
+"""Accuracy drop in points that is as bad as a cost at twice its bound.
 
-Hypervolume counts no model with a larger drop.
+A model with a larger drop adds nothing to the hypervolume.
 """
 
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -206,7 +206,7 @@ _BY_COLUMN: Mapping[str, Quantity] = {
 def of_column(column: str) -> Quantity:
     """The quantity that ``column`` of trials.csv or front.csv holds.
 
-    Any other column of numbers counts as a cost: lower is better.
+    Any other column of numbers is treated as a cost: lower is better.
     """
     return _BY_COLUMN.get(column) or Quantity(column, column, "", column, column, "less", is_objective=False)
 

@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         name: a coupling or a group of layers.
-        axis: for example the structure or the bits of weights. Effects of different axes add.
+        axis: for example the structure or the bits of weights. Effects of different axes add up.
         choices: the first leaves the network unchanged. If ``ordered``, each further one changes
             more.
         ordered: whether choices between two measured ones can be interpolated.

@@ -67,7 +67,7 @@ class Correction:
         return float(divergence * np.exp(self.offset + self.slope * (at - self.centre)))
 
     def predicted(self, divergence: float) -> float:
-        """The predicted divergence with the corrected divergence ``divergence``."""
+        """The inverse: the predicted divergence whose corrected value is ``divergence``."""
         low, high = divergence * 1e-3, divergence * 1e3
         for _ in range(40):
             middle = float(np.sqrt(low * high))

@@ -13,7 +13,7 @@ from autocompress.proposals.factors import Factor, Layer, Widths, factors
 from autocompress.proposals.structure import kept_shares
 
 WEIGHT_WORK = 8
-"""Multiply-adds to which reading a weight is equivalent when probes are chosen."""
+"""Multiply-adds that are taken as equivalent to reading one weight, when probes are chosen."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from autocompress.proposals.choices import Part
 STRUCTURE = "structure"
 """The axis of shares of channels to keep in couplings."""
 WHOLE = 2
-"""Maximum number of couplings of a layer that has a single table."""
+"""A layer with at most this number of couplings has a single table."""
 NOTHING = 1e-12
 
 

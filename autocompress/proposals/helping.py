@@ -26,7 +26,7 @@ MOST_WAITED = 60.0
 MOST_LATE = 5.0
 """Seconds after the deadline that the last cell of the other process may take."""
 NICENESS = 10
-"""Niceness of the forked process: others wait for the first recipe and the moments, not for it."""
+"""Niceness of the forked process, because the first recipe and the moments are more urgent."""
 Measure = Callable[[Selection], float]
 """Divergence of a selection."""
 

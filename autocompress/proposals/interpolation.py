@@ -29,10 +29,10 @@ def interpolate(known: Mapping[int, float], errors: Sequence[float]) -> np.ndarr
     index = sorted(place for place, value in known.items() if place > 0 and np.isfinite(value))
     if not index:
         return found
-    # With noise, a deeper cut can have a smaller divergence. It then gets that of the cut before.
+    # With noise, a deeper cut can have a smaller divergence. It then gets that of the last cut.
     values = np.maximum.accumulate([max(known[place], TINY) for place in index])
     at = np.log(np.maximum(error[index], TINY))
-    at = at + np.arange(len(at)) * 1e-9  # equal errors
+    at = at + np.arange(len(at)) * 1e-9  # keeps equal errors apart
     wanted = np.log(np.maximum(error, TINY))
     logs = np.interp(wanted, at, np.log(values))
     logs += np.minimum(wanted - at[0], 0.0) + np.maximum(wanted - at[-1], 0.0)

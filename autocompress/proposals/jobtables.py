@@ -28,7 +28,7 @@ class Tables:
         wholes: each cost of the baseline in the unit of the problem. A missing cost cannot be
             bounded yet.
         amounts: each cost of the baseline in the unit of the bounds of a job.
-        first: the cost of the budgets of the sampler, over which proposals are spread too.
+        first: name of the cost that budgets of the sampler limit; proposals are spread over it too.
         correction: correction of predicted divergences by trials.
     """
 

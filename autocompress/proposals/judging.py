@@ -1,8 +1,8 @@
 """The number of images for a cell of a table, so that all cells fit into the time for tables.
 
-A pass of a ResNet-18 at 32 pixels takes a thousandth of a second an image, and one of an
-EfficientNet at 224 pixels takes fifty times as long. Few images are better than cells that are not
-measured at all: losses are compared on the same images.
+A pass of a ResNet-18 takes a millisecond per image of 32 pixels, and one of an EfficientNet takes
+fifty times as long per image of 224 pixels. Few images are better than cells that are not measured
+at all: losses are compared on the same images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autocompress.graph import evaluating
 
 LEAST_IMAGES = 32
 PROBED = 8
-"""Images of the timed pass, which follows a pass that is not timed."""
+"""Number of images in the timed pass. An untimed pass runs before it."""
 OF_A_PASS = 0.6
 """Time of a cell in passes: on average half of the network runs again, and layers are refitted."""
 MOST_BATCH = 256

@@ -164,7 +164,7 @@ def _fit_layers(layers: Sequence[Layer], profiles: Sequence[Profile]) -> dict[st
 def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Solves a least-squares problem with coefficients of at least 0.
 
-    Columns are scaled, because it would stop early with columns of very different sizes.
+    Columns are scaled, because the solver would stop early with columns of very different sizes.
     """
     norms = np.maximum(np.linalg.norm(system, axis=0), 1e-30)
     scaled, _ = nnls(system / norms, target)

@@ -35,7 +35,7 @@ def is_beaten(predicted: Costs, by: Sequence[Costs], margin: float) -> bool:
     """Whether one of ``by`` has lower costs than ``predicted`` in every respect.
 
     Args:
-        predicted: False if it lacks a cost of ``by``.
+        predicted: predicted costs. If a cost of ``by`` is missing here, the result is False.
         by: costs of trials without a loss.
         margin: relative error of the prediction; costs must differ by more.
     """

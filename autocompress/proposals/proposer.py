@@ -15,13 +15,13 @@ from autocompress.proposals.jobtables import MOST_DIVERGENCE, Tables
 from autocompress.proposals.tablemaker import TableMaker
 
 BETWEEN = 5
-"""Additional budgets each time that proposals are made again, so that budgets differ."""
+"""Budgets that are added each time that proposals are made again, so that budgets differ."""
 UNKNOWN_ERROR = 0.05
 """Relative error of a predicted cost where it is not known."""
 TILTED = 8
 """Number of further recipes with random tilts."""
 LEAST_BUDGET = 1 / 12
-"""Range of their budgets, as shares of the full cost."""
+"""Lowest of their budgets, as a share of the full cost."""
 FLOAT_COSTS = {"macs": 1.0, "params": 1.0, "size": 4.0}
 """Costs of a network in float, relative to the predicted costs of the same widths in int8."""
 LITTLE_GAIN = 0.6

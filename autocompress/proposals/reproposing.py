@@ -78,7 +78,7 @@ class Reproposer:
         return _structure(self.proposer.maker.recipes.space, self.tables.neutral)
 
     def _differs_in_widths(self, values: Mapping[str, Value]) -> bool:
-        """Whether a recipe differs from the neutral one in nothing that costs but its widths."""
+        """Whether only widths differ from the neutral recipe, of all values that decide costs."""
         return self._neutral is not None and _structure(self.proposer.maker.recipes.space, values) == self._neutral
 
     def _predicted(self, tables: Tables, values: Mapping[str, Value]) -> Mapping[str, float]:

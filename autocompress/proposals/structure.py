@@ -28,7 +28,7 @@ Divergence = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 def divergence_of(task: Task, reference: torch.Tensor, outputs: torch.Tensor) -> float:
-    """Mean divergence of the task of ``outputs`` from ``reference``, computed in float64."""
+    """The task's mean divergence of ``outputs`` from ``reference``, computed in float64."""
     return float(task.divergences(reference.double(), outputs.double()).mean())
 
 
@@ -101,8 +101,8 @@ def error_curve(
 class RemovedChannels:
     """Measures divergences of a repaired network that keeps only some channels of couplings.
 
-    The network keeps its full width, with zeros in the inputs of readers, which has the same
-    outputs. Only the layers behind the first changed one run again.
+    The network keeps its full width, with zeros in the inputs of readers. The outputs are the same
+    as without these channels. Only the layers behind the first changed one run again.
     """
 
     def __init__(

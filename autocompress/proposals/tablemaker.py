@@ -48,7 +48,7 @@ On resnet18 these changed the divergence of proposals by at most 6 %, and took 4
 tables.
 """
 COPIES = 4
-"""Free memory must hold this many times the moments before a helper, with its copy, measures."""
+"""A helper only measures if free memory is this many times the size of the moments."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class TableMaker(CostMaker):
         return couplings, self.recipes.parts(couplings, pruning.multiple)
 
     def _images(self, known: OfBaseline, parts: Sequence[Part]) -> int:
-        """The number of images for a cell; kept, because a helper must use the same ones."""
+        """The number of images for a cell; stored, because a helper must use the same number."""
         seconds = table_seconds(self.job)
         key = digest("table images", known.key, len(parts), seconds)
 

@@ -16,7 +16,7 @@ from autocompress.sensitivity.table import Sensitivity, Width, lowest_widths
 MOST_LOSS = 0.05
 """Largest total loss of a starting point in nats, before training; see ``lowest_widths``."""
 WEIGHT, ACTIVATION = "bits.weight.", "bits.activation."
-"""Beginnings of names of parameters, before the name of a group."""
+"""Prefixes of names of parameters; the name of a group follows."""
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
@@ -102,7 +102,7 @@ def composed(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
 def asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
     """The parameters by name that :func:`composed` chooses."""
     run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
-    with suppress(InvalidRecipe):  # parameters before the conflict of methods still count
+    with suppress(InvalidRecipe):  # parameters before a conflict of methods are used
         compose(run, space.model, space.methods, space.epochs, space.multiple)
     return run.asked
 

@@ -31,10 +31,10 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
 
 
 def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Recipes with as few float groups as take away each of ``SHARES``.
+    """Recipes with the fewest float groups that take away each of ``SHARES`` of the loss.
 
-    Losses of groups are added, as in ``table``. A group loses what its weights and its activations
-    lose. A recipe without any integers is left out.
+    Losses of groups are added, as in ``table``. The loss of a group is the sum of the losses of its
+    weights and its activations. A recipe without any integers is left out.
 
     Args:
         space: space of recipes of the job.

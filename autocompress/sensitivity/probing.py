@@ -32,7 +32,7 @@ MOST_MACS = 3.5e11
 """Maximum multiply-accumulates of a table. Large networks and fine groups get fewer images."""
 BATCH = 64
 _PROBE = EXEMPT_BITS - 1
-"""Bits by which exempt tensors (stem, classifier, image) are found: these do not follow it."""
+"""Bits that find exempt tensors (stem, classifier, image): their bits differ from these."""
 log = logging.getLogger("autocompress.compression")
 
 

@@ -43,7 +43,7 @@ def padding_of(conv: nn.Module) -> tuple[int, int] | None:
     if conv.groups != 1 or tuple(conv.dilation) != (1, 1) or conv.padding_mode != "zeros" or kernel[0] != kernel[1]:
         return None
     if conv.padding == "same" or type(conv) is Conv2dSame:
-        even = tuple(conv.stride) == (1, 1) and kernel[0] % 2 == 1  # else more zeros on one side, or by image size
+        even = tuple(conv.stride) == (1, 1) and kernel[0] % 2 == 1  # else the zeros are uneven, or depend on the size
         return (kernel[0] // 2, kernel[0] // 2) if even else None
     if isinstance(conv.padding, str):
         return (0, 0)  # "valid"
@@ -51,7 +51,7 @@ def padding_of(conv: nn.Module) -> tuple[int, int] | None:
 
 
 def layer_plans(model: nn.Module, wanted: Iterable[str], input_size: tuple[int, int, int]) -> dict[str, LayerPlan]:
-    """The plan: eligible convolutions at the names ``wanted``, or inside substituted modules."""
+    """The plan: eligible convolutions that ``wanted`` names, or inside modules that it names."""
     network = facts(model, input_size, (AdderConv2d,))
     calls = Counter(str(node.target) for node in network.graph.graph.nodes if node.op == "call_module")
     prefixes = list(wanted)

@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from autocompress.compat.torch_scan import scan
 
 NUMBERS = 1 << 20
-"""Maximum numbers of one image at a time (4 MiB in float32), but at least those of one filter.
-"""
+"""Numbers that are computed at a time for one image (4 MiB in float32); at least one filter's."""
 
 
 def adder(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:

@@ -4,7 +4,7 @@
 
 As a function of p, -|p - w| rises below w and falls above it. If w lies beyond most inputs p, it is
 sgn(w) p - |w|, so the tap acts like a product. If w is small compared with the inputs, it is about
--|p|, which is the same for all filters of a place and is not removed by normalisation. In a
+-|p|, which is the same for all filters at a position and is not removed by normalisation. In a
 resnet10t trained on digits, the outputs of a layer have a mean correlation with those of the
 convolution of 0.16 with width 1, and of 0.78 with width 8.
 """
@@ -41,7 +41,7 @@ class Moments:
         """One batch, ``(N, C, H, W)`` in and ``(N, O, H', W')`` out."""
         powers = torch.stack([inputs.double().mean(1), inputs.double().square().mean(1)], 1)
         padded = F.pad(powers, (self._padding[1], self._padding[1], self._padding[0], self._padding[0]))
-        # The mean of a patch is an average pooling, and padded taps count as numbers.
+        # The mean of a patch is an average pooling, with padded taps included.
         patches = F.avg_pool2d(padded, self._kernel, self._stride).mean((0, 2, 3))
         flat = outputs.double().transpose(0, 1).flatten(1)
         self._patches = self._patches + patches.cpu()
@@ -70,8 +70,8 @@ def initialise(
 ) -> None:
     """Initialises the adder layers, by names of the convolutions that are still in ``model``.
 
-    For ``width``, see above. An own norm of a layer gets the moments of the outputs of the
-    convolution, because the layers behind it were trained with these.
+    The module's docstring explains ``width``. If a layer has its own norm, the norm gets the
+    moments of the outputs of the convolution, because the layers behind it were trained with these.
     """
     moments = {name: Moments(layer.kernel_size, layer.stride, layer.padding) for name, layer in layers.items()}
     handles = [

@@ -27,7 +27,8 @@ class AdderConv2d(nn.Module):
         in_channels, out_channels: C and O.
         kernel_size: d, square.
         stride, padding: (height, width) each.
-        norm: the layer has and applies its own batch normalisation, for places without one behind.
+        norm: whether the layer has and applies its own batch normalisation, because none follows
+            it.
     """
 
     weight: torch.Tensor
@@ -55,10 +56,11 @@ class AdderConv2d(nn.Module):
         # N(0, 1) as in the official code, because distances do not become small with small
         # weights.
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        # The norm removes any constant, so its gradient is rounding noise, which Adam would scale
-        # up to steps.
+        # The norm removes any constant, so the gradient of the bias is rounding noise, which Adam
+        # would scale up to steps.
         self.bias = nn.Parameter(torch.zeros(out_channels), requires_grad=False)
-        # Registered also as None, because the engine puts the norm behind a quantized layer here.
+        # Registered even if it is None, because the engine sets the norm behind a quantized layer
+        # here.
         self.register_module("norm", nn.BatchNorm2d(out_channels) if norm else None)
 
     def _set_geometry(

@@ -31,7 +31,7 @@ class Adder(Transform):
 
     Stem and classifier are not replaced; the authors' norm behind the logits is left out.
 
-    If such a group is quantized, the weights of a layer use the grid of its input (see
+    If a group of adder layers is quantized, the weights of a layer use the grid of its input (see
     ``integers``). So they have the bits of the activations, for every value of
     ``bits.weight.<group>`` except "none".
 

@@ -29,7 +29,7 @@ def adder2d(
     ``p`` is as in Winograd AdderNet's schedule from l2 to l1.
 
     For every ``p`` the gradients are AdderNet's (section 3.2), as in Winograd AdderNet. They differ
-    from the true gradients on purpose; at p = 2 they equal them up to the clip and a factor of 2.
+    from the true gradients on purpose; at p = 2, both are equal up to the clip and a factor of 2.
 
         gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, no sign (eq. 5)
         gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (eq. 6 and 7)
@@ -42,7 +42,7 @@ def adder2d(
         x: ``(N, C, H, W)``, any float dtype.
         weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is
             quickest.
-        stride, padding: vertical and horizontal. Padding has value 0, and distances to it count.
+        stride, padding: vertical and horizontal. Distances to padding, which is 0, are included.
         p: exponent of the distance, from 1 to 2.
 
     Returns:
@@ -182,7 +182,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding
 
 def _check_exponent(p: float) -> None:
     if not 1 <= p <= 2:
-        raise ValueError(f"p goes from 2 to 1, not {p}.")
+        raise ValueError(f"p must be from 1 to 2, not {p}.")
 
 
 def _check_integers(

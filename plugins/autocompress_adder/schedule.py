@@ -35,10 +35,11 @@ class Turns:
     Attributes:
         stages: names of layers, stage by stage in network order.
         order: "at-once", or "late-first": one stage at a time from the last, at equal distances.
-        exponents: "l1", or "l2-to-l1": p falls linearly from 2 to 1, from the turn of the layer
-            until ``SETTLED`` if all turn at once, else until the turn of the next stage. -|x - w|^2
-            / 2 = x w - x^2 / 2 - w^2 / 2 is a convolution, except for a constant of each channel
-            and a term that all channels of a place share.
+        exponents: "l1", or "l2-to-l1": p falls linearly from 2 to 1. It falls from the turn of the
+            layer until ``SETTLED`` if all turn at once, else until the turn of the next stage. With
+            p = 2, the layer is almost a convolution: -|x - w|^2 / 2 = x w - x^2 / 2 - w^2 / 2. Of
+            the last two terms, one is the same for all channels of a position, the other is a
+            constant of a channel.
     """
 
     stages: Sequence[Sequence[str]]

@@ -83,8 +83,8 @@ class AdderPruner(BasePruningFunc):
     def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Removes the inputs ``idxs``, in place.
 
-        A removed input counts as zero. It would contribute ``-sum |0 - W|`` to each output, so this
-        constant is added to the bias.
+        A removed input is treated as zero. It would contribute ``-sum |0 - W|`` to each output, so
+        this constant is added to the bias.
         """
         assert isinstance(layer, AdderConv2d)
         keep = _kept(layer.in_channels, idxs)

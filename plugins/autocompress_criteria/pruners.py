@@ -24,7 +24,7 @@ class _ByScore(Pruner):
 
     @abstractmethod
     def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
-        """A score for each output channel of ``layer``; its weight has one row a channel."""
+        """A score for each output channel of ``layer``; its weight has one row per channel."""
 
     def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
         del params

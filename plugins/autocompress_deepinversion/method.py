@@ -91,12 +91,12 @@ class DeepInversion(DataSource):
         return bool(params.get("preset") == "adaptive")
 
     def passes(self, params: Params) -> float:
-        """A pass of a pooled phase costs as much less as it has fewer pixels."""
+        """The number of passes; those of a pooled phase are weighted by its share of the pixels."""
         phases = Settings.of(params).phases
         return sum(phase.iterations / phase.pool**2 for phase in phases)
 
     def within(self, params: Params, passes: float) -> Params:
-        """The same share of every phase."""
+        """Shortens every phase by the same factor."""
         share = min(1.0, passes / self.passes(params))
         return {**params, "iterations": max(1, int(share * params["iterations"]))}
 

@@ -105,14 +105,14 @@ def defaults_for(size: tuple[int, int, int], fixed_size: bool = False) -> Settin
 
     Small images follow the CIFAR-10 script: total variation 2.5e-5, no l2, batches of 256, shifts
     of 2 in 32 pixels, no flip. Three settings differ: the script's weight of the feature distance
-    (10), its learning rate (0.05 to 0.1, constant) and its free pixels suit a wide teacher and 2000
-    iterations. The table shows a resnet10t of digits after 150 iterations on 128 images, one seed.
-    The feature distance of noise is 690, that of real images 29:
+    (10), its learning rate (0.05 to 0.1, constant) and its unclamped pixels suit a wide teacher and
+    2000 iterations. The table shows a resnet10t of digits after 150 iterations on 128 images, one
+    seed. The feature distance of noise is 690, that of real images 29:
 
         feature weight  lr                  images that get their class  feature distance
         10              0.1                 12 %                         78
         0.1             0.1                 94 %                         86
-        0.1             0.1, free pixels    94 %                         96
+        0.1             0.1, unclamped      94 %                         96
         0.1             0.3                 97 %                         55
         0.1             0.3, constant rate  92 %                         86
 

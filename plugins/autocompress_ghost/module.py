@@ -51,7 +51,7 @@ def compression_ratio(in_channels: int, channels: int, kernel: tuple[int, int], 
 class GhostConv2d(nn.Module):
     """A convolution whose output consists of intrinsic maps and of ghosts of these maps.
 
-    Input ``(N, c, H, W)``, output ``(N, n, H', W')`` as of the convolution that it replaces (the
+    Input ``(N, c, H, W)``, output ``(N, n, H', W')``, as for the convolution that it replaces (the
     host).
 
     Args:
@@ -161,7 +161,7 @@ class GhostSpec(LayerSpec):
         return layer.ghost_norms[-1] if layer.activated else None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """Channels in order if the module restores it, else as in the concat; gaps if pruned."""
+        """The host's channel of each output: in order if restored, else in that of the concat."""
         assert isinstance(layer, GhostConv2d)
         channels = layer.channels.detach()
         return channels.sort().values if layer.restore else channels.clone()

@@ -46,7 +46,7 @@ class KnowledgeWithin(DataSource):
 
     M is the model, x are the images, CE is the cross-entropy, and G is a Gaussian blur. m and v are
     the mean and variance of the inputs of a batch norm, measured on the images; r and w are those
-    that it has recorded. L_BNS counts the images themselves as one more layer, with the recorded
+    that it has recorded. L_BNS treats the images themselves as one more layer, with the recorded
     distribution N(0, 1).
 
     The direction of the divergence, the layer of the images, the order of averaging and the kernel

@@ -30,7 +30,7 @@ BATCH = 64
 LARGE = 64**2
 """Above this number of pixels, fewer images are used (at least 64), in smaller batches.
 
-A backward pass keeps all activations: 130 MB an image of a ResNet-50 at 224 pixels.
+A backward pass keeps all activations: 130 MB per image for a ResNet-50 at 224 pixels.
 """
 LEAST_IMAGES, LEAST_BATCH = 64, 4
 WEIGHTINGS = ("gradient", "equal")

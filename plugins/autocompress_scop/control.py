@@ -1,6 +1,6 @@
 """Control scales: the share of a real feature map, relative to its knockoff, for the classifier.
 
-    Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one a channel
+    Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one per channel
     A~^l   = A~^l                                  knockoff stream: never receives real features
     minimise over beta only   mean_i CE( f(X_i, X~_i; beta), Y_i )
 
@@ -37,7 +37,10 @@ BETAS = (0.5, 0.9)
 START = 0.5
 MIXINGS = ("pre_bn", "post_bn")
 LARGEST_BATCH, SMALLEST_BATCH, STEPS = 128, 32, 32
-"""Steps per epoch for a small data set, because Adam moves a beta by at most ``lr`` per step."""
+"""Largest and smallest batch, and minimum number of steps per epoch.
+
+Small data sets get small batches, because Adam moves a beta by at most ``lr`` per step.
+"""
 
 
 @dataclass(frozen=True)

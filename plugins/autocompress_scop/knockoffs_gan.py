@@ -54,7 +54,8 @@ class UnconditionalGan:
 
     Args:
         split: real images.
-        steps: steps of both networks; seed, device, progress: as in ``knockoffs.make``.
+        steps: training steps of both networks.
+        seed, device, progress: as in ``knockoffs.make``.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ def _image_generator(channels: int, squash: nn.Module) -> nn.Sequential:
 
 
 def _swap_judge(channels: int, patch: int) -> nn.Sequential:
-    """A logit for each patch whether it was swapped, from the whole patch and its neighbours."""
+    """A logit per patch that says whether it was swapped, from the patch and its neighbours."""
     return nn.Sequential(
         _Padded(patch),
         nn.Conv2d(2 * channels, 64, patch, stride=patch),

@@ -66,7 +66,7 @@ class SlbCallback(Callback):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Groups of logits (without weight decay by default) and of PACT's alphas.
 
-        Alphas have the weight decay of weights; scalars have none otherwise.
+        Alphas have the weight decay of weights. Other scalars have none.
         """
         logits = [fake.logits for fake in _fakes(model) if fake.logits is not None]
         alphas = [module.alpha for module in model.modules() if isinstance(module, PactFakeQuantizer)]

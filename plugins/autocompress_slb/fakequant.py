@@ -35,8 +35,9 @@ class SlbFakeQuantizer(FakeQuantizer):
     """Searches among ``2^bits`` values for every weight.
 
     Logits are made when training begins (``start_search``, or the first forward in training), from
-    the float weight or at random. A network that never trains, as in a dry run, has none and uses
-    the nearest value of each weight. When there are logits, the float weight is not used any more.
+    the float weight or at random. A network that never trains, as in a dry run, has no logits and
+    uses the nearest value of each weight. When there are logits, the float weight is not used any
+    more.
 
     Args:
         spec: spec of a weight.
@@ -155,7 +156,7 @@ class SlbFakeQuantizer(FakeQuantizer):
             self._behind = self._behind or (self.training and self.logits is not None)
             return x
         if self.training and torch.is_grad_enabled() and (self.logits is None or self._behind):
-            self.start_search(x)  # also behind a quantization delay, in which the float weight has trained
+            self.start_search(x)  # also after a quantization delay, in which the float weight was trained
         if self.logits is None or self.hard or not self.training:
             return self._scaled(self._best(x))
         self._found = None  # the next step changes the logits, and fused optimizers do not change the version

@@ -80,12 +80,11 @@ class Slb(Quantizer):
         del model
         default = Settings()
         return {
-            # It decides the factor of the paper's runs, 1.02 .. 1.2, with the number of epochs.
+            # With the number of epochs, it determines the paper's factor f (1.02 .. 1.2).
             "t_final": space.float("t_final", 3e2, 1e4, default=default.t_final, log=True, structural=False),
             "activation": space.categorical("activation", ACTIVATIONS, default=default.activation, structural=False),
             "lr_scale": space.categorical("lr_scale", (1.0, 3.0, 10.0), default=default.lr_scale, structural=False),
             # The comparisons of the paper, and the choices of the code that was published later.
-            # `joint` fixes these.
             "schedule": space.categorical("schedule", KINDS, default=default.schedule, structural=False),
             "norm": space.categorical("norm", NORMS, default=default.norm, structural=False, neutral=default.norm),
             "init": space.categorical("init", INITS, default=default.init, structural=False),

@@ -1,7 +1,7 @@
 """The temperature over a training: exponential in the paper, linear or constant otherwise.
 
-Counted in units n = 1 .. N, steps (paper) or epochs (the released recipe), with s = int(N start), e
-= int(N end):
+Time is counted in units n = 1 .. N: steps (paper) or epochs (the released recipe). With s = int(N
+start) and e = int(N end):
 
     T(n) = first                                   n <= s
     T(n) = first f^(min(n, e) - s)                 after, with f = (last / first)^(1 / (e - s))
@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("exponential", "linear", "constant")
 
 @dataclass(frozen=True)
 class TemperatureSchedule:
-    """T by unit.
+    """T for each unit.
 
     Attributes:
         kind: the form of the growth from ``first`` to ``last``; "constant" stays at ``first``.

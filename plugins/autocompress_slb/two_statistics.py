@@ -20,8 +20,8 @@ class TwoStatistics:
 
     Before each training forward of ``model``, the same batch passes through the whole network once
     with the arg-max weights and without gradient. The whole network is needed because the inputs of
-    a deployed layer are discrete too. A norm is not replaced where its layer folds it
-    (whitepaper); its running statistics do not change in the training pass.
+    a deployed layer are discrete too. A norm that its layer folds (whitepaper) is not replaced; its
+    running statistics do not change in the training pass.
 
     Args:
         model: its norms are replaced, in place.

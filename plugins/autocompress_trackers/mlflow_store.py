@@ -38,7 +38,8 @@ class MLflow:
     def _end_left(self, here: Mapping[str, str]) -> None:
         """Ends runs of the same folder, and their trials, that a killed process left open.
 
-        Other machines that share the store may have a folder of this path, so the host counts too.
+        Other machines that share the store may have a folder of this path, so the host must match
+        too.
         """
         left = list(self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"))
         searches = {run.info.run_id for run in left if here.items() <= run.data.tags.items()}
@@ -65,7 +66,7 @@ class MLflow:
         self._end("FINISHED")
 
     def close(self) -> None:
-        """Ends the runs; an unfinished search counts as killed."""
+        """Ends the runs; an unfinished search is marked as killed."""
         self._end("KILLED")
 
     def _end(self, state: str) -> None:

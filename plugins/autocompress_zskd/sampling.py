@@ -16,7 +16,7 @@ import torch.nn.functional as F
 EPSILON = 1e-4
 """Added to each concentration, as in the official code: that of the least similar class is 0."""
 FLAT = 1e-6
-"""A row of similarities with a smaller range counts as constant."""
+"""A row of similarities with a smaller range is treated as constant."""
 
 
 def class_similarity(weight: torch.Tensor) -> torch.Tensor:

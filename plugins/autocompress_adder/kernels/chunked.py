@@ -1,8 +1,8 @@
 """Float operators with kernels on patches in the layout of ``unfold``, and plain PyTorch kernels.
 
-For CUDA, and for types without kernels in :mod:`cpu` (float64). Patches are ``(N, K, L)``, filters
-``(O, K)``. Work is done in chunks, never for all images, or for all places, filters and taps at
-once.
+They are used on CUDA, and for types without kernels in :mod:`cpu` (float64). Patches are ``(N, K,
+L)``, filters ``(O, K)``. Work is done in chunks, never for all images, or for all places, filters
+and taps at once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import torch
 from torch.nn import functional
 
 NUMBERS = 1 << 24
-"""Maximum numbers of patches or differences at once, but at least one image or position."""
+"""Maximum count of patch elements or differences at once; at least one image or position."""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """A function that computes ``sum_k |P - W|**p``, ``(N, O, L)``, from patches and filters."""
 Clipped = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From gradients ``(N, O, L)``, patches and filters to the gradients of the patches, ``(N, K, L)``.
+"""A function that computes the gradients of the patches, ``(N, K, L)``.
+
+Its arguments are gradients ``(N, O, L)``, patches and filters.
 """
 
 

@@ -45,8 +45,8 @@ def distances(images: Any, filters: Any, shape: Any, begin: int, end: int, out: 
         images: float32 ``(N, lines, line)``, padded.
         filters: float32 ``(O, K)``, ``O`` a multiple of FILTERS.
         shape: a :class:`layout.Geometry`; ``length`` is a multiple of LANES.
-        begin, end: patches, counted row by row through all images. Some rows of ``out`` from
-        ``end`` on, fewer than ROWS, are overwritten.
+        begin, end: patches, counted row by row through all images. Up to ROWS - 1 rows of ``out``
+            behind ``end`` are overwritten too.
         out: float32 ``(>= N * high * wide + ROWS - 1, O)``.
     """
     flat, lines, line = images.reshape(-1), images.shape[1], images.shape[2]

@@ -109,5 +109,5 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 def raised(count: int, step: int) -> int:
-    """``number`` rounded up to a multiple of ``step``."""
+    """``count`` rounded up to a multiple of ``step``."""
     return -(-count // step) * step

@@ -59,7 +59,7 @@ def _raised(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Valu
     fraction = builder.fsub(mantissa, constant(VECTOR, 1.0))
     log2 = builder.fadd(builder.sitofp(exponent, VECTOR), builder.fmul(fraction, _polynomial(builder, fraction, _LOG2)))
     wanted = builder.fmul(log2, p)
-    least = constant(VECTOR, -127.0)  # with the exponent of 0
+    least = constant(VECTOR, -127.0)  # float32 has no smaller exponent, and 0 has this one
     wanted = builder.select(builder.fcmp_ordered("<", wanted, least), least, wanted)
     whole = builder.fsub(builder.fadd(wanted, constant(VECTOR, _TO_WHOLE)), constant(VECTOR, _TO_WHOLE))
     power = builder.bitcast(_polynomial(builder, builder.fsub(wanted, whole), _EXP2), _BITS)

@@ -63,7 +63,7 @@ def _gathered_by_products() -> Tile | None:
     """AVX-512's tile with ``vpdpwssd`` (products of 16-bit numbers with 1) in place of additions.
 
     ``vpsadbw`` only runs on one of the two vector units. Additions run on either one, and may delay
-    it. With products, the kernel was 10 to 20 % faster.
+    ``vpsadbw``. With products, the kernel was 10 to 20 % faster.
     """
     tile = _tile_of(VNNI, 4, 64, "llvm.x86.avx512.psad.bw.512")
     if tile is None:
@@ -118,8 +118,8 @@ def distances(images: Any, filters: Any, shape: Any, begin: int, end: int, form:
         images: uint8 ``(N, lines, line)``, padded.
         filters: uint8 ``(O, K)``, ``O`` a multiple of FILTERS.
         shape: a :class:`layout.Geometry`; ``length`` is a multiple of BYTES.
-        begin, end: patches, counted row by row through all images. Some rows of ``out`` from
-        ``end`` on, fewer than ROWS, are overwritten.
+        begin, end: patches, counted row by row through all images. Up to ROWS - 1 rows of ``out``
+            behind ``end`` are overwritten too.
         form: one of :func:`forms`.
         out: int32 ``(>= N * high * wide + ROWS - 1, O)``.
     """

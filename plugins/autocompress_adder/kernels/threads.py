@@ -2,7 +2,7 @@
 
 After an operator, torch's threads spin for milliseconds, so additional threads would have to share
 the processor with them. If torch's OpenMP can be found, a kernel is a parallel region of that
-OpenMP. Otherwise, and in a forked process, where that OpenMP does not work, it runs on own threads.
+OpenMP. Otherwise, and in a forked process, where that OpenMP fails, it runs on its own threads.
 numba's threading layers are not used, because the one that is always available must not be entered
 by two threads at once, and callers may be threads.
 """
