@@ -35,7 +35,7 @@ def metadata(model: nn.Module) -> dict[str, str]:
     orientation. ``preprocessing`` has all steps as a list. The others are ``class_names``;
     ``session_config``, the session options with which the file's integers are exact on every
     processor; and ``session_config_when``, the processors that need these options.
-    ``task`` is there where it is not classification: its name and its options.
+    ``task`` has the name and the options of the task, unless it is classification.
     """
     facts = models.architecture(model)
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif")

@@ -74,7 +74,7 @@ class Inputs:
         return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
 
     def pruner(self, recipe: Recipe) -> Pruner | None:
-        """The pruner of ``recipe``; None where no channel is removed."""
+        """The pruner of ``recipe``; None if no channel is removed."""
         if recipe.prune is None:
             return None
         pruner = self.by_name[recipe.prune.method]

@@ -182,7 +182,7 @@ class Pipeline:
         return model.cpu().eval(), steps
 
     def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
-        """The last stage in the store: the number of stages, the network, the steps of its plan."""
+        """The number of stages that the store has, the network after them, and its plan."""
         for count in range(len(keys), 0, -1):
             if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
                 steps = list(found[1]["steps"])

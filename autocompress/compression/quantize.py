@@ -49,7 +49,7 @@ Rounding in order fits more numbers than rounding all layers at once, so it need
 
 
 def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:
-    """The quantizers and widths of every layer of the transformed network, by name.
+    """The quantizers and bits of every layer of the transformed network, by name.
 
     Layers of float groups are absent.
 
@@ -94,8 +94,8 @@ def quantize(
 
     Fake-quantizers are placed and calibrated, trained if the recipe asks for it, and hardened.
 
-    ``specs`` are those of the layer types of plugins in ``model``; ``table`` is that of the device;
-    ``choose`` returns the layers that compute in float.
+    ``specs`` describe the layer types of plugins in ``model``. ``table`` is the placement table of
+    the device. ``choose`` returns the layers that compute in float.
 
     Raises:
         TrialFailed: if ranges or the loss are not finite, if there are no calibration images, or if

@@ -114,7 +114,7 @@ class Inputs:
         scales: for synthetic images, the factors for the inputs of some layers
             (:func:`recorded.unlike`); None for images of the data.
         keep: called with a function that gathers the moments of all ``layers``; returns these
-        moments, perhaps from the store.
+            moments, perhaps from the store.
     """
 
     model: nn.Module
@@ -301,7 +301,7 @@ def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, dev
 
 
 def kl_of(student: torch.Tensor, teacher: torch.Tensor, task: Task = _CLASSES) -> float:
-    """Mean divergence of ``student`` from ``teacher``; infinite where outputs are not finite.
+    """Mean divergence of ``student`` from ``teacher``; infinite if outputs are not finite.
 
     For classes, it is KL(teacher || student) in nats of logits ``[N, classes]``.
     """

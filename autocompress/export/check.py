@@ -38,7 +38,7 @@ class Agreement:
             logits of a low-bit model.
         images: number of compared images.
         mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
-        of the torch model.
+            of the torch model.
     """
 
     labels: float

@@ -33,7 +33,7 @@ def met(quantity: Quantity, value: Any, limit: float) -> Any:
 
 
 def bounded_value(quantity: str, bound: Bound, row: Figures, baseline: Figures) -> float | None:
-    """The value in ``row`` to compare with ``bound``: a ratio or an amount; None where missing."""
+    """The value in ``row`` to compare with ``bound``: a ratio or an amount; None if missing."""
     return ratio(quantity, row, baseline) if bound.relative else amount(quantity, row)
 
 

@@ -16,7 +16,7 @@ Figures = Mapping[str, Any]
 
 
 def known(row: Figures, column: str) -> float | None:
-    """The number in ``column``; None where it is missing, infinite or NaN."""
+    """The number in ``column``; None if it is missing, infinite or NaN."""
     try:
         number = float(row[column])
     except (KeyError, TypeError, ValueError):
@@ -30,7 +30,7 @@ def amount(quantity: str, row: Figures) -> float | None:
 
 
 def ratio(quantity: str, row: Figures, baseline: Figures) -> float | None:
-    """The quantity of ``row`` divided by the baseline's; None where one of them is missing.
+    """The quantity of ``row`` divided by the baseline's; None if one of them is missing.
 
     A ratio that a device measured is taken as it is (``Quantity.ratio_column``).
     """

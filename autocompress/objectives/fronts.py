@@ -174,7 +174,7 @@ def front_hypervolume(front: Iterable[Figures]) -> float | None:
 def nearest_miss(rows: Iterable[Row]) -> Row | None:
     """The infeasible row that is nearest to its bounds.
 
-    None where a row is complete, or no row is infeasible.
+    None if a row is complete, or no row is infeasible.
 
     At equal distance a row with an accuracy is preferred, because all its bounds are known.
     """
@@ -191,7 +191,7 @@ def by_distance(rows: Iterable[Row]) -> list[Row]:
 
 
 def distance(row: Figures) -> float:
-    """Sum of the excesses of ``row`` over all bounds; infinite where nothing is known."""
+    """Sum of the excesses of ``row`` over all bounds; infinite if nothing is known."""
     values = [value for value in (row.get("excess") or {}).values() if value is not None]
     if not values:
         return math.inf
@@ -208,14 +208,14 @@ def within_bar(row: Figures, points: float) -> bool:
 def fastest_within(rows: Iterable[Row], points: float) -> Row | None:
     """The fastest model that loses at most ``points`` of accuracy.
 
-    It may miss other constraints. None where no such model is faster than the baseline.
+    It may miss other constraints. None if no such model is faster than the baseline.
     """
     fast = [row for row in rows if within_bar(row, points) and _or_worst(row, "latency_ratio") < 1]
     return min(fast, key=lambda row: (_or_worst(row, "latency_ratio"), *_accurate_first(row)), default=None)
 
 
 def _or_worst(row: Figures, column: str) -> float:
-    """A cost of ``row``; infinite where it is missing."""
+    """A cost of ``row``; infinite if it is missing."""
     value = known(row, column)
     return math.inf if value is None else value
 

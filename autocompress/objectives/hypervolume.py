@@ -91,7 +91,7 @@ class SpeedFront:
             ratio: latency divided by the baseline's.
 
         Returns:
-            The gain of hypervolume: 0 where a figure is missing (None or NaN).
+            The gain of hypervolume: 0 if a figure is missing (None or NaN).
 
         Raises:
             ValueError: if ``ratio`` is 0 or less.

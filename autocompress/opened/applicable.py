@@ -99,7 +99,7 @@ def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refus
 
     Args:
         job: job of the search.
-        splits: the images of the user; None where the job names none.
+        splits: the images of the user; None if the job names none.
         fit, refused: the result of :func:`applicable`.
 
     Raises:

@@ -63,7 +63,7 @@ class Built:
 
 
 def build(opened: Builder, point: Point, file: Path, pause: Callable[[], None] | None = None) -> Built | None:
-    """Builds and exports one candidate; None where a transform leaves no channels to prune."""
+    """Builds and exports one candidate; None if a transform leaves no channels to prune."""
     label, values = point
     lock = MachineLock()
     try:

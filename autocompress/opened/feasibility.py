@@ -33,7 +33,7 @@ class CheapestCandidate:
         label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all together".
         latency_ratio: median of the ratios to the baseline.
         latency_low, latency_high: ends of its 95 % interval.
-        energy_ratio: None where the devices of the job do not give energy.
+        energy_ratio: None if the devices of the job do not give energy.
         meets: by constraint, whether it can be met. A bound on latency can be met if the interval
             reaches it.
         estimated: methods with a structure that a dry run can only estimate; see

@@ -126,7 +126,7 @@ def _is_closer(theirs: float, mine: float) -> bool:
 
 
 def _raw(images: torch.Tensor, own: Normalisation) -> torch.Tensor:
-    """Values from 0 to 1."""
+    """The images with values from 0 to 1."""
     return images * _column(own.std, images) + _column(own.mean, images)
 
 

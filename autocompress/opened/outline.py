@@ -33,7 +33,7 @@ class Outline:
         limits: parameters that the user fixed or narrowed.
         devices: the device for latency, then the device for energy, if it is another.
         installed: all methods of plugins.
-        splits: the images of the user; None where the job names none.
+        splits: the images of the user; None if the job names none.
         model: the network from timm, with pretrained weights if it has any.
         shape: a copy of it in eval mode, with the structure of the baseline.
         methods: the methods that apply to ``shape``, in the order of the manager.
@@ -128,7 +128,7 @@ def _try_task(task: TaskRef, model: nn.Module, splits: Splits) -> None:
 
 
 def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> float:
-    """Maximum number of recovery epochs of a recipe; 0 where there are no training images."""
+    """Maximum number of recovery epochs of a recipe; 0 if there are no training images."""
     has_source = any(isinstance(method, DataSource) for method in methods)
     return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0
 
@@ -143,7 +143,7 @@ def space_of(
         model: the baseline, or a network with the same structure.
         methods: the methods that act.
         limits: parameters that the user fixed or narrowed.
-        splits: the images of the user; None where the job names none.
+        splits: the images of the user; None if the job names none.
         device: measures latency.
     """
     epochs = recovery_epochs(job, methods, splits)
@@ -152,7 +152,7 @@ def space_of(
 
 
 def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
-    """The images of the user, None where the job names none.
+    """The images of the user, None if the job names none.
 
     Test images are sealed in a job that judges without labels.
     """

@@ -162,7 +162,7 @@ def factors(
         cost: cost of one layer. Where a layer reads or writes several couplings (behind a
             concatenation), it must be a sum of products of inputs and outputs. All costs in this
             module are such sums.
-        groups: group of each layer; None where structure is the only axis.
+        groups: group of each layer; None if structure is the only axis.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
     others: dict[str, list[Part]] = {}

@@ -24,7 +24,7 @@ class Tables:
         table: divergences, for the report.
         neutral: the values of a recipe that keeps all channels; proposals change these.
         groups: group of each coupling.
-        errors: relative error of predictions of each cost; NaN where it is not known.
+        errors: relative error of predictions of each cost; NaN if it is not known.
         wholes: each cost of the baseline in the unit of the problem. A missing cost cannot be
             bounded yet.
         amounts: each cost of the baseline in the unit of the bounds of a job.
@@ -61,7 +61,7 @@ class Tables:
         return {name: share for name, share in found_shares.items() if name.removeprefix(KEEP) not in lacking}
 
     def indices(self, shares: Mapping[str, Value]) -> tuple[int, ...] | None:
-        """The choices for ``prune.keep`` of a recipe; None where a share is not a choice."""
+        """The choices for ``prune.keep`` of a recipe; None if a share is not a choice."""
         found = []
         for part in self.problem.parts:
             share = shares.get(KEEP + part.name, 1.0)

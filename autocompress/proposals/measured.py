@@ -29,7 +29,7 @@ def with_measured(
         measured: measured cost of each candidate.
 
     Returns:
-        The unchanged problem and NaN where nothing was measured.
+        The unchanged problem and NaN if nothing was measured.
     """
     predicted = np.array([problem.cost(name, own) for own in selections], dtype=float)
     values = np.array(measured, dtype=float)

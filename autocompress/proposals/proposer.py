@@ -51,10 +51,10 @@ class Proposed:
         rows: the table, for ``tables.csv``.
         notes: notes for the user about the tables.
         again: makes new proposals from corrected tables, given the rows of trials and of the
-            baseline. It returns None where there is nothing to correct or to propose. None:
+            baseline. It returns None if there is nothing to correct or to propose. None:
             proposals are made only once.
         ratios: maps the values of a recipe to predicted costs of the objectives, as ratios to the
-            baseline; None where the recipe differs from proposals in more than widths.
+            baseline; None if the recipe differs from proposals in more than widths.
         error: the relative error of these predictions.
     """
 
@@ -79,7 +79,7 @@ class Proposer:
     maker: TableMaker
 
     def propose(self) -> Proposed | None:
-        """Tables and recipes; None where nothing can be proposed."""
+        """Tables and recipes; None if nothing can be proposed."""
         tables = self.maker.tables()
         if tables is None:
             return None

@@ -41,7 +41,7 @@ class Reproposer:
     _round: int = 0
 
     def again(self, rows: Sequence[Row], baseline: Row) -> Proposed | None:
-        """New recipes, those at constraints first; None where no row can be used.
+        """New recipes, those at constraints first; None if no row can be used.
 
         Budgets are below the costs of trials without a loss, because more expensive recipes cannot
         be better.
@@ -69,7 +69,7 @@ class Reproposer:
     def ratios(self, values: Mapping[str, Value]) -> Mapping[str, float] | None:
         """Predicted costs of the objectives for a recipe, as ratios to the baseline.
 
-        None where the recipe differs from the neutral one in more than widths.
+        None if the recipe differs from the neutral one in more than widths.
         """
         return self._predicted(self.tables, values) or None if self._differs_in_widths(values) else None
 

@@ -31,7 +31,7 @@ class ShareRecipes:
 
     @cached_property
     def default(self) -> Recipe | None:
-        """The default recipe with pruning and without training; None where PRUNE cannot act."""
+        """The default recipe with pruning and without training; None if PRUNE cannot act."""
         recipe = self._compose({}, Policy({**self._rules, "prune": "default"}))
         return recipe if recipe is not None and recipe.prune is not None else None
 
@@ -52,12 +52,12 @@ class ShareRecipes:
         return None
 
     def recipe(self, values: Mapping[str, Value]) -> Recipe | None:
-        """The neutral recipe with other ``values``; None where it is invalid."""
+        """The neutral recipe with other ``values``; None if it is invalid."""
         assert self.neutral is not None
         return self._compose({**self.neutral.values, **values}, Policy({}, "default"))
 
     def in_float(self, values: Mapping[str, Value]) -> Recipe | None:
-        """The :meth:`recipe` without quantization; None where the space has no such recipe."""
+        """The :meth:`recipe` without quantization; None if the space has no such recipe."""
         assert self.neutral is not None
         others = {name: value for name, value in self.neutral.values.items() if name.split(".")[0] not in self._rules}
         recipe = self._compose({**others, **values}, Policy({"prune": "default"}))

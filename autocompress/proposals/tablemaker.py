@@ -96,7 +96,7 @@ class TableMaker(CostMaker):
     def tables(self) -> Tables | None:
         """Measures losses of couplings and costs of widths, once per baseline and machine.
 
-        None where no pruner acts, or there are no images.
+        None if no pruner acts, or there are no images.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:

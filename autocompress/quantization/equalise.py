@@ -63,7 +63,7 @@ class _Side:
     """A layer for equalisation: the largest magnitude for each input and output channel."""
 
     layer: nn.Conv2d | nn.Linear
-    magnitude: torch.Tensor  # float64 (groups, outputs a group, inputs a group)
+    magnitude: torch.Tensor  # float64 (groups, outputs per group, inputs per group)
 
     @classmethod
     def of(cls, layer: nn.Conv2d | nn.Linear) -> _Side:

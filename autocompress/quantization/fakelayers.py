@@ -61,7 +61,7 @@ class FakeLayer(nn.Module):
         return self.operate(x, self.weight_quantizer(weight), self._rounded(bias))
 
     def deployed_weight(self) -> torch.Tensor:
-        """The float weight, with its norm's long-term statistics folded in, if any (eq. 20)."""
+        """The float weight; the long-term statistics of its norm, if any, are folded in (eq. 20)."""
         return self.weight if self.norm is None else self._scaled(affine(self.norm)[0])
 
     def deployed_bias(self) -> torch.Tensor | None:

@@ -193,7 +193,7 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
 def _exponent(largest: float, bins: int) -> int | None:
     """The smallest exponent for which ``bins`` bins of width ``2^exponent`` exceed ``largest``.
 
-    ``bins`` is a power of two. None where ``largest`` is 0.
+    ``bins`` is a power of two. None if ``largest`` is 0.
     """
     if largest <= 0.0:
         return None

@@ -34,7 +34,7 @@ def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter 
     """The bias of ``layer``, made from zeros if there is neither a bias nor a running mean.
 
     Returns:
-        None where the running mean of ``norm`` is used for constants.
+        None if the running mean of ``norm`` is used for constants.
     """
     module = model.get_submodule(layer)
     if isinstance(module.bias, nn.Parameter):

@@ -35,8 +35,8 @@ class Prepared:
     """Tables and recipes for a search.
 
     Attributes:
-        proposed: recipes from tables; None where none can be made.
-        sensitivity: the sensitivity table; empty where it is not needed.
+        proposed: recipes from tables; None if none can be made.
+        sensitivity: the sensitivity table; empty if it is not needed.
         points: starting points from it.
         partly_float: recipes with 8 bits and float groups, to be tried before the others.
     """

@@ -71,7 +71,7 @@ def as_begun(job: Job, known: Mapping[str, Any] | None) -> Job:
 
     Args:
         job: job read from job.yaml.
-        known: :func:`begun_with` and :func:`decided_with` of the first run; None where there is
+        known: :func:`begun_with` and :func:`decided_with` of the first run; None if there is
             none.
     """
     if known is None or job.compute.channels_last != "auto":

@@ -92,7 +92,7 @@ class Closing:
         """Writes the same files without measuring or scoring anything.
 
         Latencies are those of the trials, and there are no figures of the test split.
-        Models that a later closing may need stay.
+        Models that a later closing may need are not deleted.
         """
         there = still_there(self.folder, rows)
         front = front_rows(self.opened.job.objectives, there, self.baseline)

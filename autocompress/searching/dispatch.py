@@ -180,7 +180,10 @@ class Dispatcher:
         return self._refusals[node] >= MOST_FAILED_STARTS
 
     def start_no_more(self) -> None:
-        """No worker can open the job any more; running workers finish, then the search ends."""
+        """Starts no more workers, because none can open the job.
+
+        Running workers finish. Then the search ends.
+        """
         self._starts_no_more = True
 
     def hand_out(self, worker: str) -> Asked | None:

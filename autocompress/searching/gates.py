@@ -75,7 +75,8 @@ class Trial:
         folder: ``results/<name>``.
         baseline: the baseline's row.
         progress: called with the finished fraction and a word.
-        judge: whether the trial ends at a gate. False measures every cost, whatever the bounds.
+        judge: whether the trial ends at a gate where it misses a bound. If False, all costs are
+            measured.
         rung: the rung that the recipe is trained to.
         least_accuracy: a model that is not better than this gets no artifact.
     """
@@ -203,7 +204,7 @@ class Trial:
     def _structure(self, deployable: Deployable, kept: Path) -> dict[str, Any]:
         """Gates 0 and 1: size and latency of a file.
 
-        They are kept by structure, because costs hardly depend on weights.
+        The results are stored by structure, because costs hardly depend on weights.
         """
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()

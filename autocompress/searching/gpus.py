@@ -19,7 +19,7 @@ def gpu_plan(gpus: int, workers: int) -> float:
         workers: number of workers, 1 or more.
 
     Returns:
-        1.0 where every worker gets a GPU of its own; a fraction, rounded down to what Ray can
+        1.0 if every worker gets a GPU of its own; a fraction, rounded down to what Ray can
         count, where they share; 0.0 without GPUs.
 
     Raises:

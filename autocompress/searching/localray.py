@@ -60,7 +60,7 @@ class Place:
     """The folder for files of Ray.
 
     Attributes:
-        base: the folder for the scratch folder.
+        base: the parent of the scratch folder.
         store_in_scratch: the object store is in the scratch folder, because shared memory is
             missing or too small.
     """

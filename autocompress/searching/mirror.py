@@ -60,7 +60,7 @@ class Mirror:
     def release(self) -> None:
         """Sends the rest of the journal, and lets another driver continue at once.
 
-        It does this once. An error is logged.
+        A second call does nothing. Errors are logged.
         """
         if self._lease.has_ended:
             return
@@ -115,7 +115,7 @@ class Mirror:
     def push(self) -> None:
         """Sends the part of the journal since the last piece.
 
-        If storage is unreachable, it does not wait, and the next piece has this part too.
+        If storage is unreachable, nothing is sent now, and the next piece has this part too.
 
         Raises:
             UserError: if another driver continues the run.

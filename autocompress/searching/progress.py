@@ -35,7 +35,7 @@ class Observer(Protocol):
             front_rows: the front so far, the most accurate first.
             hypervolume: hypervolume of that front.
             trials_done: rows so far, with those of earlier runs.
-            seconds_left: until the time limit of the job; None where it has none.
+            seconds_left: seconds until the time limit of the job; None if it has none.
         """
 
     def on_note(self, text: str) -> None:

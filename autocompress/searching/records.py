@@ -74,7 +74,7 @@ class Records:
     """Rows and attributes of a study.
 
     Args:
-        study: Optuna's.
+        study: the study of Optuna.
         trials: the storage of the study.
         study_id: id of the study in ``trials``.
     """
@@ -100,7 +100,7 @@ class Records:
         return found
 
     def amend(self, number: int, row: Row) -> None:
-        """Replaces a told row, for example by one of a higher rung.
+        """Replaces a row that the sampler was told, for example by the row of a higher rung.
 
         The new row is kept beside the trials, because Optuna does not change finished trials. The
         sampler does not get it, because all values that a sampler is told are of rung 0.

@@ -43,7 +43,7 @@ class Site:
         nodes: nodes of the cluster.
         admission: decides which of them get work.
         slots: gives the node of the next worker.
-        stations: measurers by machine; empty where each worker measures on its own machine.
+        stations: measurers by machine; empty if each worker measures on its own machine.
     """
 
     nodes: Nodes

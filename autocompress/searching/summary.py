@@ -48,7 +48,7 @@ class Summary:
 
         Args:
             fastest: the fastest model within the accuracy bar.
-            judged: number of images that judged the final models; None for those of trials.
+            judged: number of images that judged the final models; None for the images of trials.
         """
         counts = Counter(row["status"] for row in self.rows)
         missed = nearest_miss(self.rows)

@@ -26,7 +26,7 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
     may have is left out.
 
     Returns:
-        Empty where no group has a choice.
+        Empty if no group has a choice.
     """
     weights = {name: parameter.choices for name, parameter in asked(space, {}).items() if name.startswith(WEIGHT)}
     names = [method.name for method in space.methods if isinstance(method, Quantizer)]

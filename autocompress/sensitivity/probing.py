@@ -132,7 +132,7 @@ class _Probe:
         self._known: dict[Any, tuple[float, float]] = {}
 
     def row(self, width: Width) -> tuple[float, float] | None:
-        """Loss and agreement; None where the group has no tensor of that role."""
+        """Loss and agreement; None if the group has no tensor of that role."""
         points = (self._weights if width.role == "weight" else self._activations).get(width.group, [])
         if not points:
             return None

@@ -18,7 +18,7 @@ class View:
         images: input of the teacher, after pooling, shift and flip: float ``(B, C, H, W)``,
             normalised.
         logits: logits of the teacher, float32 ``(B, K)``.
-        norms: statistics of inputs of its batch norms, in network order; empty where it has none.
+        norms: statistics of inputs of its batch norms, in network order; empty if it has none.
         targets: int64 labels ``(B,)`` or float32 probabilities ``(B, K)``, if any.
         student_logits: float32 ``(B, K)`` where there is a student.
     """

@@ -242,7 +242,7 @@ def require_training_images(job: Job, splits: Splits) -> None:
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
-    """Loads the weights of ``path`` into ``model``; False where there are no usable weights."""
+    """Loads the weights of ``path`` into ``model``; False if there are no usable weights."""
     if not path.exists():
         return False
     try:

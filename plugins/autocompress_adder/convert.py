@@ -36,7 +36,7 @@ def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -
 
 
 def padding_of(conv: nn.Module) -> tuple[int, int] | None:
-    """(height, width) of the zero padding; None where ``conv`` cannot become an adder layer."""
+    """(height, width) of the zero padding; None if ``conv`` cannot become an adder layer."""
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return None
     kernel = conv.kernel_size

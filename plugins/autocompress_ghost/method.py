@@ -35,7 +35,7 @@ class Ghost(Transform):
         ratio.<group>: s; 1 leaves the group as it is.
         kernel: d of the cheap convolutions.
         variant: "bare": the host's normalisation and activation stay behind the module. "bn-act":
-            the module has its own ones behind each of its convolutions, as in the paper; if those
+            the module has its own behind each of its convolutions, as in the paper; if those
             of the host cannot be removed, the layer stays bare.
         init: "lstsq" (fitted on calibration images), "subset" (only from the weights) or "random"
             (as in the paper).

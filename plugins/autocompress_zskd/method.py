@@ -39,7 +39,7 @@ class Zskd(DataSource):
     clamped to [0, 1] instead of rescaled by the extremes of the whole batch; each batch has new
     noise and a new optimiser; labels of all classes are mixed in a batch, which changes nothing,
     since the gradient of an image does not depend on other images. The learning rate is constant,
-    as there.
+    as in the official code.
 
     Soft targets are not stored. Training augments the images and runs the teacher on each view, as
     in the official code. The paper has one temperature tau for synthesis and training, 20; here it

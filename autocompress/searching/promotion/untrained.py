@@ -24,7 +24,7 @@ def rungs_act(job: Job) -> bool:
 def rung_effort(splits: Splits, job: Job) -> dict[int, float]:
     """For each rung, its number of training images per image that scores a recipe.
 
-    It is empty where the training images are not known yet.
+    It is empty if the training images are not known yet.
     """
     if splits.synthetic or not len(splits.train) or not len(splits.val):
         return {}

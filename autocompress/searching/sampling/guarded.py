@@ -60,7 +60,7 @@ class Guarded(BaseSampler):
         return str(self._own)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The space of :meth:`sample_relative`; empty where the sampler fails."""
+        """The space of :meth:`sample_relative`; empty if the sampler fails."""
         ask = self._own.infer_relative_search_space
         return self._try("infer_relative_search_space", lambda: dict(ask(study, trial)), {})
 
@@ -76,7 +76,7 @@ class Guarded(BaseSampler):
         return found
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """A value of one parameter; a random one where the sampler gives none."""
+        """A value of one parameter; a random one if the sampler gives none."""
 
         def ask() -> Any:
             value = self._own.sample_independent(study, trial, param_name, param_distribution)

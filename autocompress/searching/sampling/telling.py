@@ -25,7 +25,7 @@ class Verdict:
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
         values: one per objective where COMPLETE.
-        constraints: zero or less means met; empty where the trial failed.
+        constraints: zero or less means met; empty if the trial failed.
     """
 
     state: TrialState

@@ -51,7 +51,7 @@ class DatabaseStorage(BaseStorage):
     If the answer to making a trial is lost, that trial stays in the study, and is never run.
 
     Args:
-        inner: Optuna's.
+        inner: storage of Optuna.
         url: URL of the database, for messages.
     """
 
