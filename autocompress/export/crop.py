@@ -83,7 +83,7 @@ class TapCrop:
         return cls({name: LayerCrop.of(layer) for name, layer in record.items()})
 
     def told(self) -> dict[str, int]:
-        """A text for reports: layers, weights and multiply-adds."""
+        """The figures for reports: number of layers, weights and multiply-adds."""
         return {"layers": len(self.layers), "weights": self.weights, "macs": self.macs}
 
 

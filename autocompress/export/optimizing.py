@@ -58,10 +58,10 @@ def _round(model: ir.Model) -> bool:
 
 
 def _keep_constants(graph: ir.Graph) -> None:
-    """Keeps constants that a rewrite rule gave the same name in several nodes.
+    """Keeps constants of several nodes if a rewrite rule gave them the same name.
 
-    Without this, the graph only keeps the last of them. The rule for ``Flatten`` does so if two
-    nodes flatten one tensor.
+    The rule for ``Flatten`` does this if two nodes flatten one tensor. Without this function, the
+    graph would only keep the last constant.
     """
     for node in graph:
         for place, value in enumerate(node.inputs):

@@ -18,7 +18,7 @@ from autocompress.training import evaluate
 FITTED = 90.0
 """Training accuracy in percent below which a network is called undertrained.
 
-Longer training usually raises a lower value.
+Longer training usually raises an accuracy below this.
 """
 FITTED_IMAGES = 1_000
 

@@ -61,7 +61,7 @@ class FakeLayer(nn.Module):
         return self.operate(x, self.weight_quantizer(weight), self._rounded(bias))
 
     def deployed_weight(self) -> torch.Tensor:
-        """The float weight; the long-term statistics of its norm, if any, are folded in (eq. 20)."""
+        """The float weight; if the layer has a norm, its statistics are folded in (eq. 20)."""
         return self.weight if self.norm is None else self._scaled(affine(self.norm)[0])
 
     def deployed_bias(self) -> torch.Tensor | None:

@@ -82,7 +82,7 @@ def terminate(signal_number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def terminated_by_name() -> Iterator[None]:
-    """Restores Terminated, because Ray turns a SystemExit while it waits into one with code 1.
+    """Raises Terminated again, because a waiting Ray turns a SystemExit into one with code 1.
 
     Raises:
         Terminated: in place of a SystemExit after SIGTERM.

@@ -1,4 +1,4 @@
-"""Trains a model from start to end, and a baseline once, which is stored."""
+"""Trains models from start to end. The result for a baseline is stored."""
 
 from __future__ import annotations
 
@@ -230,10 +230,10 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
 
 
 def require_training_images(job: Job, splits: Splits) -> None:
-    """Refuses a baseline that must be trained if there are no training images.
+    """Checks that there are training images if the baseline must be trained.
 
     Raises:
-        UserError: in that case.
+        UserError: if there are none.
     """
     if (splits.unlabelled or not len(splits.train)) and job.baseline.epochs:
         what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
