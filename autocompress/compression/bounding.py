@@ -75,7 +75,7 @@ def shared_out(
 
     Args:
         asked: each source with its default parameters.
-        held_out: number of images of each source that judge candidates.
+        held_out: number of images of each source on which candidates are judged.
         seconds: time for all sources.
         each: seconds of a pass of one image.
         stated: sources whose sets are not reduced, however long they take.
@@ -88,8 +88,8 @@ def shared_out(
         found = bounded(*asked[name], held_out, own, each)
         if found.seconds > own and sets:
             left_out[name] = (
-                f"its images would take {in_words(wanted[name])}, and few of them {in_words(found.seconds)}; "
-                f"it has {in_words(own)}"
+                f"its images would take {in_words(wanted[name])}, and its smallest set {in_words(found.seconds)}, "
+                f"but its share of the time is {in_words(own)}"
             )
             continue
         sets[name], times[name] = found, own
@@ -113,7 +113,7 @@ def bounded(method: DataSource, params: Params, held_out: int, seconds: float, e
     Args:
         method: the source.
         params: parameters of the source.
-        held_out: number of images of this source that judge candidates.
+        held_out: number of images of this source on which candidates are judged.
         seconds: maximum seconds for making the set and the held-out images.
         each: seconds of a pass of one image.
     """

@@ -54,7 +54,7 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
     size = models.input_size(baseline)
     try:
         every = known_couplings(model, size, asked.mode, specs)
-    except UntraceableModel as error:  # a transform changed it
+    except UntraceableModel as error:  # a transform made it untraceable
         raise InvalidRecipe(str(error)) from error
     if not _widths(every, baseline, asked):
         raise InvalidRecipe(f"no layer loses a channel at these widths, rounded to multiples of {asked.multiple}")

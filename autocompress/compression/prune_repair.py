@@ -249,7 +249,7 @@ class Structural:
     def baseline_orders(
         self, asked: Pruning, settings: Params, pruner: Pruner, context: Context
     ) -> tuple[dict[str, list[int]], Inputs]:
-        """Orders of the baseline's couplings from the store, and the function for its moments."""
+        """Orders of the baseline's couplings from the store, and a function for its moments."""
         model = copy.deepcopy(self.baseline).to(context.device)
         inputs = self._inputs(model, self.images(settings, context), context, untouched=True)
         every = self._every_of_baseline(asked.mode)
@@ -293,7 +293,7 @@ class Structural:
         return self._orders.get(key)
 
     def _orders_key(self, asked: Pruning, pruner: Pruner, images: Images, compute: Compute, entering: str = "") -> str:
-        """``entering`` is the key of a transformed network; empty for the baseline."""
+        """Content key of orders; ``entering`` is that of a transformed network, else empty."""
         own = [pruner.name, pruner.version, asked.params, asked.mode]
         network: list[Any] = [entering, asked.record()] if entering else [self.baseline_key]
         return digest("orders", prune.VERSION, *own, *network, images.key, computed_with(compute))

@@ -208,7 +208,7 @@ def _check_images(images: list[torch.Tensor]) -> None:
         raise TrialFailed("the calibration set holds no images")
     ends = torch.stack([torch.stack(batch.transpose(0, 1).flatten(1).aminmax(dim=1)) for batch in images])
     if bool((ends[:, 0].amin(0) == ends[:, 1].amax(0)).all()):
-        raise TrialFailed("the calibration images all show the same constant colour, which has no range")
+        raise TrialFailed("all calibration images have one and the same colour, so no ranges can be found")
 
 
 def _calibration_images(context: Context, wanted: int) -> Iterator[torch.Tensor]:

@@ -37,7 +37,7 @@ HELD_OUT = 512
 HELD_OUT_SEED = 104_729
 """Added to the job's seed, so that no recipe trains on held-out images."""
 ADAPTED_SHARE = 0.25
-"""Images that are made for the student in training, as a share of the set at the beginning.
+"""Number of images that are made for the student in training, as a share of the first set.
 
 They are made again in each training.
 """
@@ -244,8 +244,8 @@ class Sources:
     def held_out(self, info: DataInfo, pause: Callable[[], None] | None = None) -> TensorSplit:
         """The images on which all candidates are compared with the baseline.
 
-        Each source gives an equal share, whatever the source of a recipe. No recipe trains
-        on them. Labels are the baseline's predictions.
+        Each source gives an equal share, whatever source a recipe has. No recipe trains on these
+        images. Labels are the baseline's predictions.
 
         Args:
             info: description of the job's data.

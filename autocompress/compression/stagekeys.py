@@ -78,7 +78,7 @@ class StageKeys:
     def of_quantize(self, recipe: Recipe) -> str:
         """The key of the result of a QUANTIZE with training."""
         before = (self.of_stages(recipe) or [self.inputs.first_key(recipe)])[-1]
-        assert not is_structural(recipe) or self.of_structural(recipe) is not None, "what was run has an order"
+        assert not is_structural(recipe) or self.of_structural(recipe) is not None, "the order is known after PRUNE"
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
         by_name = self.inputs.by_name
         quantizers = {name: [by_name[name].version, params] for name, params in recipe.quantizers.items()}

@@ -61,7 +61,7 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
     """
     images = torch.cat(list(batches) or [torch.zeros(0)])
     if not len(images):
-        raise ValueError("biases are corrected on images, and there is none")
+        raise ValueError("bias correction needs at least one image")
     layers = network.layers()
     with evaluating(network):
         height, width = images.shape[2:]

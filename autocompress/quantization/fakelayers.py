@@ -104,8 +104,8 @@ class FakeLayer(nn.Module):
     def _rounded(self, bias: torch.Tensor | None) -> torch.Tensor | None:
         """The bias rounded to steps of the accumulator, as int32 in the file.
 
-        Without this rounding, one label in two hundred changes. The bias is not rounded if a
-        quantizer has no ``scale``.
+        Without this rounding, the file has another label for one image in two hundred. The bias is
+        not rounded if a quantizer has no ``scale``.
         """
         of_weight, of_input = _scale_of(self.weight_quantizer), _scale_of(self.input_quantizer)
         if bias is None or of_weight is None or of_input is None:

@@ -46,7 +46,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         images: activations only; number of images to observe, later ones are ignored. None for all.
 
     Raises:
-        ValueError: for a width or an estimator that does not fit the role.
+        ValueError: for a number of bits or an estimator that does not fit the role.
     """
 
     scale: torch.Tensor
@@ -197,7 +197,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         """The integers and constants for the file; ``weight`` is given for a weight only.
 
         Raises:
-            ValueError: if it is missing.
+            ValueError: if ``weight`` is missing.
         """
         integers = None
         if self.is_weight:

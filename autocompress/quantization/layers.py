@@ -84,7 +84,7 @@ class _Hardened(nn.Module):
 
 
 class HardenedConv2d(_Hardened):
-    """A convolution on integer weights, float in and out; QLinearConv in the file."""
+    """A convolution with integer weights and float inputs and outputs; QLinearConv in files."""
 
     def __init__(self, layer: FakeQuantConv2d, hardened: Hardened, input_scale: float | None) -> None:
         super().__init__(layer, hardened, input_scale)

@@ -277,7 +277,7 @@ def gather(
                 choose = partial(choose_ridge, layer) if choose_ridge is not None else _default_ridge
                 found[name] = gathering.moments(choose)
                 if pause is not None:
-                    pause()  # lambda of a wide layer takes up to a second
+                    pause()  # choosing lambda of a wide layer takes up to a second
     return {name: found[name] for name in layers if name in found}
 
 

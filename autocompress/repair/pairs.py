@@ -27,7 +27,7 @@ class PairSums(Sums):
         self.cross = torch.zeros((*outputs.shape, shift.shape[1]), dtype=torch.float64)
 
     def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Samples ``[groups, samples, width]`` of x and ``[groups, samples, outputs]`` of y."""
+        """Adds samples: ``[groups, samples, width]`` of x, ``[groups, samples, outputs]`` of y."""
         self.add(x)
         centred = y - self.output_shift[:, None].to(y)
         self.output_first += centred.sum(1, dtype=torch.float64).cpu()

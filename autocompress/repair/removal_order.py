@@ -114,7 +114,7 @@ def readers(
         index: the input channels of the consumer for each channel of the coupling.
         weights: importance of each output, ``[groups, outputs]``, for example the square of gamma /
             sigma of the norm behind it. Rows of W are scaled by the square root.
-        inverted: :func:`inverses` of the moments, where they are known.
+        inverted: :func:`inverses` of the moments, if they are known.
     """
     scaled = matrix if weights is None else matrix * weights.sqrt()[:, :, None]
     columns = [moments.columns.of_inputs(inputs) for inputs in index]

@@ -46,7 +46,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         seed: random seed of the logits.
 
     Raises:
-        ValueError: for another width.
+        ValueError: for another number of bits.
     """
 
     folds_norm = False
@@ -184,7 +184,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         """Odd integers ``2 i - (m - 1)``; ``weight`` is needed if nothing was trained.
 
         Raises:
-            ValueError: if it is missing.
+            ValueError: if ``weight`` is missing.
         """
         if weight is None:
             raise ValueError(f"'{self.spec.name}' is a weight: its integers need the float tensor")
