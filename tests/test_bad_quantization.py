@@ -56,8 +56,8 @@ def test_good_input_passes() -> None:
     ("images", "reason"),
     [
         (torch.zeros(0, *SIZE), "the calibration set holds no images"),
-        (torch.full((70, *SIZE), 0.3), "the calibration images all show the same constant colour"),
-        (torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1).expand(70, *SIZE), "the same constant colour"),
+        (torch.full((70, *SIZE), 0.3), "all calibration images have one and the same colour"),
+        (torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1).expand(70, *SIZE), "one and the same colour"),
         (torch.randn(4, *SIZE).index_fill(0, torch.tensor([1]), math.nan), "the values of 'input_1' are not finite"),
         (torch.randn(4, *SIZE).index_fill(0, torch.tensor([1]), math.inf), "the values of 'input_1' are not finite"),
     ],

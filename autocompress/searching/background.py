@@ -107,7 +107,7 @@ class Background:
         """Starts the thread.
 
         Args:
-            first: called before all else.
+            first: function that is called before all else.
             threads: number of threads of torch.
             deadline: time in seconds as given by ``time.time``. What is not finished by then is
                 given up, because no recipe would be tried after it.
@@ -185,7 +185,7 @@ class Background:
         try:
             self.out_of_reach = out_of_reach(self.opened, self.measurer, self.baseline, pause)
         except Exception:
-            log.exception("what can be reached is not known")
+            log.exception("it is not known which constraints can be met")
         for found in self.out_of_reach:
             log.warning("%s", found)
             self.tell(str(found))
@@ -196,7 +196,7 @@ class Background:
         try:
             left_out = hopeless(self.opened, self.measurer, self.baseline, labels, pause)
         except Exception:
-            log.exception("what each method can reach alone is not known")
+            log.exception("it is not known which constraints each method can meet alone")
             return points
         for label, missed in left_out.items():
             log.info("'%s' is not tried: its cheapest recipe misses the bound on %s", label, missed)

@@ -134,7 +134,7 @@ class Closing:
         return self._explained(rows, again, summary, seconds)
 
     def _explained(self, rows: Sequence[Row], again: Sequence[Row], summary: Row, seconds: float) -> dict[str, Any]:
-        """Adds the effect of each stage of the recommended recipe, after the other files.
+        """Adds the effect of each stage of the recommended recipe, when all files are written.
 
         Accuracies are computed on the images that judged trials.
         """

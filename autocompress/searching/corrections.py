@@ -69,7 +69,7 @@ class Corrections:
             self._study.enqueue_proposals(made.recipes, before_others=True)
 
     def _proposals_wait(self) -> bool:
-        """Whether a proposal is left to be asked, besides other starting points."""
+        """Whether a proposal waits; other starting points do not matter."""
         ratios = self._first.ratios
         return ratios is not None and any(ratios(values) is not None for values in self._study.waiting())
 

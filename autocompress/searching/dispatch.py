@@ -228,8 +228,8 @@ class Dispatcher:
     def lost(self, worker: str, error: str, node: str = "") -> None:
         """``worker`` was lost on ``node``; ``error`` is the text of Ray.
 
-        Its recipe is tried again, unless it has a row, took too long, or lost its worker
-        ``MOST_ATTEMPTS`` times. In these cases it gets a failed row. Losses on nodes that left the
+        If its recipe has no row yet, it is tried again. If the recipe took too long, or lost its
+        worker ``MOST_ATTEMPTS`` times, it gets a failed row instead. Losses on nodes that left the
         cluster do not count, up to ``MOST_LOSSES``.
         """
         under_way = self._running.pop(worker, None)

@@ -116,8 +116,8 @@ class Driver:
         self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
         if self._study.is_new:
-            # The figures of the uncompressed model are known, so it can wait until there are
-            # tables.
+            # The figures of the uncompressed model are known, so its trial can wait until
+            # there are tables.
             points = [point for point in self._opened.starting_points() if point[0] != UNCOMPRESSED]
             self._first = [*self._earlier(), *(point for point in points if not self._crew.trains(point))]
             self._study.enqueue_starting_points(self._first)
@@ -269,8 +269,8 @@ class Driver:
             self._observer.on_note(f"{done} of {self._job.budget.trials} trials are done: none is left")
             return "all trials are spent"
         if self._seconds_left() == 0:
-            minutes = f"{self._job.budget.minutes:g} minutes, of which this run's preparation is a part"
-            self._observer.on_note(f"the limit of {minutes}, is reached: no trial is begun")
+            minutes = f"{self._job.budget.minutes:g} minutes (with the preparation of this run)"
+            self._observer.on_note(f"the limit of {minutes} is reached: no trial is begun")
             return "the time is up"
         if why := self._endings.why:
             self._observer.on_note(f"{why}: no trial is begun")

@@ -53,7 +53,9 @@ class _Seat:
 
 @dataclass
 class DriverWorker:
-    """Tries recipes beside tables. All methods must be called in the main thread of the driver.
+    """Tries recipes while tables are made.
+
+    All methods must be called in the main thread of the driver.
 
     Attributes:
         dispatcher: gives recipes and takes rows.

@@ -136,7 +136,7 @@ class Trial:
         """
         self.rung, self.least_accuracy = rung, below["accuracy"]
         left = self.folder / artifact_folder(self.number, rung)
-        shutil.rmtree(left, ignore_errors=True)  # by an attempt that was killed before its row was kept
+        shutil.rmtree(left, ignore_errors=True)  # files of an attempt that was killed before its row was kept
         return climbed(below, self.run(below["recipe"], below["label"]), rung)
 
     # --- the gates --------------------------------------------------------------------------------

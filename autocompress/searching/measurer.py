@@ -87,9 +87,9 @@ class Measurer:
     ) -> Measurement:
         """Latency of ``candidate`` relative to ``baseline``, in about ``seconds``.
 
-        If the bound of ``constraints`` on latency is inside the interval, it is measured again, up
-        to ``most`` times for ``again`` seconds (by default ``seconds``). All measurements are then
-        combined.
+        If the bound of ``constraints`` on latency is inside the interval, latency is measured
+        again, up to ``most`` times for ``again`` seconds (by default ``seconds``). All measurements
+        are then combined.
         """
         measured = self.once(candidate, baseline, seconds)
         if constraints is None or self.deterministic:

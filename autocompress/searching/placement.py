@@ -46,7 +46,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         cluster: cluster for the workers; None starts Ray on this machine.
 
     Raises:
-        UserError: if Ray cannot be started here, or no worker ever could.
+        UserError: if Ray cannot be started here, or if no worker could ever start.
         KeyboardInterrupt: on Ctrl-C. The workers have ended then.
         Terminated: on SIGTERM.
     """

@@ -48,7 +48,7 @@ def begun(job: Job, versions: dict[str, str]) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     with driver(folder):
         with _written(folder):
-            _refuse_existing(folder)  # it may have become one while this process waited
+            _refuse_existing(folder)  # another process may have made a run meanwhile
             for name in LEFT_BY_A_START:
                 _remove(folder / name)
             write_text(folder / JOB_FILE, job.to_yaml(versions))

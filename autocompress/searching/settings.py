@@ -39,8 +39,8 @@ class Settings:
         opener: opens the job, once per process.
         handed: results of opening the job in the driver; None if workers share its cache.
         stations: measurers by machine; empty if each worker measures on its own machine.
-        measured_by: values on which latencies depend, with stations.
-        environment: variables of the driver for processes without them.
+        measured_by: values on which latencies of the stations depend.
+        environment: environment variables of the driver, for processes that lack them.
     """
 
     job: Job

@@ -93,7 +93,7 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
         note: called with notes for the user.
 
     Raises:
-        UserError: if it cannot connect, no node has what a worker takes, or no node can work.
+        UserError: if it cannot connect, no node has the resources of a worker, or no node can work.
     """
     with attached(address_of(job.cluster), lambda: localray.is_ending):
         nodes = Nodes()

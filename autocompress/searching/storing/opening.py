@@ -74,7 +74,7 @@ def study_of(folder: Path, url: str | None, name: str) -> Kept:
                 "give it as 'search.storage' in job.yaml",
             )
         storage = _journal(folder)
-        names = [study.study_name for study in storage.get_all_studies()]  # earlier versions: the name of the job
+        names = [study.study_name for study in storage.get_all_studies()]  # earlier versions used the job's name
         return Kept(storage, names[0] if names else STUDY_NAME)
     if (folder / STUDY_FILE).exists():
         raise UserError(f"the study of {folder} is in its file {STUDY_FILE}", "leave 'search.storage' out of job.yaml")
