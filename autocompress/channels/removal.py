@@ -77,8 +77,8 @@ def remove(
             without verifying them.
 
     Raises:
-        InvalidRecipe: if ``keep`` names a coupling that does not exist or cannot lose channels, is
-            invalid for its coupling, or the network does not run afterwards.
+        InvalidRecipe: if ``keep`` names a coupling that does not exist or cannot lose channels, if
+            channels in it are invalid, or if the network does not run afterwards.
         UntraceableModel: if the couplings cannot be found.
     """
     specs = list(specs)

@@ -1,4 +1,4 @@
-"""Names for weights that the exporter stores transposed, by which profiles find their layers."""
+"""Names weights that the exporter stores transposed, so that profiles find their layers."""
 
 from __future__ import annotations
 

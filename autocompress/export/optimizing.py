@@ -44,7 +44,7 @@ def optimize(model: ir.Model) -> None:
 
 
 def _round(model: ir.Model) -> bool:
-    """Folds and rewrites once; whether anything changed."""
+    """Folds and rewrites once; returns whether anything changed."""
     changed = bool(fold_constants_ir(model, onnx_shape_inference=True).modified)
     changed |= rewriter.RewritePass(_rules())(model).modified
     _keep_constants(model.graph)

@@ -25,7 +25,7 @@ WEIGHTS = (1.0, 2.0)
 SECONDS = 1.0
 """Seconds for measuring a whole file together with the integer file."""
 HOPELESS = 1.2
-"""A placement is not tried if its estimated time exceeds those of float and integers this often."""
+"""Maximum estimated time of a tried placement, relative to the faster of float and integers."""
 LEAST_GAIN = 0.01
 """Share of time by which a mixed file must be faster than the integer file; less may be noise."""
 Progress = Callable[[float, str], None]

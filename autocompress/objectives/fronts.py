@@ -83,8 +83,8 @@ def front_rows(objectives: Sequence[str], rows: Iterable[Row], baseline: Figures
 class Contenders(Generic[Row]):
     """The front, and the rows that may belong to it within the noise of latency.
 
-    A row is no contender if some row of the front is as good in every objective and its latency
-    interval lies entirely below that of the row. There are at most ``MOST_CONTENDERS``: the rows of
+    A row is no contender if some row of the front is as good in every objective and has a latency
+    interval entirely below that of the former. There are at most ``MOST_CONTENDERS``: the rows of
     the front first, then the fastest. A row that is no contender never becomes one again, because
     its model is deleted.
 

@@ -45,7 +45,7 @@ class Baseline:
         params, macs: as for a candidate.
         deployable: the exported float file.
         weights_key: content key of weights, architecture and libraries; keys of stages contain it.
-        key: content key of the same and of the exporter.
+        key: content key of the weights, as above, and of the exporter.
     """
 
     accuracy: float

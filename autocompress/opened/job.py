@@ -282,7 +282,7 @@ class OpenedJob:
     def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`.
 
-        None after an error, or where the job switches tables off. ``pause`` is called often.
+        None after an error, or if the job switches tables off. ``pause`` is called often.
         """
         if not self.job.search.tables:
             return None

@@ -39,7 +39,7 @@ VERSION = 1
 """Version of this comparison, part of its key."""
 MOST_IMAGES, LEAST_IMAGES = 512, 64
 MOST_VALUES = 2**25
-"""Maximum number of bytes of images in memory."""
+"""Maximum number of values of the images in memory."""
 MULTIPLY_ADDS = 4e11
 """Maximum number of multiply-accumulates for accuracies of all normalisations.
 

@@ -24,7 +24,7 @@ from autocompress.proposals.shares import KEEP, ShareRecipes
 
 COUNT = 5
 MOST_DIVERGENCE = 4.0
-"""Largest divergence of a probe by :func:`prior`: a third of the channels of every coupling."""
+"""Largest divergence of a probe by :func:`prior`: every coupling keeps a third of its channels."""
 Point = Sequence[int]
 """The choice of each part, as its index."""
 Built = list[tuple[Point, Deployable]]

@@ -55,7 +55,7 @@ def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[t
     """Recipes of mixed bits, with defaults of QUANTIZE for the rest.
 
     In the first, only weights have fewer bits; in the second, weights and activations share the
-    loss evenly. There is no recipe where no number of bits can be lowered within ``MOST_LOSS``.
+    loss evenly. If no number of bits can be lowered within ``MOST_LOSS``, there is no recipe.
     """
     for label, of_weights, of_activations in (
         ("mixed weight bits by sensitivity", MOST_LOSS, 0.0),
