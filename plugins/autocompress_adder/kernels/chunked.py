@@ -1,8 +1,8 @@
 """Float operators with kernels on patches in the layout of ``unfold``, and plain PyTorch kernels.
 
-They are used on CUDA, and for types without kernels in :mod:`cpu` (float64). Patches are ``(N, K,
-L)``, filters ``(O, K)``. Work is done in chunks, never for all images, or for all places, filters
-and taps at once.
+They are used on CUDA, and for types without kernels in :mod:`cpu` (float64). The shape of patches
+is ``(N, K, L)``, that of filters ``(O, K)``. Work is done in chunks, never for all images, or for
+all places, filters and taps at once.
 """
 
 from __future__ import annotations
