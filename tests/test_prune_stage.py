@@ -37,8 +37,8 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.testing import check_method, example_context, example_model
 from autocompress.testing.rules import shapes
-from autocompress_criteria import BatchNormScale, Magnitude, Random
 from autocompress_obs import Obs
+from autocompress_pruners import BatchNormScale, Magnitude, Random
 from autocompress_quantize import Quantize
 from autocompress_scop import Scop
 

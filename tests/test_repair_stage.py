@@ -20,8 +20,8 @@ from autocompress.recipes.pruning import kept_whole
 from autocompress.repair import choose_ridge, gather, refit
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import same_tensors
-from autocompress_criteria import Magnitude
 from autocompress_obs import Obs
+from autocompress_pruners import Magnitude
 from autocompress_scop import Scop
 
 IMAGES = 96
