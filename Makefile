@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Processes of pytest-xdist. Tests that judge time run afterwards, alone.
-PROCESSES ?= 2
+# Processes of pytest-xdist: one more than two processors, because tests of Ray wait for processes. Tests that judge time run afterwards, alone.
+PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest
 TOGETHER := --numprocesses $(PROCESSES) --dist worksteal
 

@@ -199,8 +199,7 @@ def test_a_baseline_that_could_not_be_stored_is_not_trained(tmp_path: Path, monk
     assert not told
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_a_search_on_a_full_disk_keeps_its_rows_and_can_be_resumed(tmp_path: Path) -> None:
     offer_toy_device()
     with small_disk(tmp_path / "disk", 2_000) as disk:

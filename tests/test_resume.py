@@ -48,7 +48,7 @@ TRIALS = 10
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
     offer_toy_device()
-    process = start_toy_search(tmp_path, TRIALS, seconds=1.0, workers=2)  # trials.csv may be two seconds old
+    process = start_toy_search(tmp_path, TRIALS, seconds=0.5, workers=1)  # trials.csv may be two seconds old
     trials, runs_file = tmp_path / "toy" / "trials.csv", tmp_path / "toy" / "toy" / "runs.txt"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 5, trials)
     process.send_signal(signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
     assert not ran_again & {json.dumps(recipe, sort_keys=True) for recipe in before["recipe"]}
     noted = [one["key"] for one in runs]
     twice = [key for key, count in Counter(noted).items() if count > 1]
-    assert len(twice) <= 2, "only the recipes of the two workers may run again"
+    assert len(twice) <= 1, "only the recipe of the worker may run again"
     rows = [json.dumps(recipe, sort_keys=True) for recipe in found.trials["recipe"]]
     assert len(set(rows)) == TRIALS
 
