@@ -8,14 +8,16 @@ the test split.
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
         [--epochs 12] [--seeds 0] [--space joint] [--times 3] [--without rungs proposals]
-        [--only bits pruning] [--sampler random nsga2] [--out results/search/resnet18-glyphs.json]
+        [--only bits pruning] [--sampler random nsga2] [--keep SCRATCH]
+        [--out results/search/resnet18-glyphs.json]
 
 FOLDER contains tp_sweep.py and score.py. Without it, hypervolume is computed from the search's own
-figures on the validation split. Further searches with the first seed have a switch off
-(``--without``), methods of one kind (``--only``), or a sampler without tables and proposals
-(``--sampler``). A picture of hypervolume over time is written beside the JSON. The ceiling is the
-hypervolume of a model as fast as the fastest measured file, without loss of accuracy. Measure on a
-machine without other work.
+figures on the validation split. Further searches with each seed have a switch off (``--without``),
+methods of one kind (``--only``), or a sampler without tables and proposals (``--sampler``). A
+picture of hypervolume over time is written beside the JSON: medians and ranges of the seeds. The
+ceiling is the hypervolume of a model as fast as the fastest measured file, without loss of
+accuracy. Measure on a machine without other work. With ``--keep``, the same command continues after
+an interruption: searches that ended are not repeated.
 
 Another network and other data, here 12,000 pictures of Fashion-MNIST:
 
@@ -28,6 +30,7 @@ Another network and other data, here 12,000 pictures of Fashion-MNIST:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -36,7 +39,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,17 @@ def prepared(baseline: Trained, folder: Path) -> None:
 
 def rival(folder: Path, rivals: Path, model: str) -> float:
     """Runs the sweep; returns its seconds."""
-    out = folder / "rival"
+    out, kept = folder / "rival", folder / "rival.json"
+    if kept.exists():
+        return float(json.loads(kept.read_text(encoding="utf-8")))
     command = [sys.executable, str(rivals / "tp_sweep.py"), "--model", model, "--epochs", "1"]
     command += ["--checkpoint", str(folder / "base.safetensors"), "--train", str(folder / "train.npz")]
     command += ["--test", str(folder / "test.npz"), "--out", str(out)]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    write_json(kept, seconds)
+    return seconds
 
 
 def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str, float]:
@@ -122,7 +128,12 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
 
     ``search`` is a seed, or a seed with a change of the job (:func:`changes`): ``0-without-rungs``.
     """
-    name, kept = f"search-{search}", folder / f"kept-{search}"
+    name, kept, times = f"search-{search}", folder / f"kept-{search}", folder / f"times-{search}.json"
+    if times.exists():
+        return dict(json.loads(times.read_text(encoding="utf-8")))
+    cache = folder / f"cache-{search}"
+    for begun in (folder / name, kept, cache):
+        shutil.rmtree(begun, ignore_errors=True)
     kept.mkdir()
     seed, _, change = search.partition("-")
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
@@ -130,7 +141,6 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
     job |= changes(change)
     (folder / "search.yaml").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "autocompress.cli", "search", str(folder / "search.yaml")]
-    cache = folder / f"cache-{search}"
     (folder / "data").mkdir(exist_ok=True)
     shutil.copytree(folder / "data", cache / "data")
     environment_ = {**os.environ, "AUTOCOMPRESS_CACHE": str(cache)}
@@ -142,11 +152,12 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
             for file in (folder / name / "artifacts").glob("*/model.onnx"):
                 trial = file.parent.name
                 if trial not in found and not trial.startswith("."):
-                    with suppress(FileNotFoundError):  # it is dominated, and its file was removed already
+                    with contextlib.suppress(FileNotFoundError):  # it is dominated, and its file was removed already
                         shutil.copy(file, kept / f"{trial}.onnx")
                         found[trial] = now
             time.sleep(POLL_SECONDS)
         _end(process)
+    write_json(times, found)
     return found
 
 
@@ -257,13 +268,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sampler", choices=SAMPLERS, nargs="*", default=[], help="also searches by a sampler alone")
     parser.add_argument("--space", default="joint")
     parser.add_argument("--times", type=float, default=2.0, help="duration of a search as a multiple of T")
+    parser.add_argument("--keep", type=Path, help="folder of the files of all searches; the same command continues")
     parser.add_argument("--out", type=Path, default=Path("results/search/resnet18-glyphs.json"))
     asked = parser.parse_args(arguments)
     data = json.loads(asked.data) if asked.data.startswith("{") else asked.data
     baseline = trained(job_of(asked.model, data, asked.epochs))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        prepared(baseline, folder)
+    with contextlib.ExitStack() as stack:
+        folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if not (folder / "job.yaml").exists():  # written last
+            folder.mkdir(parents=True, exist_ok=True)
+            prepared(baseline, folder)
         load = psutil.getloadavg()[0]
         told: dict[str, Any] = {"command": "python benchmarks/search_quality.py --rivals FOLDER"}
         told |= {"load_before": load, "environment": environment()}
@@ -271,7 +285,8 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, baseline.job.model)
         further = {"without": asked.without, "only": asked.only, "sampler": asked.sampler}
         names = [str(seed) for seed in asked.seeds]
-        names += [f"{asked.seeds[0]}-{kind}-{name}" for kind, wanted in further.items() for name in wanted]
+        changed = [f"{kind}-{name}" for kind, wanted in further.items() for name in wanted]
+        names += [f"{seed}-{change}" for change in changed for seed in asked.seeds]
         searches = {name: searched(folder, asked.times * seconds, asked.space, name) for name in names}
         times = {name: share for name, share in TIMES.items() if share <= asked.times}
         shares = sorted({*times.values(), asked.times, *(share for share in CURVE if share <= asked.times)})
@@ -305,21 +320,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def drawn(told: dict[str, Any], file: Path) -> None:
-    """A picture of hypervolume over time."""
+    """A picture of hypervolume over time: the median of the seeds, and their range as a band."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    curves: dict[str, list[Any]] = {}
     for search, found in told["searches"].items():
-        shares, volumes = zip(*found["curve"], strict=True)
-        seed, _, change = search.partition("-")
-        label = change.replace("-", " ") or f"autocompress, seed {seed}"
-        axes.step(
-            [share * told["T"] for share in shares], volumes, where="post", label=label, ls=":" if change else "-"
-        )
+        curves.setdefault(search.partition("-")[2], []).append(np.array(found["curve"]))
+    for change, found in curves.items():
+        seconds, volumes = told["T"] * found[0][:, 0], np.stack([curve[:, 1] for curve in found])
+        label = change.replace("-", " ") or "autocompress"
+        label += f", median of {len(found)} seeds" if len(found) > 1 else ""
+        (line,) = axes.step(seconds, np.median(volumes, 0), where="post", label=label, ls=":" if change else "-")
+        axes.fill_between(seconds, volumes.min(0), volumes.max(0), step="post", color=line.get_color(), alpha=0.2, lw=0)
     if told["rival"] is not None:
         axes.plot(told["T"], told["rival"]["hypervolume"], "kD", label=RIVAL)
-    axes.set(xlabel="seconds from process start", ylabel="hypervolume, neutral scorer", ylim=(0, None))
+    axes.set(xlabel="seconds from process start", ylabel="hypervolume, neutral scorer", xlim=(0, None), ylim=(0, None))
     axes.set_title(f"{told['model']} on {told['data']}")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
