@@ -46,7 +46,8 @@ Data = Annotated[
 Task = Annotated[str | None, _flag("Task: classification, multilabel, or a class of your own, module:Class.", _WHAT)]
 TrainImages = Annotated[int | None, _flag("Number of training images to use, drawn evenly from the classes.", _WHAT)]
 ValImages = Annotated[
-    int | None, _flag("Number of validation images that judge trials; all of them judge the final models.", _WHAT)
+    int | None,
+    _flag("Number of validation images for trials. The final models are judged on the whole validation set.", _WHAT),
 ]
 Pretrained = Annotated[
     bool | None,

@@ -77,11 +77,13 @@ def fetch(
     place: Annotated[
         str, typer.Argument(help="Name of a run, or its URL or folder.", metavar="NAME|URL", show_default=False)
     ],
-    to: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("results"),
+    to: Annotated[Path, typer.Option(help="Folder into which the folder of the run is copied.")] = Path("results"),
     address: Annotated[
         str,
         typer.Option(
-            help="Address of the job server, for a name.", envvar="RAY_API_SERVER_ADDRESS", show_default=False
+            help="Address of the job server. Only needed to fetch a run by its name.",
+            envvar="RAY_API_SERVER_ADDRESS",
+            show_default=False,
         ),
     ] = "",
     token: TokenFile = None,

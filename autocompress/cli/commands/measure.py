@@ -24,7 +24,7 @@ def measure(
     others: Annotated[list[Path], typer.Argument(help="Other files.", metavar="B.onnx...", show_default=False)],
     device: Annotated[str, typer.Option(help="Device; see 'autocompress plugins'.")] = "onnxruntime-cpu",
     threads: Annotated[int, typer.Option(help="Number of threads on the device.", min=1)] = 1,
-    batch: Annotated[int, typer.Option(help="Images a run.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size on the device.", min=1)] = 1,
     input_size: Annotated[
         int | None,
         typer.Option(help="Height and width, where a file leaves them open.", metavar="PIXELS", min=8),

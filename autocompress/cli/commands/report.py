@@ -17,7 +17,7 @@ def report(
     benchmark: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of benchmarks/search_quality.py: the page also shows hypervolume over time, and the rival's.",
+            help="JSON of benchmarks/search_quality.py; the page then compares the hypervolumes of its searches.",
             metavar="FILE",
             show_default=False,
         ),

@@ -13,7 +13,7 @@ from autocompress.memory import out_of_memory_told
 
 
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
-    """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
+    """Continue a stopped search, or extend the budget of a finished one; its trials are kept."""
     supervising.end_with_parent()
     supervising.resume_supervised(run_folder)
     from autocompress.cli.progress import watching

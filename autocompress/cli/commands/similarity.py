@@ -32,7 +32,7 @@ def similarity(
     input_size: InputSize = None,
     seed: Seed = 0,
     divergence: Annotated[
-        Divergence, typer.Option(help="Statistics that are the first argument of the KL divergence.")
+        Divergence, typer.Option(help="Direction of the KL divergence: 'measured' is KL(measured || recorded).")
     ] = "measured",
     assignments: Annotated[
         list[str] | None,
