@@ -68,7 +68,7 @@ SMALL = {
     ],
     "newcomer": [
         *("--source", "digits", "--model", "two_blocks", "--baseline-epochs", "1", "--trials", "1"),
-        *("--minutes", "1"),
+        *("--minutes", "0.3"),
     ],
     "papers_adder": [
         *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
