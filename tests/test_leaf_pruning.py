@@ -25,7 +25,7 @@ from autocompress.store import Store
 from autocompress.testing import example_context, example_model
 from autocompress_adder.layer import AdderConv2d
 from autocompress_adder.spec import AdderSpec
-from autocompress_pruners import Magnitude
+from autocompress_simple_pruners import Magnitude
 
 SIZE = (3, 8, 8)
 

@@ -17,7 +17,7 @@ from autocompress.models import stem
 from autocompress.opened.applicable import applicable
 from autocompress.recipes.pruning import kept_whole, refusal_to_prune
 from autocompress.testing import example_context, example_job, example_model
-from autocompress_pruners import Magnitude
+from autocompress_simple_pruners import Magnitude
 
 SIZE = (3, 8, 8)
 DRY = Context(input_size=SIZE, dry_run=True)

@@ -21,7 +21,7 @@ from autocompress.repair import choose_ridge, gather, refit
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import same_tensors
 from autocompress_obs import Obs
-from autocompress_pruners import Magnitude
+from autocompress_simple_pruners import Magnitude
 from autocompress_scop import Scop
 
 IMAGES = 96

@@ -18,7 +18,7 @@ from autocompress.graph import facts
 from autocompress.repair import correction, gather, output_error, refit, rescaled, variance_ratios
 from autocompress.testing import example_context, example_model
 from autocompress.training import recalibrate_batch_norm
-from autocompress_pruners import Magnitude
+from autocompress_simple_pruners import Magnitude
 
 SIZE = (3, 32, 32)
 

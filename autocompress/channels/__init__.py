@@ -10,7 +10,7 @@
 - ``structure``: a key of everything that couplings depend on.
 
 Pruners decide which channels are removed first. They are plugins, for example
-``plugins/autocompress_pruners``.
+``plugins/autocompress_simple_pruners``.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

@@ -51,7 +51,8 @@ class Question:
         nonce: a file that the driver wrote to the folder of the run.
         secret: its content.
         paths: paths of the job, readable by the driver.
-        environment: variables of the driver for processes without them, such as that of the cache.
+        environment: environment variables of the driver, such as that of the cache folder. Each is
+            set in a process of the node that does not have it.
     """
 
     nonce: Path

@@ -62,7 +62,7 @@ def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
         UserError: as :func:`open_picture`.
     """
     with faults_of(name), _opened(file) as stream, Image.open(stream) as image:
-        image.draft(None, (1, 1))  # JPEG: all data is read, but only an eighth of the pixels is computed
+        image.draft(None, (1, 1))  # JPEG: all data is read, but pixels are computed at 1/8 of each side
         image.load()
         if image.mode in ("I", "F"):
             _highest(image)

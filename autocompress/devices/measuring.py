@@ -29,7 +29,7 @@ WIDEST_INTERVAL = 0.1
 """Relative width of the interval of a ratio above which a measurement is called noisy."""
 
 PATIENCE = 5.0
-"""A measurement takes at most this multiple of the requested seconds.
+"""A measurement takes at most this multiple of the requested seconds, or of 1 s if that is longer.
 
 A slower model is measured with fewer pairs and called noisy. If its first run alone takes longer,
 it is not run again.
@@ -50,12 +50,13 @@ def measure(
     interval for the median of later measurements (``timing.ratio_interval``).
 
     A measurement has several sittings. Each opens both models again, if that is quick,
-    because the placement of memory is one cause of variation. The lock of the machine is held alone
-    for one or more sittings, since each time that it is taken, all trainings must give way first.
+    because the placement of memory is one cause of variation. The machine lock is held exclusively
+    for one or more sittings at a time, because each time that it is taken, all trainings pause.
 
-    It takes about ``seconds``, or longer if there are fewer than 6 pairs of blocks, which are too
-    few for an interval. The limit is ``PATIENCE`` times ``seconds`` and one run. Waiting for other
-    measurements and trainings is not included.
+    It takes about ``seconds``. Slow models take longer, because each of the 6 or more sittings has
+    at least one pair of blocks. After the first sitting, another one only begins if it will end
+    within ``PATIENCE`` times ``seconds`` (at least 1 s). Waiting for other measurements and
+    trainings is not included.
 
     Raises:
         TrialFailed: if the device cannot load one of the models, or cannot tell its cost.

@@ -1,8 +1,9 @@
 """The quantities that a job can ask for, all defined in the table below.
 
-A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its
-columns in trials.csv and its axis in the report follow from that entry. Devices and the package
-``compression`` measure it.
+A new quantity begins with an entry of ``QUANTITIES``. Its key in a job, the parsing of its bound,
+its columns in trials.csv and its axis in the report follow from that entry. Its value is put into
+rows by ``searching/gates.py`` and ``searching/baselinerow.py``. If a device measures it, it is also
+a field of ``contract.Measurement``, and ``job/validate.py`` refuses devices that do not.
 """
 
 from __future__ import annotations

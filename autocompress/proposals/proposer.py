@@ -21,7 +21,7 @@ UNKNOWN_ERROR = 0.05
 TILTED = 8
 """Number of further recipes with random tilts."""
 LEAST_BUDGET = 1 / 12
-"""Lowest of their budgets, as a share of the full cost."""
+"""Lowest budget of the ``TILTED`` recipes, as a share of the full cost."""
 FLOAT_COSTS = {"macs": 1.0, "params": 1.0, "size": 4.0}
 """Costs of a network in float, relative to the predicted costs of the same widths in int8."""
 LITTLE_GAIN = 0.6
@@ -106,9 +106,10 @@ class Proposer:
     def recipes(self, tables: Tables, *, step: int = 0, most: Mapping[str, float] | None = None) -> list[Point]:
         """Labels and values of recipes for a dozen budgets.
 
-        Recipes at constraints come first, then those of the whole range, or up to ``most``. Another
-        ``step`` gives other budgets. Recipes that miss a bound by more than the error of the
-        prediction are left out, unless all do.
+        Recipes for the job's bounds come first, then recipes for budgets over the whole range of
+        costs. ``most`` lowers the upper end of that range. Another ``step`` gives other budgets.
+        Recipes that are predicted to miss a bound by more than twice the error of the prediction
+        are left out. If all of them are, the last one is kept.
         """
         problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
         made = proposals.propose(
@@ -150,7 +151,8 @@ class Proposer:
     ) -> Iterator[Point]:
         """The proposals without quantization, if proposals are quantized; those at bounds first.
 
-        Their latency is not predicted, so those that miss its bound with quantization are included.
+        Latency in float is not predicted. So the bound on latency is ignored here, even if the
+        quantized recipe misses it.
         """
         neutral = self.maker.recipes.neutral
         if neutral is None or not neutral.bits:

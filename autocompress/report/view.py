@@ -171,8 +171,8 @@ def interruption(result: SearchResult) -> str:
     done = len(result.trials)
     return (
         f"The search was interrupted after {done} of {budget.get('trials', '?')} trials. Its front was not "
-        f"measured again, nor scored on the test split. 'autocompress resume {result.folder}' continues; with "
-        f"--trials {max(1, done)} it does both and ends."
+        f"measured again, nor scored on the test split. 'autocompress resume {result.folder}' continues the search; "
+        f"with --trials {max(1, done)} it runs no more trials, but measures and scores the front, and ends."
     )
 
 
@@ -193,7 +193,8 @@ def fastest(result: SearchResult) -> str:
     best = result.recommended()
     if best is not None and best["trial"] == row.get("trial"):
         return f"It is the fastest model found that loses at most {words.drop(row['points'])}."
-    missed = row.get("reason") if row.get("status") != "complete" else ""  # else it is the reason of a rung
+    # The reason of a complete row is about a rung without a gain.
+    missed = row.get("reason") if row.get("status") != "complete" else ""
     reason = f"; {missed}" if missed else ""
     return (
         f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
@@ -210,7 +211,8 @@ def tap_crop(result: SearchResult) -> str:
         f"Tap crop: {_cropped(found)} at this size of image. Every candidate's file leaves them out, which changes no "
         f"output and is no pruning. The float baseline without them has {words.ratio(found['latency_ratio'])} the "
         f"latency ({_between(found['latency_ratio_low'], found['latency_ratio_high'])}) and "
-        f"{words.ratio(found['size_ratio'])} the size; all ratios here are against the baseline with them."
+        f"{words.ratio(found['size_ratio'])} the size; all ratios on this page are against the baseline that "
+        "still has these weights."
     )
 
 

@@ -221,8 +221,8 @@ class Trial:
     def _costs(self, candidate: Candidate, deployable: Deployable, structure: Mapping[str, Any]) -> None:
         """Costs of the finished file.
 
-        The latency of the dry run is used if the structure is the same. The contract requires this,
-        but a method that breaks the contract must not profit from a wrong latency.
+        The latency of the dry run is used if parameters and MACs are the same, as the contract
+        requires. If a method breaks the contract, the finished file is measured.
         """
         promised = structure["columns"]
         self.row["size_bytes"] = deployable.file.stat().st_size
@@ -288,7 +288,7 @@ class Trial:
         return excess(self.opened.job.constraints.all_bounds(), best, self.baseline)
 
     def _settle(self, names: list[str] | None = None) -> None:
-        """Sets status and reason; a finished trial is judged by the median of its interval."""
+        """Sets status and reason; a finished trial is judged by its median, not by its interval."""
         bounds = self.opened.job.constraints.all_bounds()
         self.row["excess"] = excess(bounds, self.row, self.baseline)
         names = names or misses(self.row["excess"])

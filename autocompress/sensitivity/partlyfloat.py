@@ -12,7 +12,7 @@ from autocompress.sensitivity.mixedbits import WEIGHT, asked, composed
 from autocompress.sensitivity.table import Sensitivity, Width
 
 SHARES = (0.5, 0.8, 0.95)
-"""Shares of the loss of 8 bits that the float groups take away."""
+"""Shares of the loss caused by 8 bits that are avoided by keeping groups in float."""
 _FLOAT = "none"
 
 
@@ -31,7 +31,7 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
 
 
 def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Recipes with the fewest float groups that take away each of ``SHARES`` of the loss.
+    """For each of ``SHARES``, the recipe with the fewest float groups that avoid as much.
 
     Losses of groups are added, as in ``table``. The loss of a group is the sum of the losses of its
     weights and its activations. A recipe without any integers is left out.

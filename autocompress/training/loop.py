@@ -142,7 +142,7 @@ class Training:
                 self.model.load_state_dict(self._average.module.state_dict())
             for callback in self.callbacks:
                 callback.on_end(self.model)
-            if self.compute.channels_last:  # later results must not depend on the way of computing here
+            if self.compute.channels_last:  # later stages get the same network, with or without channels_last
                 to_memory_format(self.model, torch.contiguous_format)
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
@@ -235,7 +235,8 @@ class Training:
             for module in self.model.modules():
                 if isinstance(module, BatchNormBase):
                     module.eval()
-        labels, done = self.split.labels(), self.step % self.steps_per_epoch  # more than 0 after a checkpoint
+        labels = self.split.labels()
+        done = self.step % self.steps_per_epoch  # more than 0 if a checkpoint within this epoch was loaded
         mixes = self.labelled and self.soft_targets is None and self.settings.augment
         mixing = Mixing.of(self.split, self.seed) if mixes else None
         random = torch.random.fork_rng(devices=self.compute.random_devices)

@@ -34,9 +34,10 @@ class Ghost(Transform):
     Parameters (``ghost.`` before each):
         ratio.<group>: s; 1 leaves the group as it is.
         kernel: d of the cheap convolutions.
-        variant: "bare": the host's normalisation and activation stay behind the module. "bn-act":
-            the module has its own behind each of its convolutions, as in the paper; if those
-            of the host cannot be removed, the layer stays bare.
+        variant: "bare": the batch norm and activation of the replaced convolution stay behind the
+            module. "bn-act": each convolution of the module has a batch norm and an activation
+            behind it instead, as in the paper. If those of the replaced convolution cannot be
+            removed (a functional or shared activation), the layer stays bare.
         init: "lstsq" (fitted on calibration images), "subset" (only from the weights) or "random"
             (as in the paper).
     """
@@ -152,8 +153,9 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
 def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
     """Recalibrates the running statistics of the changed network.
 
-    The norms of the host were trained with other maps. If the images differ from the data, only new
-    norms are recalibrated, because the recorded statistics of the others are better.
+    The other norms were trained with the maps of the replaced convolutions. If the images are
+    synthetic and do not match the recorded statistics, only the norms of ghost modules are
+    recalibrated, because the recorded statistics of the other norms are better.
     """
     from autocompress.training import recalibrate_batch_norm
 

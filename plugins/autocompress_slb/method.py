@@ -34,8 +34,8 @@ class Slb(Quantizer):
             are always uniform.
         lr_scale: learning rate of the logits, relative to that of the other parameters.
         schedule: the form of the growth of the temperature.
-        norm: how batch norms get the statistics of the discrete weights; with "none" they keep
-            those of the expectation, as an ablation.
+        norm: how batch norms get the statistics of the discrete weights. With "none", for
+            ablations, they keep those of the expected weights (softmax averages of the values).
         init: logits from the trained weights, from the trained weights after rounding, or random
             (He-normal).
         scale: factor of the values: none, a fixed scale for each channel, or a learned one.
@@ -84,7 +84,7 @@ class Slb(Quantizer):
             "t_final": space.float("t_final", 3e2, 1e4, default=default.t_final, log=True, structural=False),
             "activation": space.categorical("activation", ACTIVATIONS, default=default.activation, structural=False),
             "lr_scale": space.categorical("lr_scale", (1.0, 3.0, 10.0), default=default.lr_scale, structural=False),
-            # The comparisons of the paper, and the choices of the code that was published later.
+            # These choices cover what the paper compares, and what its later code uses.
             "schedule": space.categorical("schedule", KINDS, default=default.schedule, structural=False),
             "norm": space.categorical("norm", NORMS, default=default.norm, structural=False, neutral=default.norm),
             "init": space.categorical("init", INITS, default=default.init, structural=False),
@@ -112,7 +112,7 @@ class Slb(Quantizer):
         uniform grid.
 
         Raises:
-            InvalidRecipe: if memory does not suffice for the search of a single weight.
+            InvalidRecipe: if the search over this one weight tensor does not fit into memory.
         """
         settings = Settings.of(params)
         if spec.role == "activation":

@@ -7,7 +7,7 @@ its own, under the name of its method.
 from __future__ import annotations
 
 from autocompress.contract import Method, hookimpl
-from autocompress_pruners.pruners import BatchNormScale, Magnitude, Random
+from autocompress_simple_pruners.pruners import BatchNormScale, Magnitude, Random
 
 __all__ = ["BatchNormScale", "Magnitude", "Random", "bn_scale", "magnitude", "random"]
 
