@@ -225,7 +225,7 @@ def test_tables_of_channels_are_shown_by_coupling_and_share(tmp_path: Path) -> N
     table = table[: table.index("</table>")]
     assert re.findall(r"<th [^>]*>(.*?)</th>", table)[:4] == ["share of channels kept", "coupling", "50%", "25%"]
     assert re.findall(r"<td[^>]*>(.*?)</td>", table)[1:] == ["0.03", "", "", "40.0"]
-    assert "layer1.0 (layer1): 50% of its channels alone cost 0.0312 nats, measured" in table
+    assert "layer1.0 (layer1): keeping 50% of its channels costs 0.0312 nats, measured" in table
     assert EVIL not in table
     assert list(results.read(tmp_path).tables["measured"]) == [False, True, False, False]
 

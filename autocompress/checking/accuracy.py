@@ -27,7 +27,7 @@ def scored(model: Deployable, limits: Limits) -> np.ndarray:
 
     For classes: whether the file classifies it correctly, bool ``(images,)``.
 
-    The preprocessing is that of the file's metadata, else that of the budget.
+    The preprocessing is that of the budget, else that of the file's metadata.
 
     Raises:
         UserError: if the budget names no labelled images, the preprocessing is unknown, the classes

@@ -58,7 +58,7 @@ class Operators(_Section):
 
 
 class Preprocessing(_Section):
-    """Preprocessing of a file without metadata about it, as in ``preprocessing.json``."""
+    """Preprocessing of pictures, as in ``preprocessing.json``."""
 
     mean: tuple[float, ...] = Field(strict=False, min_length=1)
     """Mean to subtract: a number for each channel, of values from 0 to 1."""
@@ -92,11 +92,11 @@ class Limits(_Section):
     device: DeviceConfig = DeviceConfig()
     """How latency is measured."""
     preprocessing: Preprocessing | None = None
-    """Preprocessing of a file without it in its metadata."""
+    """Preprocessing of pictures; without it, that in the metadata of the file."""
     seconds: float = Field(default=3.0, gt=0, le=3600)
     """Duration of one measurement of latency."""
     reruns: int = Field(default=2, ge=0, le=20)
-    """Number of further measurements of latency if the limit lies within its interval.
+    """Maximum number of further measurements of latency, while the limit lies within the interval.
 
     All measurements are then judged together.
     """

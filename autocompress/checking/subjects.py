@@ -33,8 +33,8 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
 
     Args:
         subject: an ONNX file, or the folder of a run. For a run, the recorded figures are checked.
-            If the budget names a ``reference`` or ``data``, its file is checked like any other
-            file.
+            If the budget names a ``reference`` or ``data``, the file of the trial is checked like
+            any other file.
         budget: a budget file; see ``docs/ci.md``.
         trial: trial of a run; the recommended one by default.
 
@@ -144,8 +144,8 @@ def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> di
 def _policy(limits: Limits) -> str:
     again = f"measured again, up to {limits.reruns} times" if limits.reruns else "not measured again"
     return (
-        f"latency is measured for {limits.seconds:g} s; where the limit lies within its 95 % interval it is {again}, "
-        "and judged by all measurements together; a limit that still lies within is undecided"
+        f"latency is measured for {limits.seconds:g} s and, if the limit lies within the 95 % interval, {again}; all "
+        "measurements are judged together, and a limit within their interval is undecided"
     )
 
 

@@ -35,7 +35,7 @@ class Commands(TyperGroup):
         return [*own, *(name for name in _of_plugins(ctx) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command called ``cmd_name``; an own one where two have the name.
+        """The command called ``cmd_name``; one of autocompress comes before one of a plugin.
 
         A command that typer cannot make is skipped, so that the others and ``--help`` still work.
         """

@@ -20,7 +20,7 @@ from autocompress.searching.progress import Silent, Steps
 MOST_ROWS = 12
 """Maximum number of rows of the front on a terminal during a search."""
 LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
-"""A log mentions steps that take longer than the first number of seconds, at this interval."""
+"""A log mentions a step after the first number of seconds, and again at intervals of the second."""
 FIGURES_WIDTH, LEAST_RECIPE = 60, 10
 """Columns of the terminal for the figures, and least columns for a recipe."""
 
@@ -139,7 +139,7 @@ class Step:
         return True
 
     def left(self, fraction: float) -> str:
-        """``, 0:12 left`` at the pace so far; empty while it is unknown."""
+        """``, 12 s left`` at the pace so far; empty while it is unknown."""
         spent = time.monotonic() - self._began
         if not 0 < fraction < 1 or spent < 1:
             return ""

@@ -78,7 +78,7 @@ def rows_of(
 def _on_normalisation(teacher: nn.Module, split: Split) -> str:
     """A note if another normalisation clearly fits the weights better; J would then be wrong.
 
-    It is found with images of the classes of the model.
+    Only data with as many classes as the model are checked.
     """
     if split.num_classes != data_info(teacher).num_classes:
         return ""

@@ -93,7 +93,7 @@ def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _S
         if signals.last is not None:
             return _ended_by(signals.last) if code < 0 or _was_lost(code, folder) else code
         if code == ExitCode.WRONG_USE and time.monotonic() < tries_until:
-            _say("the cluster is not ready yet; the search tries again to go on")
+            _say("the cluster is not ready yet; another attempt to resume the search follows")
             time.sleep(TRY_AGAIN_S)
             continue
         if not _was_lost(code, folder):

@@ -36,7 +36,7 @@ def job_of(
     """The job of a model with trained weights and without data.
 
     Args:
-        given: the values of ``--set``; those of the model are used.
+        given: the values of ``--set``; only those that begin with ``model_args.`` are used.
 
     Raises:
         UserError: if there are no weights, or the model is unknown.

@@ -1,8 +1,8 @@
 """Sends the results of opening a job from the driver to workers whose cache lacks them.
 
 These are weights and file of the baseline, and entries of the store, by content key. They are sent
-through Ray's object store. If all nodes share a cache folder, nothing is sent. Entries that are
-only in the cache on a URL are read there by each node.
+through Ray's object store. A node that has an entry in its cache folder already does not fetch it.
+Entries that are only in the cache on a URL are read there by each node.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Imports timm and torchvision without torch's compiler, which takes half of the import time.
 
-Import timm from here, or import this module before either of them. Both mark functions that the
-compiler must skip, and torchvision imports a utility of the compiler for pooling regions of
-interest. Both would load the compiler. Placeholders delay that until such a function is called.
+Import timm from here, or import this module before timm and torchvision. Both mark functions that
+the compiler must skip, and torchvision imports a utility of the compiler for pooling regions of
+interest. The marks and the utility would load the compiler. Placeholders delay that until such a
+function is called.
 
 Private: ``torch._disable_dynamo``, by which torch itself delays loading, and
 ``torch._dynamo.utils.is_compile_supported``.

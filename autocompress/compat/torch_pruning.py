@@ -32,8 +32,8 @@ class ChannelGraph(tp.DependencyGraph):
     def get_in_channels(self, module_or_node: Any) -> Any:
         """The number of input channels.
 
-        torch-pruning knows none for an operator before a concat of channels. Its number is the size
-        of its input of the concat.
+        torch-pruning knows none for an operator before a concat of channels. The number is then the
+        size of the input that the operator gives to the concat.
         """
         known = super().get_in_channels(module_or_node)
         outputs: Any = getattr(module_or_node, "outputs", ())

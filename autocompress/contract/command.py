@@ -51,7 +51,8 @@ class Command:
         """The command as the command line runs it: an object of typer's.
 
         Raises:
-            Exception: whatever typer raises where it cannot make one, for example of an annotation.
+            Exception: whatever typer raises if it cannot make a command, for example of an
+                annotation.
         """
         import typer
 

@@ -1,4 +1,4 @@
-"""Context: the objects that the engine passes to a method. TransferSet: images for its work."""
+"""Context: the objects that the engine passes to a method. TransferSet: images for a method."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Context:
         pause: call it between the batches of a training; it waits for measurements on this machine.
         callbacks: for ``Transform.apply``: callbacks of the transforms that acted before, for
             training the model.
-        dry_run: there is no data and no training; the structure must be the same.
+        dry_run: there is no data and no training; the structure must be that of a full run.
     """
 
     input_size: tuple[int, int, int]

@@ -10,8 +10,8 @@ from functools import cached_property
 Index = tuple[tuple[int, ...], ...]
 """For each channel of a coupling, its indices in a dimension of the layer.
 
-Usually one. None where the layer does not have the channel. Several for a flattened map, an
-attention head, or the ghosts of a ghost module.
+Usually there is one index. The tuple is empty if the layer does not have the channel. It has
+several indices for a flattened map, an attention head, or the ghosts of a ghost module.
 """
 MODES = ("inner", "group", "scatter")
 _ROUNDING = 1e-9

@@ -179,7 +179,7 @@ class Device(ABC):
     def counts(self, kind: str) -> bool:
         """Whether the device has costs for operations of ``kind`` (:class:`OperatorCount`).
 
-        A device that runs files needs none.
+        A device that runs files needs no such costs and returns True.
         """
         del kind
         return True

@@ -72,7 +72,7 @@ class Method(ABC):
         """
 
     def acts(self, params: Params) -> bool:
-        """False where ``params`` leave the model unchanged; the stage is then skipped."""
+        """False where ``params`` leave the model unchanged; the method is then skipped."""
         return bool(params)
 
     def callbacks(self, model: nn.Module, params: Params, context: Context) -> list[Callback]:
@@ -274,8 +274,8 @@ class DataSource(Method):
     def without_student(self, params: Params) -> Params:
         """All parameters of the set that is made before there is a student.
 
-        An adapting source returns equal values for parameters that differ only in the use of the
-        student, so that these share one set.
+        If two recipes differ only in the use of the student, an adapting source returns equal
+        values, so that they share one set.
         """
         return params
 

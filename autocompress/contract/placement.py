@@ -36,7 +36,7 @@ class PlacementTable:
         return cls(**{name: frozenset(own) for name, own in record.items()})
 
     def faults(self) -> list[str]:
-        """Words in the table that are not operators."""
+        """Words that a field of the table cannot have, because its default does not have them."""
         default = PlacementTable()
         return [
             f"{field.name}: {word}"

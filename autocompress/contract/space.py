@@ -290,7 +290,7 @@ def narrow(parameter: Parameter, limit: Any) -> Parameter:
 
 
 def _with_default_inside(parameter: Parameter) -> Parameter:
-    """Moves default and cheapest to an allowed value where the limits exclude them."""
+    """Moves default, cheapest and neutral to an allowed value where the limits exclude them."""
 
     def inside(value: Value) -> Value:
         if parameter.contains(value):

@@ -92,8 +92,8 @@ class FakeQuantizer(nn.Module, ABC):
     - ``observing``: calibration collects ranges, and the tensor is returned unchanged.
     - ``enabled``: ``forward`` quantizes.
     - neither: the tensor is returned unchanged (quantization delay).
-    - ``tracking``, together with one of the last two: in ``train()`` mode the range follows the
-      tensors, until the engine freezes it.
+    - ``tracking``, with or without ``enabled``: in ``train()`` mode the range follows the tensors,
+      until the engine freezes it.
 
     Calls run without autocast and pass at least float32 to ``forward``, because 16-bit floats
     cannot represent the grid of 8-bit integers.
@@ -122,7 +122,7 @@ class FakeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` rounded to its integers, in the same shape and at least float32.
+        """``x`` rounded to the values of its integers, in the same shape and at least float32.
 
         The gradient is that of the identity within the range, and zero outside.
         """

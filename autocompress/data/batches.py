@@ -71,7 +71,8 @@ class Request:
         indices: positions in the list of pictures.
         slots: positions in the images that are kept.
         seeds: seeds of the augmentation of each; None for evaluation.
-        by_pipe: the answer is an array, for machines with little shared memory.
+        by_pipe: whether the answer is an array, which is sent by a pipe: machines may have little
+            shared memory.
     """
 
     indices: np.ndarray
@@ -82,7 +83,7 @@ class Request:
 
 @dataclass
 class Origin:
-    """The pictures of a split, from which other splits may take some; decoded ones may be kept.
+    """The pictures of a split, and of splits that are taken from it. Decoded pictures may be kept.
 
     Attributes:
         pictures: the list.
@@ -103,7 +104,7 @@ class Origin:
         return self._found(f"prepared {info.preprocessing}", lambda: info.input_size)
 
     def decoded(self, channels: int) -> Kept | None:
-        """Decoded pictures, ``(height, width, channels)``; None if sizes vary or without room."""
+        """Decoded pictures, ``(height, width, channels)``; None without room, or if sizes vary."""
         return self._found(f"decoded {channels}", lambda: self._shape(channels))
 
     def _shape(self, channels: int) -> tuple[int, ...] | None:
@@ -137,7 +138,7 @@ class Reading(Dataset[Any]):
         return augmented_pixels(self.info)
 
     def __getitem__(self, request: Request) -> torch.Tensor | np.ndarray | tuple[str, str]:
-        """Images ``(N, C, H, W)``; the message and hint of an error for the user."""
+        """Images ``(N, C, H, W)``, or the message and the hint of an error for the user."""
         try:
             found = self.read(request)
         except UserError as error:

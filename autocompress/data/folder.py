@@ -111,8 +111,8 @@ def refuse_splits_as_classes(folder: Path) -> None:
     """Refuses class folders that are probably splits under unknown names, such as ``train2017``.
 
     Raises:
-        UserError: if the names contain names of splits, if all hold the same folders, or if they
-            contain folders of splits.
+        UserError: if all folders have names that contain names of splits, if all hold the same
+            folders, or if one holds folders of splits.
     """
     found = {path.name: contents(path) for path in subfolders(folder)}
     inside = [names for names, _ in found.values()]

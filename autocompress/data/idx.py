@@ -23,7 +23,7 @@ UBYTE = 8
 class Idx(AtPath):
     """Files of images and labels for training (``train-...``) and for the test (``t10k-...``).
 
-    Grey images of one size, with numbers as names of classes. The files may be packed.
+    Grey images of one size, with numbers as names of classes. The files may be packed by gzip.
     """
 
     name = "idx:PATH"

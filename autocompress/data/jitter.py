@@ -1,4 +1,4 @@
-"""torchvision's ColorJitter with its last step to a tensor, several times as fast.
+"""torchvision's ColorJitter and timm's step to a tensor behind it, several times as fast.
 
 The values are those of Pillow. numba may round differently on some processors, so a process
 compares both on a few images first, and uses torchvision's transform if they differ.

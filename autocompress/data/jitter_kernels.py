@@ -10,7 +10,7 @@ BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 
 @njit(cache=True, nogil=True)
 def blended(low: int, high: int, share: np.float32) -> int:
-    """Pillow's blend of two values; shares above 1 are clipped to a byte."""
+    """Pillow's blend of two values. It is clipped to a byte if ``share`` is outside 0 to 1."""
     value = np.float32(low) + share * np.float32(high - low)
     if share >= 0 and share <= 1:
         return int(value)

@@ -24,7 +24,7 @@ from autocompress.files import cache_folder, shared_folder, warn_once
 
 FOLDER = "pictures"
 MOST_GIGABYTES = 4.0
-"""Size of all files together; ``AUTOCOMPRESS_PICTURES_GB`` sets it, and 0 keeps nothing."""
+"""Maximum size of all files; ``AUTOCOMPRESS_PICTURES_GB`` sets it, and with 0 nothing is kept."""
 SHARE_OF_MEMORY = 0.25
 """Largest file, as a share of free memory."""
 SPARE_ON_DISK = 2 * 10**9
@@ -33,7 +33,7 @@ IN_USE_S = 3600.0
 
 
 def most_bytes() -> int:
-    """Size of all files together, in bytes."""
+    """Maximum size of all files together, in bytes."""
     return round(1e9 * float(os.environ.get("AUTOCOMPRESS_PICTURES_GB", str(MOST_GIGABYTES))))
 
 

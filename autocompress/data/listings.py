@@ -1,9 +1,9 @@
-"""Listings of large folders, kept in the cache: opening a folder again reads no folder of it.
+"""Listings of large folders, kept in the cache, so that they need not be listed again.
 
-A kept listing is valid as long as the times of change of all folders are the same. These do not
-change if a file is overwritten in place. So the sizes and times of all files are compared in the
-background, at most once per hour. If they differ, a file beside the listing informs all jobs that
-use it.
+A kept listing is valid as long as the times of change of all folders are the same. The time of a
+folder does not change if a file in it is overwritten in place. So the sizes and times of all files
+are compared in the background, at most once per hour. If they differ, a file beside the listing
+informs all jobs that use it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class FilePictures(Protocol):
 
 
 MOST_READ = 256 * 1024**2
-"""Bytes of files that are compared by content."""
+"""Maximum number of bytes that are read to compare files by content."""
 
 
 def _read(split: Split) -> tuple[FilePictures, np.ndarray] | None:
@@ -131,8 +131,8 @@ def copies_note(splits: Mapping[str, Split]) -> str | None:
     counts = " and ".join(f"{len(pairs):,} of '{role}'" for role, pairs in found.items())
     path, twin = next(iter(found.values()))[0]
     return (
-        f"images to train on are copied elsewhere: {counts}, such as {path}, which equals {twin}; accuracies on them "
-        "are too high"
+        f"images to train on are copied elsewhere: {counts}, such as {path}, which equals {twin}; accuracies "
+        "on the copies are too high"
     )
 
 
@@ -143,7 +143,7 @@ def _sizes(split: Split) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes:
-    """A digest of a file; of an unreadable one, which is reported elsewhere, a value of its own."""
+    """A digest of a file. Each unreadable file, reported elsewhere, has a value of its own."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -89,7 +89,7 @@ class DatasetSplit(Split):
 
     @cached_property
     def reading(self) -> Reading:
-        """Reads the pictures; what it keeps is that of ``origin``."""
+        """Reads the pictures. Images that it keeps belong to ``origin``."""
         return Reading(self.origin or Origin(self.pictures, np.zeros(0, np.int64)), self.info)
 
 
@@ -110,7 +110,7 @@ class _PictureLoader(Loader[DatasetSplit]):
             yield normalised(images.to(device, non_blocking=True), split.info), wanted
 
     def _order(self) -> torch.Tensor:
-        """Positions in the split, in the order of the loader: that of torch's own for this seed."""
+        """Positions in the split, in the order that torch's DataLoader has with this seed."""
         if not self.shuffle:
             return torch.arange(len(self.split))
         generator = torch.Generator().manual_seed(self.seed)
@@ -125,7 +125,7 @@ class _PictureLoader(Loader[DatasetSplit]):
         return Request(split.indices[positions].numpy(), slots, seeds)
 
     def _readers(self) -> Readers:
-        """No processes where all images are kept as they are wanted."""
+        """The reading processes; none if all images are kept in the wanted form."""
         split = self.split
         if self.augment or split.origin is None or split.slots is None or not split.readers.count:
             return split.readers
@@ -138,7 +138,7 @@ def sampled(pictures: Pictures, skips: bool = False, most: int = 256) -> list[Im
 
     Args:
         pictures: the list.
-        skips: pictures that cannot be read are left out, as long as one can be.
+        skips: pictures that cannot be read are left out, unless no picture can be read.
         most: how many.
 
     Raises:

@@ -55,7 +55,7 @@ class Readers:
         """The reader processes of a job.
 
         Args:
-            asked: a number, or "auto" for the processors that trials do not use.
+            asked: a number, or "auto": one less than the processors of a trial, at most ``MOST``.
             trials: number of simultaneous trials of the job.
         """
         if isinstance(asked, int):
@@ -222,8 +222,8 @@ def _as_many_as_asked() -> Iterator[None]:
 def _signals_kept() -> Iterator[None]:
     """Context after which torch has no handler for SIGCHLD.
 
-    That handler would raise at any place in this process when a reading process ends. Waiting for
-    an answer of that process raises without the handler.
+    That handler would raise at any place in this process when a reading process ends. Even without
+    the handler, waiting for an answer of that process raises.
     """
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     try:

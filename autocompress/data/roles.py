@@ -32,8 +32,8 @@ class Roles:
     - Images without labels are for training. A held-out part of them is ``val`` where the job names
       nothing for ``val``. They are never the test images.
     - A role that is still missing gets an unused held-out split, else a part of the training
-      images. Weights that were trained elsewhere may have seen the training images, so with such
-      weights it gets half of the other held-out split.
+      images. Weights that were trained elsewhere may have seen the training images. So with such
+      weights, a role that alone is missing gets half of the other held-out split.
 
     Args:
         words: the name of the data set in the job, by role.
@@ -123,8 +123,8 @@ class Roles:
     def _without_training(self, found: dict[str, Split]) -> dict[str, Split]:
         """The splits where there is no training data.
 
-        Images named for ``test`` are used for the last report only. Images named for ``val`` give
-        both roles.
+        Images named for ``test`` are used for the last report only. If no images are named for
+        ``test``, those for ``val`` give both roles.
         """
         empty = TensorSplit.empty(self.info)
         if "val" not in found:
@@ -135,7 +135,7 @@ class Roles:
         return {"train": empty, **found}
 
     def _without_labels(self, source: Source, found: dict[str, Split]) -> dict[str, Split]:
-        """``source`` is for training; its held-out part is ``val`` without labelled images."""
+        """``source`` is for training; its held-out part is ``val`` if the job names no ``val``."""
         assert source.train is not None
         assert source.val is not None
         empty = TensorSplit.empty(self.info)

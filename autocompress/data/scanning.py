@@ -31,7 +31,7 @@ class Scanned:
 
     Attributes:
         files: sorted by path.
-        behind_link: a file was reached through a symbolic link to a folder, bool.
+        behind_link: whether each file was reached through a symbolic link to a folder, bool.
         folders: path, time of change (nanoseconds), device and inode of every folder that was read.
     """
 

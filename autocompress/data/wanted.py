@@ -17,16 +17,16 @@ class Wanted:
     """Requirements of a model on its images. A field that is None is decided by the data.
 
     Pictures of one size are used whole and in that size. There are two exceptions: the job says
-    otherwise, or the weights were trained on exactly these classes. In the second case size, crop
-    and channels are those of the weights.
+    otherwise, or the weights were trained for the same number of classes. In the second case size,
+    crop and channels are those of the weights.
 
     Attributes:
         input_size: (height, width) of the images, or the side of a square.
-        default_size: replaces ``input_size`` where pictures vary in size.
+        default_size: used without ``input_size``, if pictures vary in size or in the second case.
         channels: 1 or 3.
         mean, std: mean and standard deviation of each channel, or one number for all channels.
         crop_pct, crop_mode, interpolation: as in :class:`DataInfo`.
-        default_crop_pct: replaces ``crop_pct`` where pictures vary in size.
+        default_crop_pct: used without ``crop_pct``, as ``default_size``; None for 0.875.
         trained_classes: number of classes of the weights, where the preparation of their pictures
             is known.
         trained_channels: number of image channels of these weights.
@@ -79,6 +79,6 @@ class Wanted:
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """``values`` for ``channels`` channels.
 
-    For one channel of a model of colour images, it is the average.
+    If their number is another one, each channel gets their average.
     """
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -17,7 +17,7 @@ from autocompress.task import Classification, Task
 _CLASSES = Classification()
 Progress = Callable[[float, str], None]
 PIXELS_TOGETHER = 16 * 64**2
-"""Pixels of the images in one batch, because the outputs of all layers are in memory."""
+"""Maximum number of pixels of a batch, because the outputs of all layers are in memory."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _checked(check: Check | None, row: Mapping[str, Any]) -> str:
     text = f"Tried when this folder was written: it labels {check.equal} of {check.pictures} {check.of} as the search"
     if check.accuracy is None:
         return f"{text} did."
-    text = f"{text} did; {words.percent(check.accuracy)} of these are correct"
+    text = f"{text} did; {words.percent(check.accuracy)} of its labels are correct"
     return f"{text} ({words.percent(row['accuracy'])} is reported)." if check.is_whole else f"{text}."
 
 

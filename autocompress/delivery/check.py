@@ -64,7 +64,7 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
         folder: folder with the script, the model and ``preprocessing.json``.
         job: job of the run; its data give the pictures.
         info: size, preprocessing and classes of the model.
-        most: number of pictures.
+        most: maximum number of pictures.
     """
     split, of, is_labelled = _judged(job)
     pictures = None if split is None else _pictures(some := split.subset(most, job.seed))

@@ -22,7 +22,7 @@ def can_build(device: Device, compute: torch.device) -> bool:
 
 
 def can_measure(device: Device, config: DeviceConfig, compute: torch.device) -> bool:
-    """Whether it can measure them too.
+    """Whether a forked process can build candidates' files and measure them.
 
     A device with threads or connections of its own cannot be used in a forked process.
     """

@@ -20,9 +20,10 @@ KEPT = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 def with_constants(model: Path | bytes) -> bytes:
-    """The model with constant values as initializers, up to the first DequantizeLinear.
+    """The model with its constant values as initializers.
 
-    A value is constant if it depends on no input. ``model`` is a file or its bytes.
+    A value is constant if it depends on no input and on no operator of ``KEPT``. ``model`` is a
+    file or its bytes.
 
     Raises:
         Exception: any exception of ONNX or ONNX Runtime, if the file is not a model.

@@ -72,7 +72,7 @@ class CostModel(Device):
         return []
 
     def counts(self, kind: str) -> bool:
-        """The operator kinds of the profile."""
+        """Whether the profile has costs for operations of ``kind``."""
         return kind in self.profile.kinds
 
     def cost(self, deployable: Deployable) -> ModelledCost:

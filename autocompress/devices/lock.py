@@ -26,7 +26,7 @@ from autocompress.locks.place import FOR_ALL
 log = logging.getLogger("autocompress")
 
 EXCLUSIVE_SECONDS = 2.0
-"""A measurement releases the lock after this time."""
+"""A measurement releases the lock after this time, or after one sitting that takes longer."""
 
 
 class MachineLock:
@@ -67,7 +67,7 @@ class MachineLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Holds the lock alone while measuring, for ``EXCLUSIVE_SECONDS`` at most.
+        """Holds the lock alone, for measuring; the caller keeps to ``EXCLUSIVE_SECONDS``.
 
         It waits until every training has given way.
         """

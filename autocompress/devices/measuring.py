@@ -87,7 +87,7 @@ class _Sittings:
         clock: clock for timing blocks.
         count: number of sittings.
         share: seconds of one.
-        most: seconds of all, after which no other begins.
+        most: maximum seconds of all; no further sitting begins that would probably end later.
         done: blocks of the finished ones.
     """
 

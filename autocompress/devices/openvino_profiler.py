@@ -15,7 +15,7 @@ CHUNK = 8
 """Runs between two readings of the counters, which are means of all runs in whole microseconds."""
 CHUNKS = 6
 FASTEST = 0.34
-"""Share of the chunks of an operator that count: the fastest. The rest was disturbed."""
+"""The share of the chunks of an operator that is used: the fastest, least disturbed ones."""
 
 
 class OpenVinoProfiler:
@@ -36,7 +36,7 @@ class OpenVinoProfiler:
         return runner
 
     def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
-        """Compiled models that count the time of each operator."""
+        """Seconds of each layer of each file, from compiled models with counters."""
         del seconds  # the counters decide how many runs are needed
         runners = [self._opened(file, run, counts=True) for file in files]
         for runner in runners:

@@ -7,7 +7,7 @@ A profile is a YAML file. Those in ``profiles/`` belong to the package, and user
       multiply-add:
         8x8: {per_second: 1.0e11, joules: 3.0e-13, source: who published it, table, year}
         float: {per_second: 1.0e10, joules: 4.6e-12, source: ...}
-    float_as: 8x8                     # only where no kind has a float unit
+    float_as: 8x8                     # for kinds without a float unit
 
 or, in place of units, ``bit_operations: {per_second: 1.0e12, source: ..., kinds: {multiply-add:
 product}}``.

@@ -31,7 +31,7 @@ LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MARK = "@"
 """Separates the name of a layer from endings that the runtime adds to the name of a node."""
 FASTEST = 0.5
-"""Share of the runs of a node that count: the fastest. Other processes disturbed the rest."""
+"""The share of the runs of a node that is used: the fastest, least disturbed ones."""
 
 
 @dataclass
@@ -206,7 +206,7 @@ def charged(nodes: Sequence[tuple[str, float]], runs: int, fastest: float = FAST
     Args:
         nodes: (name, seconds) of every node in every run, run after run.
         runs: number of runs.
-        fastest: share of the runs of a node that count.
+        fastest: the share of the runs of a node that is used, the fastest ones.
 
     Raises:
         TrialFailed: if the runs differ in their nodes.

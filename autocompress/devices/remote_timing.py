@@ -182,7 +182,7 @@ def alone() -> Any:
 
 
 def lock_file() -> Any:
-    """The lock file, which is the same for all users. Reading it is enough for its lock."""
+    """The lock file, the same for all users. It can also be locked if it is open for reading."""
     path = os.path.join(tempfile.gettempdir(), LOCK)
     try:
         return open(path, "a")

@@ -81,7 +81,7 @@ def load(
 
     Args:
         file: ONNX.
-        threads: within an operator.
+        threads: number of threads within an operator.
         level: level of the graph optimisations.
         provider: name and options of the execution provider; the CPU provider is its fallback.
 

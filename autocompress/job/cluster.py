@@ -34,8 +34,8 @@ _Memory = Annotated[
 class ClusterConfig(Section):
     """Where workers run: on this machine, or on the nodes of a Ray cluster that is already running.
 
-    All keys but ``address`` count on a cluster only. In a job file, ``cluster.workers`` is another
-    place for ``workers``, their number in total.
+    All keys except ``address`` only apply on a cluster. In a job file, the total number of workers
+    may be written as ``workers`` or as ``cluster.workers``.
     """
 
     address: str = LOCAL

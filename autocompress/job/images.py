@@ -49,11 +49,11 @@ class DataConfig(Section):
     train_images: int | None = Field(default=None, ge=2)
     """Number of training images that are used, drawn evenly from the classes."""
     workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    """Processes that read pictures; with ``auto``, the machine decides."""
+    """Processes that read pictures; ``auto`` takes what processors and trials allow, at most 8."""
     skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
     """Share of the pictures that may be left out because they cannot be read."""
     root: Annotated[Path, Field(strict=False)] | None = None
-    """Folder where relative paths begin, and timm's data sets without a folder of their own."""
+    """Folder where relative paths begin. It also holds timm's data sets that name no folder."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +112,7 @@ class AugmentConfig(Section):
     mixup: float = Field(default=0.0, ge=0)
     """Alpha of the beta distribution by which two images are mixed; 0 for none."""
     cutmix: float = Field(default=0.0, ge=0)
-    """The same for the part of an image that another one replaces."""
+    """Alpha of the beta distribution by which a part of an image is replaced; 0 for none."""
     re_prob: float = Field(default=0.0, ge=0, le=1)
     """Probability of erasing a rectangle."""
     hflip: float = Field(default=0.5, ge=0, le=1)

@@ -29,7 +29,7 @@ def absolute(path: str) -> str:
 
 
 def below(root: Path | None, path: str) -> str:
-    """``path``, relative to ``root`` if there is one and ``path`` is relative."""
+    """``path``, below ``root`` if there is a root and ``path`` is relative."""
     return path if root is None else str(root.expanduser() / Path(path).expanduser())
 
 

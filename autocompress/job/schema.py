@@ -99,7 +99,7 @@ class Job(_Section):
     pretrained: bool = False
     """Start from timm's pretrained weights."""
     checkpoint: _Path | None = None
-    """Start from the weights in this file; with neither, the baseline is trained first, once."""
+    """Start from the weights in this file. A job without weights first trains a baseline, once."""
     data: DataConfig
     """Where images come from; one name stands for all splits, ``none`` for no data."""
     task: TaskConfig = TaskConfig()

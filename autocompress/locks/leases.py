@@ -83,7 +83,8 @@ class LeaseLock:
         self.free()
 
     def worth_waiting(self) -> float:
-        """Seconds until the lock is free if the machine of its holder is down; 0 if it is local."""
+        """Seconds until a lost lock is free; 0 if its holder is a running process of this
+        machine."""
         with suppress(OSError, ValueError):
             marker = Path(self._gate.lock_file).read_text(encoding="utf-8", errors="replace")
             holder = self._gate.pid

@@ -148,9 +148,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _state(content: Mapping[Any, Any], depth: int = 0) -> dict[str, torch.Tensor]:
-    """The tensors of the first wrapper that holds weights, else those of ``content`` itself.
+    """The tensors of the first wrapper with enough of them; ``content`` itself comes last.
 
-    An average that was never filled (no tensors, or only a counter) is ignored.
+    Enough means at least half as many as the largest set. So an average that was never filled (no
+    tensors, or only a counter) is ignored.
     """
     inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)] if depth < _DEEPEST else []
     own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}

@@ -36,8 +36,8 @@ def needs_training(job: Job, data_info: DataInfo) -> bool:
 def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
     """Makes the baseline in eval mode, by timm's name.
 
-    Classes, channels and image size follow the data, else the checkpoint, ``job.model_args``
-    and timm's defaults, in this order.
+    Classes, channels and image size follow the data. Without data, they follow job, checkpoint and
+    timm's configuration (:func:`info_without_data`).
 
     A model with weights (``checkpoint``, ``pretrained``) is reparameterised where timm supports
     that. A model that is trained here is reparameterised after its training, because merged layers

@@ -25,7 +25,7 @@ def check_forward(
     Args:
         model: the new model, on the CPU.
         input_size: (channels, height, width).
-        outputs: their shape for one image; None for any.
+        outputs: shape of the output for one image; None for any.
         name: name of the model, for the error.
 
     Raises:

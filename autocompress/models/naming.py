@@ -20,7 +20,7 @@ _SETTINGS = {
     "test_input_size": "input_size",
     "test_crop_pct": "crop_pct",
 }
-"""Fields of a configuration for the preparation of images, each with its check."""
+"""Fields of a configuration for the preparation of images, each with its key in ``SETTINGS``."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
 
 
 def _layers_at(name: str, layers: list[str]) -> list[str]:
-    """The layer ``name``, else the layers inside it, else those of the nearest enclosing block."""
+    """The layer ``name``, else the first layer inside it, else inside the nearest outer block."""
     if name in layers:
         return [name]
     while name:
@@ -111,8 +111,8 @@ def eligible_convolutions(
 def _layers_of(model: nn.Module, input_size: tuple[int, int, int]) -> Mapping[str, LayerFacts]:
     """Facts about the layers of ``model``.
 
-    Every recipe that a search composes asks for them, so they are kept until the structure of the
-    model changes, which its text tells.
+    Every recipe that a search composes asks for them. So they are kept until the text of the model
+    changes, which shows its structure.
     """
     from autocompress.graph import facts
 

@@ -29,7 +29,7 @@ from autocompress.proposals.problem import Problem
 
 BISECTIONS = 24
 LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
-"""Range of the logarithm of a price. A price is the divergence that equals the full cost."""
+"""Range of log(price). At a price of p, the full cost weighs as much as a divergence of p."""
 HELD_BISECTIONS = 6
 WINDOW = 1.5
 """Selections near the bound are sought within this distance from the logarithm of the price."""
@@ -41,7 +41,7 @@ MOST_HELD = 32
 With more parts, prices alone come close to the bound.
 """
 MOST_MOVES = 20_000
-"""Maximum number of second parts that are tried for the swaps of one selection."""
+"""Moves and swaps of one selection stop after about this number of second parts was tried."""
 SWEEPS = 20
 IMPROVED = 2
 """Number of selections that are improved by moves and swaps."""
@@ -140,8 +140,8 @@ class _Search:
     def _near(self) -> list[list[int]]:
         """Returns selections on both sides of the bounds.
 
-        Two of them minimise equation (1) at some price. For the others, one part is held at a
-        neighbouring choice first, because no price gives some good combinations.
+        At most two of them minimise equation (1) at some price. For the others, one part is held at
+        a neighbouring choice, because some good combinations are not the minimum at any price.
         """
         shares, price = self._prices()
         found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
@@ -207,15 +207,15 @@ class _Search:
         return self.last
 
     def cheapest(self) -> list[int]:
-        """Returns the selection with the lowest cost, whatever its divergence."""
+        """Returns the selection with the lowest sum of bounded costs, relative to full costs."""
         free = [np.where(np.isfinite(loss), 0.0, np.inf) for loss in self.losses]
         tables = [table / self.full[name] for name in self.bounds for _, table in self.problem.scopes[name]]
         return self._least(free, tables)
 
     def _made_feasible(self, indices: list[int]) -> list[int]:
-        """Changes ``indices`` until all bounds are met.
+        """Changes ``indices`` until all bounds are met, or no move helps.
 
-        Each step makes the move with the smallest loss per saved cost.
+        Each step saves the cost that most exceeds its bound, with the smallest loss per saved cost.
         """
         for _ in range(64 * len(indices)):
             if self.excess(indices) <= 0:
@@ -252,7 +252,8 @@ class _Search:
     def _swap_all(self, indices: list[int]) -> None:
         """Tries each better choice of each part.
 
-        If the choice exceeds a bound, one other part saves the cost, with the smallest loss.
+        If the choice exceeds a bound, another part must take a cheaper choice. Of these moves, the
+        one with the smallest loss is made.
         """
         moves = _Moves(self.problem, self.losses, list(self.bounds), indices)
         costs = {name: self.problem.cost(name, indices) for name in self.bounds}

@@ -52,8 +52,9 @@ def propose(
     """Returns proposals for budgets that are spread over the reachable range.
 
     The logarithms of the budgets of one cost are equally spaced, between the full cost (or
-    ``most``) and the smallest reachable cost. With several costs, each budget bounds all of them,
-    in random proportions. Each constraint gets two more budgets.
+    ``most``) and the lowest useful budget, which is at least ``SMALLEST`` of the full cost. With
+    several costs, each budget bounds all of them, in random proportions. Each constraint gets two
+    more budgets.
 
     Args:
         problem: parts, divergences and costs.
@@ -68,8 +69,8 @@ def propose(
         seed: random seed for the proportions.
 
     Returns:
-        Proposals with different choices, the smallest divergence first. For a constraint that
-        cannot be met, it is the nearest allocation, which is not ``feasible``.
+        Proposals with different choices, the smallest divergence first. If a constraint cannot be
+        met, its proposal is the nearest allocation, which is not ``feasible``.
     """
     asked: list[dict[str, float]] = []
     generator = np.random.default_rng(seed)

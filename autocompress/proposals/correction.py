@@ -1,4 +1,4 @@
-"""Corrects predicted divergences with those of trials, because deep cuts lose more together."""
+"""Corrects predicted divergences with measured ones: deep cuts lose more than their sum."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class CostMaker:
     ) -> list[Profile]:
         """Layer times of the probes.
 
-        Times are shares of the latency of the baseline, because they are measured together.
+        Times are shares of the latency of the baseline, which is measured together with the probes.
         """
         parts, kept = widths.parts, widths.kept
 

@@ -43,7 +43,7 @@ class Layer:
         groups: number of groups of a convolution.
         taps: weights for each pair of an input and an output: the area of the kernel.
         positions: output positions of one image.
-        reads, writes: for each coupling that it reads or writes, the number of its indices.
+        reads, writes: for each coupling, the number of inputs (or outputs) of the layer in it.
     """
 
     name: str
@@ -159,9 +159,9 @@ def factors(
         parts: a part of axis ``STRUCTURE`` belongs to the layers of its coupling, a part of another
             axis to the layers of its group.
         kept: for each coupling, the share of channels kept by each choice, 0 to 1.
-        cost: cost of one layer. Where a layer reads or writes several couplings (behind a
-            concatenation), it must be a sum of products of inputs and outputs. All costs in this
-            module are such sums.
+        cost: cost of one layer. If a layer has more than ``WHOLE`` couplings (behind a
+            concatenation), its cost must be a sum of products of inputs and outputs. All costs in
+            this module are such sums.
         groups: group of each layer; None if structure is the only axis.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
@@ -179,7 +179,7 @@ def factors(
 def _terms(
     layer: Layer, own: Sequence[Part], others: Sequence[Part], kept: Mapping[str, Sequence[float]], cost: Cost
 ) -> list[Factor]:
-    """One table for a layer with few couplings, else one for each coupling and each pair of them.
+    """One table for a layer of at most ``WHOLE`` couplings; otherwise one per coupling and pair.
 
     Let f_A be the cost where only the couplings in A lose channels. Then
 
@@ -245,7 +245,7 @@ def parameters(widths: Widths) -> np.ndarray:
 
 
 def size_bytes(weight_bits: float = 32.0, axis: str = "weight_bits") -> Cost:
-    """Bytes of weights, and of a bias and a scale for each output.
+    """Bytes of weights, of a bias for each output, and of a scale for each output below 32 bits.
 
     Args:
         weight_bits: weight bits of layers without a choice of bits.

@@ -89,8 +89,8 @@ class Helper:
         Args:
             selections: those of ``measures``, which were offered.
             measure: measures a cell in this process.
-            deadline: by ``time.monotonic``; this process begins no cell after it, and then waits
-                for the other one for ``MOST_LATE`` seconds at most.
+            deadline: by ``time.monotonic``. This process begins no cell after the deadline, and
+                waits for cells of the other process until ``MOST_LATE`` seconds after the deadline.
             meanwhile: called while waiting. It must let a measurement that waits for the machine
                 lock go first, because the other process then waits for that measurement.
 
@@ -109,7 +109,7 @@ class Helper:
         return found
 
     def probes(self, parts: Sequence[Part], points: Sequence[Point], meanwhile: Callable[[], None]) -> Built | None:
-        """The files of these probes; None if others were begun, or the process failed."""
+        """The files of these probes; None if the process builds other probes, or failed."""
         if asked_of(parts, points) != self.asked:
             return None
         if self._probes is None:

@@ -29,7 +29,8 @@ def interpolate(known: Mapping[int, float], errors: Sequence[float]) -> np.ndarr
     index = sorted(place for place, value in known.items() if place > 0 and np.isfinite(value))
     if not index:
         return found
-    # With noise, a deeper cut can have a smaller divergence. It then gets that of the last cut.
+    # With noise, a deeper cut can have a smaller divergence. It then gets the divergence of the
+    # shallower cut.
     values = np.maximum.accumulate([max(known[place], TINY) for place in index])
     at = np.log(np.maximum(error[index], TINY))
     at = at + np.arange(len(at)) * 1e-9  # keeps equal errors apart

@@ -46,7 +46,7 @@ class Tables:
         """The shares of channels to keep for a draw of a sampler, by name of the parameter.
 
         Args:
-            budget: the first cost as a share of that of the full network.
+            budget: the cost ``first``, as a share of its value for the full network.
             tilts: factor on the losses of the couplings of each group, by group.
 
         Returns:

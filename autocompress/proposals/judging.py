@@ -25,7 +25,7 @@ OF_A_PASS = 0.6
 """Time of a cell in passes: on average half of the network runs again, and layers are refitted."""
 MOST_BATCH = 256
 BATCH_PIXELS = MOST_BATCH * 64**2
-"""Pixels of a batch: activations of larger images need more memory."""
+"""Maximum number of pixels of a batch, because activations of larger images need more memory."""
 
 
 def batch_size(split: Split) -> int:

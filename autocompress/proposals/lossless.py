@@ -16,7 +16,7 @@ Costs = Mapping[str, float]
 def lossless(rows: Iterable[Row], costs: Sequence[str], baseline: Row) -> list[Costs]:
     """The costs of complete trials as accurate as the baseline, where all ``costs`` are known.
 
-    Trials with higher costs than another of these trials in every respect are left out.
+    Of these trials, those whose costs are dominated by another one are left out.
     """
     if not costs:
         return []
@@ -32,12 +32,13 @@ def lossless(rows: Iterable[Row], costs: Sequence[str], baseline: Row) -> list[C
 
 
 def is_beaten(predicted: Costs, by: Sequence[Costs], margin: float) -> bool:
-    """Whether one of ``by`` has lower costs than ``predicted`` in every respect.
+    """Whether one of ``by`` has no cost above the ``predicted`` one.
 
     Args:
         predicted: predicted costs. If a cost of ``by`` is missing here, the result is False.
         by: costs of trials without a loss.
-        margin: relative error of the prediction; costs must differ by more.
+        margin: relative error of the prediction; each predicted cost must be higher by at least
+            this.
     """
     return any(
         all(name in predicted and predicted[name] >= cost * (1 + margin) for name, cost in own.items()) for own in by

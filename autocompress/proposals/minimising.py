@@ -17,7 +17,7 @@ MOST_SWEEPS = 20
 
 
 def elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | None:
-    """The order of parts with the smallest tables; None if a table exceeds the limit."""
+    """A greedy order of the parts, the smallest table first; None if a table exceeds the limit."""
     sizes = [len(part.choices) for part in problem.parts]
     scopes = [set(scope) for name in names for scope, _ in problem.scopes[name]]
     neighbours = {place: set().union(*[s for s in scopes if place in s], {place}) for place in range(len(sizes))}

@@ -1,6 +1,6 @@
 """Builds the probes: networks of other widths, whose profiles give the costs of widths.
 
-Costs do not depend on their weights, so probes are built before losses are measured.
+Costs do not depend on the values of weights, so probes are built before losses are measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from autocompress.proposals.shares import KEEP, ShareRecipes
 
 COUNT = 5
 MOST_DIVERGENCE = 4.0
-"""Largest divergence of a probe by :func:`prior`: every coupling keeps a third of its channels."""
+"""Approximate maximum divergence, by :func:`prior`, of all probes except the cheapest one.
+
+At this divergence, every coupling keeps a third of its channels.
+"""
 Point = Sequence[int]
 """The choice of each part, as its index."""
 Built = list[tuple[Point, Deployable]]
@@ -34,7 +37,7 @@ log = logging.getLogger("autocompress.proposals")
 def prior(part: Part) -> np.ndarray:
     """Divergence of each choice of a coupling before anything is measured.
 
-    It rises with the share of removed to kept channels, squared, and is the same for all couplings.
+    It is the squared ratio of removed to kept channels, for each coupling.
     """
     kept = np.array([float(share) for share in part.choices])
     return ((1 - kept) / kept) ** 2

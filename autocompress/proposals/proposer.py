@@ -45,17 +45,17 @@ class Proposed:
 
     Attributes:
         recipes: labels and values, in the order in which to try them.
-        widths: maps a budget (share of the full latency) and tilts by group to ``prune.keep`` of
-            each coupling.
+        widths: maps a budget (share of the full first cost objective) and tilts by group to
+            ``prune.keep`` of each coupling.
         groups: the groups with a tilt.
         rows: the table, for ``tables.csv``.
         notes: notes for the user about the tables.
         again: makes new proposals from corrected tables, given the rows of trials and of the
-            baseline. It returns None if there is nothing to correct or to propose. None:
-            proposals are made only once.
+            baseline. It returns None if no row can be used. If ``again`` itself is None, proposals
+            are made only once.
         ratios: maps the values of a recipe to predicted costs of the objectives, as ratios to the
             baseline; None if the recipe differs from proposals in more than widths.
-        error: the relative error of these predictions.
+        error: the relative error of the prediction of the first cost objective.
     """
 
     recipes: Sequence[Point]
@@ -201,7 +201,7 @@ def _label(tables: Tables, allocation: proposals.Allocation, cost: str) -> str:
 
 
 def _is_within(allocation: proposals.Allocation, bounds: Mapping[str, float], tables: Tables) -> bool:
-    """Whether a candidate may meet the bounds, judged by its known costs."""
+    """Whether a candidate may meet the bounds, judged by its predicted costs."""
     return all(allocation.costs[name] <= bound * (1 + 2 * _error(tables, name)) for name, bound in bounds.items())
 
 

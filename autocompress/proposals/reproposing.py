@@ -21,9 +21,9 @@ from autocompress.recipes.jobspace import JobSpace
 MOST_ROWS = 200
 """Number of latest rows that correct costs."""
 MOST_FIRST = 8
-"""Number of recipes that are proposed the first time: the sampler knows little yet."""
+"""Maximum number of recipes of the first round: the sampler knows little yet."""
 MOST_RECIPES = 4
-"""Number of recipes that are proposed later, each time."""
+"""Maximum number of recipes of each later round."""
 Row = Mapping[str, Any]
 
 
@@ -43,8 +43,8 @@ class Reproposer:
     def again(self, rows: Sequence[Row], baseline: Row) -> Proposed | None:
         """New recipes, those at constraints first; None if no row can be used.
 
-        Budgets are below the costs of trials without a loss, because more expensive recipes cannot
-        be better.
+        Budgets over the range do not exceed the costs of trials without a loss of accuracy, because
+        more expensive recipes cannot be better.
         """
         seen = list(self._seen(rows[-MOST_ROWS:]))
         if not seen:
@@ -78,7 +78,7 @@ class Reproposer:
         return _structure(self.proposer.maker.recipes.space, self.tables.neutral)
 
     def _differs_in_widths(self, values: Mapping[str, Value]) -> bool:
-        """Whether only widths differ from the neutral recipe, of all values that decide costs."""
+        """Whether only widths differ from the neutral recipe, among values that decide costs."""
         return self._neutral is not None and _structure(self.proposer.maker.recipes.space, values) == self._neutral
 
     def _predicted(self, tables: Tables, values: Mapping[str, Value]) -> Mapping[str, float]:

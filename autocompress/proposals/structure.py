@@ -79,7 +79,7 @@ def error_curve(
 ) -> np.ndarray:
     """Relative error of the repaired readers of a coupling, for every number of removed channels.
 
-    The error of each consumer is divided by the variance of its output, and these are summed.
+    The error of each reader is divided by the variance of its output; the quotients are summed.
 
     Returns:
         float64 ``[channels + 1]``, entry 0 is 0.

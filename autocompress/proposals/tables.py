@@ -61,7 +61,7 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Above 1 if both together lose more than their sum."""
+        """Above 1 if both choices together lose more than the sum of the losses of each alone."""
         return self.together / self.added if self.added > 0 else 1.0
 
 

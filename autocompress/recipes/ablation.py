@@ -8,7 +8,7 @@ from dataclasses import replace
 from autocompress.recipes.recipe import Recipe
 
 OPERATORS, CHANNELS, REPAIR, TRAINING, BITS = "operators", "channels", "repair", "training", "bits"
-"""Stages in the order of the pipeline; the last one that acts is the whole recipe."""
+"""Stages in the order of the pipeline. Cut after the last one that acts, a recipe is whole."""
 
 
 def stages(recipe: Recipe) -> Sequence[tuple[str, Recipe]]:

@@ -62,10 +62,9 @@ class Objects:
             ) from None
 
     def put(self, name: str, file: Path) -> bool:
-        """Stores a file under ``name``, unless there is such an object; returns whether it did.
-
+        """Stores a file, unless an object has this name; returns whether it was stored.
         Raises:
-            RemoteError: if this is unknown.
+            RemoteError: if it is not known whether the file was stored.
         """
 
         def write(path: str) -> None:

@@ -21,7 +21,7 @@ NAME_WIDTH, VALUE_WIDTH = 24, 60
 
 
 def tables(comparison: Comparison) -> Group:
-    """The full comparison for a terminal. Narrow terminals wrap columns, but not figures."""
+    """The full comparison for a terminal. On a narrow terminal, cells are wrapped."""
     names = [_name(run.name) for run in comparison.runs]
     parts: list[Any] = [_table("runs", ["", *names], _summary(comparison))]
     cost = BY_NAME[comparison.cost].short

@@ -59,8 +59,8 @@ def images_text(result: SearchResult) -> str:
         text = f"Recipes were calibrated and trained on {told['train']:,} pictures without labels."
     if is_by_agreement(result):
         text += (
-            f" Accuracy and its drop are agreement with the baseline on {held_out(result)}, the same for all trials: "
-            "a drop is disagreement, not lost accuracy."
+            f" Accuracy and its drop are agreement with the baseline on {held_out(result)}. All trials use the same "
+            "images. A drop is disagreement, not lost accuracy."
         )
     return text
 

@@ -14,7 +14,7 @@ MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
 _KEEP = "prune.keep."
 _NEUTRAL: Mapping[str, tuple[float, ...]] = defaultdict(lambda: (0,), ratio=(0, 1))
-"""Values of a parameter that leave a group unchanged: none, or a ratio of one."""
+"""Values of a parameter that leave a group unchanged: 0, and for a ratio also 1."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -158,10 +158,11 @@ def recipe(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) 
     """A recipe as text: ``ghost ratio 2 in layer3; int8 everywhere; 2 epochs of recovery``.
 
     It only uses the names (``method.parameter.group``, ``prune.keep.layer``,
-    ``bits.weight.group``), so it depends on no method. Left out are values ``none``, 0, a ratio of
-    1, those of ``neutral`` (by name, see ``SearchResult.neutral``), and settings of quantizers,
-    pruners and repair. Of recovery and of training in low bits only the epochs are shown, and of a
-    data source only its name. Pages show the complete recipe next to the text.
+    ``bits.weight.group``), so it depends on no method. The text leaves out: the value ``none``; for
+    a group, 0 and a ratio of 1; values of ``neutral`` (by name, see ``SearchResult.neutral``);
+    settings of quantizers, pruners and repair. For recovery and for training in low bits it only
+    has the epochs, and for a data source only the name. Pages show the complete recipe next to the
+    text.
     """
     parts = operators(values, neutral)
     if pruned := _pruned(values):

@@ -15,7 +15,8 @@ Row = dict[str, Any]
 STATUSES = ("complete", "stopped", "infeasible", "failed")
 """Status of a trial.
 
-``stopped`` at a rung; ``infeasible``: a gate ended it, or it misses a constraint; or ``failed``.
+A trial is ``complete``, ``stopped`` at a rung, ``infeasible`` (a gate ended it, or it misses a
+constraint) or ``failed``.
 """
 INTERRUPTED = "interrupted"
 """``ended`` in the summary after Ctrl-C: the front was not measured again or tested."""
@@ -83,7 +84,7 @@ labelled validation images: the percent of held-out images with the same predict
 trained; it is empty if a recipe cannot be trained further.
 """
 LATER = frozenset({"agreement", "accuracy_rung0", *_COSTS} - {*_FIRST_COSTS})
-"""Columns that are missing in older runs."""
+"""Columns that may be missing in older runs."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 """Columns of front.csv."""
 NUMBERS = tuple(name for name, dtype in _FRONT_DTYPES.items() if dtype not in ("string", "object"))

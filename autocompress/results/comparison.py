@@ -42,7 +42,7 @@ class Compared:
     """A run beside others.
 
     Attributes:
-        name: the shortest part of the folder that distinguishes the runs.
+        name: name of the folder, or its whole path if another run has the same name.
         result: the run.
         drops, costs: accuracy drops and costs of the models of the front, on the axes of all runs.
         hypervolume: hypervolume of these points (``objectives.hypervolume.SpeedFront``).

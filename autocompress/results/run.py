@@ -99,7 +99,8 @@ class SearchResult:
             **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``). Bounds on
                 ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Strings are
                 written like the constraints of a job: ``latency="0.5x", size="2 MB"``. By default,
-                the constraints of the job, and at most one point of drop.
+                they are the constraints of the job, and at most one point of drop if the job has no
+                bound on the drop.
 
         Raises:
             UserError: if a name is not a column of numbers, or no model meets the limits.

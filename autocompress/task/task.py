@@ -75,7 +75,7 @@ class Task(ABC):
         return 100.0 * float(marks.mean())
 
     def interval(self, candidate: np.ndarray, baseline: np.ndarray) -> Interval:
-        """The metric of ``candidate`` minus that of ``baseline`` in points, with 95 % intervals.
+        """The metric of ``candidate`` minus that of ``baseline`` in points, with its 95 % interval.
 
         Args:
             candidate, baseline: marks of the same images, in the same order.

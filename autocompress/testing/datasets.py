@@ -138,7 +138,7 @@ def _check_apart(source: Source) -> None:
 def _hashes(split: Split) -> set[bytes]:
     """Hashes of the first images of a split.
 
-    The splits of a data set keep the order of its images.
+    Splits keep the order of their data set, so splits that overlap often share their first images.
     """
     found: set[bytes] = set()
     for images, _ in split.loader(64):

@@ -20,7 +20,7 @@ from autocompress.testing.rules import difference, require, shapes, through_json
 LARGEST_DIFFERENCE = 1e-3
 """Largest difference of simulated and hardened layers in the median image.
 
-In units of the largest logit.
+It is relative to the largest logit.
 """
 ONE_STEP = 0.05
 """Largest difference in any image.

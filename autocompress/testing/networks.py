@@ -38,8 +38,8 @@ def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
 def check_mode(network: nn.Module, given: nn.Module, rule: str) -> None:
     """Checks that no module is in training mode, if that changes a result.
 
-    These are the modules of ``given``, and new layers that compute differently in training. A new
-    convolution may be in training mode.
+    It looks at the modules of ``given``, and at new layers that compute differently in training. A
+    new convolution may be in training mode.
     """
     types = {name: type(module) for name, module in given.named_modules()}
     training = [

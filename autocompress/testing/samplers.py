@@ -126,7 +126,7 @@ def _recipe(trial: Trial) -> dict[str, Any]:
 
 
 def _tell(study: optuna.Study, trial: Trial, objectives: int) -> None:
-    """One of six fails, one of three is pruned; the others have values that follow from them."""
+    """One of six fails, one of three is pruned; the values of the others follow from parameters."""
     trial.set_constraint("latency", 1.0 if trial.number % 3 == 1 else -1.0)
     if trial.number % 6 == 5:
         study.tell(trial.number, state=TrialState.FAIL)

@@ -20,7 +20,7 @@ SEEDS = ((1, 0), (2, 0), (1, 1))
 
 
 def check_source(method: DataSource, model: nn.Module | None = None, params: Params | None = None) -> None:
-    """Makes the images of the source twice, and checks them.
+    """Makes the images of the source several times, and checks them.
 
     Args:
         method: the source.

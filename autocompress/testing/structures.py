@@ -43,10 +43,9 @@ def check_structural_flags(method: Transform, model: nn.Module, space: Space, st
 
 
 def check_cheapest(method: Transform, model: nn.Module, state: Any) -> None:
-    """The cheapest recipe costs no more than its neighbours, which differ in one parameter.
+    """Checks that no recipe that differs in one parameter is cheaper than the cheapest one.
 
-    Multiply-adds and parameters are compared. A neighbour that saves both is cheaper; one that
-    trades them is not.
+    A recipe is cheaper if it has fewer multiply-adds and fewer parameters.
     """
     _, space = ask(method, model, by_rule("cheapest"))
     least = _costs(method, model, dict(space.chosen), state)

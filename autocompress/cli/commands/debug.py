@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEADINGS = ("bits", "channels", "SNR, dB", "cosine", "KL here", "KL alone")
 NARROW = ("SNR, dB", "KL alone")
 WIDE = 78
-"""Columns of a terminal from which on all figures are shown."""
+"""Minimum number of columns of a terminal for all figures."""
 
 
 def debug(
@@ -80,9 +80,9 @@ def _sentences(found: Debugged) -> list[str]:
     told = [
         f"trial {found.trial} on {found.images}: {found.equal:.1f} % get the baseline's label; KL of the logits "
         f"{found.kl:.3g} nats",
-        "the networks never part: no layer's output is less than 10 dB above the difference"
+        "no layer differs much: every output is at least 10 dB above the difference of both networks"
         if found.parted is None
-        else f"they part at {found.parted}: it is the first layer whose output is less than 10 dB above the difference",
+        else f"{found.parted} is the first layer whose output is less than 10 dB above the difference of both networks",
     ]
     if found.others:
         told.append(f"not compared, since they were replaced: {', '.join(found.others)}")

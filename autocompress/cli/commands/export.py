@@ -50,4 +50,4 @@ def _delivered(delivered: Delivered) -> str:
         return f"{text}\ninfer.py was not tried"
     of = f"{check.pictures} {check.of}"
     text += f"\ninfer.py labels {check.equal} of {of} as the search did"
-    return text if check.accuracy is None else f"{text}; {check.accuracy:.2f} % of them are right"
+    return text if check.accuracy is None else f"{text}; {check.accuracy:.2f} % of its labels are right"

@@ -73,4 +73,4 @@ def similarity(
     own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
     say(console, f"images were read at {size[0]}x{size[1]}{own};")
     say(console, "the reading is relative: compare data sets on one model and at equal size, never two models;")
-    say(console, "even images of the right kind score above 0, the fewer the more (about 1 / images in deep layers)")
+    say(console, "even images of the right kind score above 0, by about 1 / images in deep layers")

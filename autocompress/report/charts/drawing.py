@@ -53,7 +53,7 @@ def doubling_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def tag(name: str, text: object = None, **attributes: object) -> Markup:
-    """An element; ``_`` of attribute names is ``-``, and a trailing one is dropped."""
+    """An element. In attribute names, ``_`` becomes ``-``, but a trailing ``_`` is dropped."""
     told = "".join(
         f' {key.removesuffix("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
@@ -100,7 +100,7 @@ def placed(
     boxes: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in taken]
     found: list[tuple[float, float, str, str]] = []
     for x, y, text in spots:
-        # Not so near to another mark that it seems to be the other's.
+        # A label must not be so near to another mark that it seems to belong to that mark.
         near = [(a - 14, b - 14, a + 14, b + 14) for a, b in taken if (a, b) != (x, y)]
         long = 7.8 * len(text)
         ways = []

@@ -83,7 +83,7 @@ def _width_cell(row: Mapping[Hashable, Any] | None) -> Cell:
         return Cell()
     loss = float(row["divergence"])
     how = "measured" if row["measured"] else "interpolated"
-    told = f"{row['name']} ({row['group']}): {row['choice']:.0%} of its channels alone cost {loss:.4f} nats, {how}"
+    told = f"{row['name']} ({row['group']}): keeping {row['choice']:.0%} of its channels costs {loss:.4f} nats, {how}"
     return Cell(_loss(loss), _heat(loss), told)
 
 

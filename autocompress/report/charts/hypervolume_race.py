@@ -43,7 +43,8 @@ class Scored(BaseModel):
 
 
 class Searched(BaseModel):
-    """A search: hypervolume by time, in T. Earlier benchmarks have three times alone (``at``)."""
+    """A search: hypervolume over time, in units of T. Older files have three times only
+    (``at``)."""
 
     curve: list[tuple[Positive, Volume]] = []
     at: dict[str, Scored] = {}
@@ -141,7 +142,7 @@ def _label(search: str) -> str:
 
 
 def _at(curve: list[tuple[float, float]], seconds: float) -> float | None:
-    """The hypervolume at a time; None before the first point and where the search had ended."""
+    """The hypervolume at a time; None before the first point and after the last one."""
     before = [volume for time, volume in curve if time <= seconds + 1e-9]
     return before[-1] if before and curve[-1][0] >= seconds - 1e-9 else None
 

@@ -15,7 +15,8 @@ from autocompress.results import BASELINE, SearchResult
 
 
 def _axes() -> list[dict[str, Any]]:
-    """An axis for each quantity in the charts, and one for a ratio that a device measures."""
+    """An axis for each quantity in the charts, and one for its ratio to the baseline if it has
+    one."""
     axes: list[dict[str, Any]] = []
     for quantity in QUANTITIES:
         if quantity.unit == "points":  # the accuracy drop has no axis, because the axis of accuracy shows the same
@@ -127,7 +128,7 @@ def _natural(text: str) -> tuple[str, int, str]:
 
 
 def _progress(trials: pd.DataFrame) -> list[float]:
-    """Hypervolume after each trial; empty where latency was not an objective."""
+    """Hypervolume after each trial; empty without any known accuracy drop or latency ratio."""
     done = trials["status"] == "complete"
     drop = trials["accuracy_drop"].where(done)
     if not drop.notna().any() or not trials["latency_ratio"].notna().any():

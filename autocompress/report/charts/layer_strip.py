@@ -147,7 +147,7 @@ def _times(layers: Sequence[Row]) -> Markup:
     most = max((time for pair in pairs for time in pair if time is not None), default=0.0)
     if not most:
         return Markup("")
-    column, parts = _frame(layers, f"Time of each layer with what follows it, up to {most:.3g} µs: outlined before")
+    column, parts = _frame(layers, f"Time of each layer with what follows it, up to {most:.3g} µs; outline: baseline")
     for number, (layer, (before, after)) in enumerate(zip(layers, pairs, strict=True)):
         title = f"{layer['layer']}: {_row(layer).time} µs"
         parts.append(_column(number, column, (after or 0) / most, f"kept {_kind(layer)}", title))

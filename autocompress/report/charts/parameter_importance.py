@@ -21,7 +21,7 @@ def explained(values: Sequence[Any], target: Sequence[float]) -> float:
 
     It is corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are divided
     into quarters. Trials without the parameter are in no group, because another parameter decides
-    whether it is used. They count in the total variance.
+    whether it is used. The total variance includes these trials.
 
     Args:
         values: the value of a parameter in each trial, None where it was not used.

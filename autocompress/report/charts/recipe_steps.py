@@ -37,8 +37,8 @@ class StepRow:
 
     Attributes:
         name, told: heading and explanation of the step.
-        cost: ratio to the baseline, with its interval if it was measured.
-        interval: interval of the cost.
+        cost: ratio to the baseline.
+        interval: 95 % interval of the cost; empty if it was not measured.
         factor: cost after the step divided by the cost before.
         cost_bar, drop_bar: bars from the model before the step to the model after it.
         change: change of accuracy relative to the baseline, in points.
@@ -62,10 +62,10 @@ class Steps:
 
     Attributes:
         trial: its number.
-        cost: the quantity of the cost, in a sentence.
+        cost: name of the cost, for use in a sentence.
         rows: the steps in the order of the pipeline, without the baseline.
-        limit: time limit of the measurement in seconds.
-        missing: the reason why steps are missing, else empty.
+        limit: time limit of the measurement, as text.
+        missing: the reason why steps are missing; empty if none is.
     """
 
     trial: int
