@@ -28,8 +28,8 @@ WIDEST = 200
 def show(job: Job, console: Console) -> None:
     """Prints everything that can be known without training.
 
-    If the search would train the baseline first, the baseline has random weights here, because its
-    costs do not depend on them. No images are synthesised, and no method prepares anything.
+    If the search would train the baseline first, the baseline has random weights here, because
+    costs do not depend on weights. No images are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     torch.set_num_threads(1)  # nothing is trained, and two processes build files

@@ -27,7 +27,7 @@ log = logging.getLogger("autocompress")
 
 
 class Commands(TyperGroup):
-    """The own commands, then those of plugins. Plugins are loaded only when they are needed."""
+    """The commands of autocompress, then those of plugins, which are loaded when needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, for ``--help``."""

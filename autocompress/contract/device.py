@@ -114,8 +114,8 @@ class LayerTimes:
     """Time of one run of a file.
 
     Attributes:
-        layers: seconds by layer, in the order of execution. Operators between two layers
-            (additions, activations, pooling) count for the first one.
+        layers: seconds by layer, in the order of execution. The time of operators between two
+            layers (additions, activations, pooling) is added to that of the first layer.
         total: seconds of a run without the profiler, which costs some microseconds per node.
     """
 

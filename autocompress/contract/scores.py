@@ -40,7 +40,7 @@ def coupling_scores(
 
 
 def origin_of(name: str, layers: Iterable[str]) -> str | None:
-    """The layer of the baseline that is ``name`` or contains it; None for neither."""
+    """The layer of the baseline that is ``name`` or contains it; None if there is no such layer."""
     known = set(layers)
     while name and name not in known:
         name = name.rpartition(".")[0]

@@ -121,8 +121,8 @@ def render(fonts: tuple[str, ...], count: int, seed: int) -> tuple[np.ndarray, n
     """Draws ``count`` characters in ``fonts``, all classes equally often.
 
     Returns:
-        Images uint8 ``(count, 1, 32, 32)`` and labels int64 ``(count,)``, in random order; the same
-        for a seed.
+        Images uint8 ``(count, 1, 32, 32)`` and labels int64 ``(count,)``, in random order; equal
+        for equal ``seed``.
     """
     random = np.random.default_rng(seed)
     labels = random.permutation(np.arange(count) % len(CLASSES)).astype(np.int64)

@@ -80,7 +80,7 @@ class Watch:
         return self._found
 
     def start(self) -> None:
-        """Compares in a thread, unless some process did within the hour, or does now."""
+        """Compares in a thread, unless a process did so within the hour, or is comparing now."""
         if _is_younger(self.home / CHECKED, RECHECKED_S) or _is_younger(self.home / COMPARING, UNDER_WAY_S):
             return
         self._mark(COMPARING)

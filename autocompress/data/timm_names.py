@@ -25,7 +25,7 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 FOLDERS = ("torch/image_folder", "torch/folder")
 """torchvision's ImageFolder, which is the same as ``folder:``."""
 READ_AS_IT_IS = ("torch/", "wds/")
-"""Libraries for which the folder after ``@`` holds the data; for others it is their cache."""
+"""Libraries for which the folder after ``@`` holds the data; for other libraries it is a cache."""
 DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
 """Messages of the libraries for a missing split."""

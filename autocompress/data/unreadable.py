@@ -55,7 +55,7 @@ def without_unreadable(split: Split, role: str, share: float) -> tuple[Split, st
     Every picture is decoded once; the result is stored in the cache folder.
 
     Args:
-        split: other splits than those of pictures are returned as they are.
+        split: a split that does not read pictures from files is returned as it is.
         role: role of the split, in words.
         share: share of the pictures that may be left out.
 

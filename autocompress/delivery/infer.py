@@ -53,7 +53,7 @@ def prepare(picture: Image.Image, told: dict[str, Any]) -> np.ndarray:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):
         picture = shallow(picture, source)
-    if picture.mode not in ("1", "L", "LA"):  # grey levels are those of the RGB colours
+    if picture.mode not in ("1", "L", "LA"):  # grey levels are computed from RGB colours
         picture = picture.convert("RGB")
     picture = picture.convert("RGB" if channels == 3 else "L")
     size = resized_to(picture, told)

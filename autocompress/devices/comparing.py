@@ -48,7 +48,7 @@ def compare_files(
 
     Args:
         reference: the file with which the others are compared.
-        *others: at least one.
+        *others: at least one other file.
         device: name of a device that runs ONNX files.
         threads: number of threads on the device.
         batch: images a run.

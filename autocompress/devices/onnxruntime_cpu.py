@@ -76,7 +76,7 @@ class OnnxRuntimeCpu(Device):
     ) -> list[LayerTimes] | None:
         """Times of layers by ONNX Runtime's profiler, in some tenths of a second per file.
 
-        None unless options have their defaults, because the profiler only uses these.
+        None if an option differs from its default, because the profiler uses the defaults.
         """
         if Options.model_validate(config.options) != Options():
             return None

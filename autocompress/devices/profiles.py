@@ -133,8 +133,9 @@ class Profile(_Section):
     def cost(self, kind: str, weight_bits: int, activation_bits: int) -> Cost | None:
         """The cost of one operation; None for a kind that the profile lacks.
 
-        Operands run on the smallest unit that takes both widths. They run on the float unit, or on
-        that of ``float_as``, if one of them is float (32 bits) or wider than all units.
+        Operands run on the smallest unit that takes both widths. If one of them is float (32 bits)
+        or wider than all units, they run on the float unit, or without a float unit on that of
+        ``float_as``.
         """
         bits = self.bit_operations
         if bits is not None and kind in bits.kinds:

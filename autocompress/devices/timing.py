@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 Clock = Callable[[], float]
 """A clock in seconds: ``time.perf_counter`` (wall time) or ``time.thread_time``.
 
-The latter is the processor time of this thread, which other processes do not lengthen.
+``time.thread_time`` is the processor time of this thread, which other processes do not lengthen.
 """
 
 BLOCK_SECONDS = 0.025

@@ -171,7 +171,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
 def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
     """Multiply-adds of one call of a convolution or linear layer; 0 for others.
 
-    Any module with the same attributes counts.
+    Modules of other classes with the same attributes are treated in the same way.
     """
     if not output_shape:
         return 0

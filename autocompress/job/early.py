@@ -30,8 +30,9 @@ PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 def check_names(job: Job) -> None:
     """Refuses models, files, methods and devices that do not exist; torch is not imported.
 
-    Other plugins may offer methods, devices and samplers. If some are installed, or if torch is
-    imported already, :func:`autocompress.job.validate` checks these names instead.
+    Other plugins may offer methods, devices and samplers. If other plugins are installed or named
+    by the job, or if torch is imported already, :func:`autocompress.job.validate` checks these
+    names instead.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.

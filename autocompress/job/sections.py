@@ -44,7 +44,7 @@ class Budget(Section):
     trials: int = Field(default=60, ge=1)
     """Number of trials."""
     minutes: float | None = Field(default=None, gt=0)
-    """Duration from the start of the process, after a resume too.
+    """Duration from the start of the process, with that of earlier runs if the search was resumed.
 
     Training the baseline does not count.
     """
@@ -53,7 +53,7 @@ class Budget(Section):
     until_met: bool = False
     """Ends as soon as one trial meets all constraints."""
     epochs: _Epochs = Field(default=2, ge=0)
-    """Maximum recovery epochs of one trial; with a fraction, recipes have quarters of it."""
+    """Maximum recovery epochs of one trial; if it is a fraction, recipes have quarters of it."""
     trial_minutes: float = Field(default=30, gt=0)
     """Ends a hung trial. Making images that several trials share does not count."""
 
@@ -78,7 +78,7 @@ class SearchConfig(Section):
     explain: bool = True
     """Measure the effect of each stage of the recommended recipe after the search.
 
-    It takes at most a tenth of the search's time and 30 seconds.
+    It takes at most a tenth of the time of the search, and at most 30 seconds.
     """
 
 
@@ -100,7 +100,7 @@ class ComputeConfig(Section):
 class BaselineConfig(Section):
     """How the baseline is trained if there is neither ``pretrained`` nor ``checkpoint``.
 
-    If ``epochs`` is given and ``steps`` is not, only the epochs count.
+    If ``epochs`` is given and ``steps`` is not, there is no minimum number of steps.
     """
 
     epochs: _Epochs = Field(default=12, ge=0)

@@ -5,8 +5,9 @@ The time of a layer is
     t = b_0 + b_1 macs + b_2 weights + b_3 outputs + b_4 columns          (1)
 
 with b >= 0: fixed cost, arithmetic, reading weights, writing outputs, and unfolding the input. The
-coefficients of a layer are fitted to its times in the probes. A few probes do not determine them,
-so they are pulled towards those of all layers of the same kind. The time of a whole run is
+coefficients of a layer are fitted to its times in the probes. A few probes do not determine the
+coefficients, so they are pulled towards the coefficients of all layers of the same kind. The time
+of a whole run is
 
     T = c_0 + c_1 sum t                                                    (2)
 

@@ -109,7 +109,7 @@ class Proposer:
         Recipes for the job's bounds come first, then recipes for budgets over the whole range of
         costs. ``most`` lowers the upper end of that range. Another ``step`` gives other budgets.
         Recipes that are predicted to miss a bound by more than twice the error of the prediction
-        are left out. If all of them are, the last one is kept.
+        are left out. If this leaves none, the recipe with the largest divergence is kept.
         """
         problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
         made = proposals.propose(

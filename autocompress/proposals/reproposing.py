@@ -132,7 +132,7 @@ def _shares(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _structure(space: JobSpace, values: Mapping[str, Value]) -> dict[str, Value] | None:
-    """The values that decide costs, without those of PRUNE; None for an invalid recipe."""
+    """The values that decide costs, without widths, pruner and repair; None if invalid."""
     try:
         structural = space.compose(Replay(values)).structural
     except Exception:  # an error of a plugin must not end the search

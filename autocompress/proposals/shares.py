@@ -77,7 +77,7 @@ class ShareRecipes:
 
 
 class _Widest:
-    """Keeps all channels; another chooser gives the rest."""
+    """Keeps all channels; another chooser gives all other values."""
 
     def __init__(self, otherwise: Policy) -> None:
         self._otherwise = otherwise

@@ -19,7 +19,7 @@ class Replay:
 
 
 class Fixed:
-    """Gives fixed values where a search could draw them; another chooser gives the rest."""
+    """Gives fixed values where a search could draw them; another chooser gives all other values."""
 
     def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
         self._values, self._otherwise = values, otherwise

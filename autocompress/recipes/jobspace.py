@@ -122,7 +122,7 @@ class JobSpace:
 
         def run(chooser: Chooser) -> Space:
             space = Space(chooser, self.granularity, self.limits.values)
-            with suppress(InvalidRecipe):  # parameters before the conflict still count
+            with suppress(InvalidRecipe):  # parameters that were asked for before the conflict are kept
                 self._fill(space)
             matched.update(space.matched)
             return space

@@ -21,8 +21,8 @@ def sentences(result: SearchResult, status: Status | None) -> list[str]:
 def counts(result: SearchResult, status: Status | None) -> str:
     """``12 of 24 trials (10 complete, 2 infeasible)``.
 
-    trials.csv follows the search within seconds, so the number of trials is the larger one of its
-    rows and the count in the status.
+    trials.csv follows the search within seconds. So the larger number is shown: its number of rows,
+    or the number of trials in the status.
     """
     done = max(len(result.trials), 0 if status is None else status.trials)
     total = (status.total if status else 0) or (result.job.get("budget") or {}).get("trials")

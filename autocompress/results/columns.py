@@ -90,7 +90,7 @@ FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 NUMBERS = tuple(name for name, dtype in _FRONT_DTYPES.items() if dtype not in ("string", "object"))
 """Columns of front.csv that hold numbers."""
 SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
-"""Columns of sensitivity.csv, for one group with these bits and the rest in float.
+"""Columns of sensitivity.csv, for one group with these bits and everything else in float.
 
 ``role`` is "weight" or "activation". ``loss`` is the mean Kullback-Leibler divergence from the
 class probabilities of the baseline in nats. ``agreement`` is the percent of equal predictions.

@@ -1,4 +1,4 @@
-"""A device: ONNX Runtime with another thread count for each run."""
+"""A device: ONNX Runtime with the level of graph optimisations as an option."""
 
 from __future__ import annotations
 

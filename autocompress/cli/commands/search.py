@@ -87,7 +87,7 @@ def search(
 
 
 def _search_again(job: Job) -> None:
-    """Searches, or resumes the run if it exists. A search that is over counts as done."""
+    """Searches, or resumes the run if it exists. The exit code is 0 even if no model fits."""
     from autocompress.searching.runurls import has_begun
 
     try:

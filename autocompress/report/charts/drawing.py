@@ -15,7 +15,7 @@ class Scale:
 
     Attributes:
         low, high: values at the ends.
-        start, end: their pixels.
+        start, end: the pixels of ``low`` and ``high``.
         log: a logarithmic scale.
     """
 

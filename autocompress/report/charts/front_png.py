@@ -78,7 +78,8 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
 
 
 def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
-    # With three objectives, a model on the front may be dominated in these two. The line omits it.
+    # With three objectives, a model of the front may be dominated in accuracy and this cost. The
+    # line omits such a model.
     costs = models[[column]].astype("float64").assign(accuracy=-models["accuracy"]).to_numpy()
     edge = models[non_dominated(costs)].sort_values(column)
     axes.step(edge[column], edge["accuracy"], where="post", color=FRONT_COLOUR, linewidth=1.6, zorder=3)

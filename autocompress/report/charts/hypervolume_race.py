@@ -1,7 +1,7 @@
 """Hypervolume over time of a benchmark's searches and its rival, for the page.
 
 A benchmark (``benchmarks/search_quality.py``) runs searches and a rival from the same baseline, and
-scores the files of both alike.
+scores the files of both in the same way.
 """
 
 from __future__ import annotations
