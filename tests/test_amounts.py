@@ -75,7 +75,7 @@ def test_a_source_that_cannot_fit_is_left_out_unless_it_is_the_cheapest() -> Non
     }
     sharing = shared_out(asked, 100, 60.0, each=0.2)
     assert list(sharing.sets) == ["cheap"]
-    assert "it has 0 s" in sharing.left_out["dear"]
+    assert "its share of the time is 0 s" in sharing.left_out["dear"]
     assert list(shared_out(asked, 100, 60.0, each=0.2, stated=["dear"]).sets) == ["cheap", "dear"]
 
 

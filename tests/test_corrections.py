@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,17 @@ def test_two_processes_make_the_table_of_one(
         monkeypatch.setattr(helping, "MachineLock", lambda: os._exit(1))  # only the forked process calls it
     job.begin_proposals()
     assert divergences(job.proposals()) == table_of_one
+
+
+@pytest.mark.slow
+def test_waiting_for_measurements_of_trials_takes_no_time_from_tables(
+    opened: OpenedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier, slow measurements left most couplings without a cell, so they were not pruned."""
+    from autocompress.proposals import tablemaker
+
+    monkeypatch.setattr(tablemaker, "VERSION", "a version of a test's own, waiting")
+    monkeypatch.setattr(tablemaker, "table_seconds", lambda job: 3.0)
+    made = replace(opened).proposals(pause=lambda: time.sleep(0.3))
+    assert made is not None
+    assert {row["name"] for row in made.rows} == {row["name"] for row in made.rows if row["measured"]}

@@ -82,17 +82,23 @@ class Helper:
         self._claims.fill(count)
 
     def cells(
-        self, selections: Sequence[Selection], measure: Measure, deadline: float, meanwhile: Callable[[], None]
+        self,
+        selections: Sequence[Selection],
+        measure: Measure,
+        deadline: float,
+        meanwhile: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> list[float | None]:
         """Divergences of cells, measured by both processes.
 
         Args:
             selections: those of ``measures``, which were offered.
             measure: measures a cell in this process.
-            deadline: by ``time.monotonic``. This process begins no cell after the deadline, and
-                waits for cells of the other process until ``MOST_LATE`` seconds after the deadline.
+            deadline: by ``clock``. This process begins no cell after the deadline, and waits for cells
+                of the other process until ``MOST_LATE`` seconds after the deadline.
             meanwhile: called while waiting. It must let a measurement that waits for the machine
                 lock go first, because the other process then waits for that measurement.
+            clock: returns seconds.
 
         Returns:
             A number for each cell; None for a cell that was not measured, or could not be.
@@ -101,9 +107,10 @@ class Helper:
         for number in self._claims.taken():
             for message in self._forked.arrived():
                 self._take(message)
-            if time.monotonic() < deadline:
+            if clock() < deadline:
                 found[number] = _tried(measure, selections[number])
-        self._listen(until_probes=False, meanwhile=meanwhile, end=deadline + MOST_LATE)
+        left = deadline + MOST_LATE - clock()
+        self._listen(until_probes=False, meanwhile=meanwhile, end=time.monotonic() + left)
         for number, value in self._cells.items():
             found[number] = value
         return found

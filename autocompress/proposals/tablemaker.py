@@ -38,7 +38,7 @@ from autocompress.recipes.recipe import Recipe
 VERSION = "2"
 """Version of the tables, part of their key."""
 SHARE, QUICK_SECONDS = 0.2, 30.0
-"""Tables may take this share of the minutes of a search, up to this number of seconds."""
+"""Tables may take this share of the minutes of a search, up to this number of seconds, of work."""
 LONG_SHARE, MOST_SECONDS = 0.1, 120.0
 """In a longer search, tables may take this share, up to this number of seconds."""
 THOROUGH_MINUTES = 10.0
@@ -206,23 +206,46 @@ class TableMaker(CostMaker):
         removed = self._removed(known, network, couplings, pruning, images)
 
         def measure(selection: Selection) -> float:
-            self.breathe()
-            self.progress(min(1.0, (time.monotonic() - began) / seconds), text)
+            clock.breathe()
+            self.progress(min(1.0, (clock() - began) / seconds), text)
             return removed.measure(removed.keep(parts, selection))
 
         def measured(selection: Selection) -> float:
             known = ahead[selections.index(dict(selection))] if ahead and dict(selection) in selections else None
             return measure(selection) if known is None else known
 
-        seconds, began = table_seconds(self.job), time.monotonic()
         text = "measuring channel importance"
         self.progress(0.0, text)
         errors = {part.key: removed.errors(part).tolist() for part in parts}
+        clock = WorkClock(self.breathe)
+        seconds, began = table_seconds(self.job), clock()
         if self.helper is not None:
-            ahead += self.helper.cells(selections, measure, began + seconds, self.breathe)
+            ahead += self.helper.cells(selections, measure, began + seconds, clock.breathe, clock)
+        thorough = is_thorough(self.job)
         return proposals.measure(
-            parts, measured, errors=errors, deadline=began + seconds, thorough=is_thorough(self.job)
+            parts, measured, errors=errors, deadline=began + seconds, clock=clock, thorough=thorough
         )
+
+
+class WorkClock:
+    """Seconds of work, without the time in which trials were measured.
+
+    A search of a slow network would otherwise spend the time for tables on waiting, measure hardly
+    any cell, and propose to prune hardly any coupling.
+    """
+
+    def __init__(self, breathe: Callable[[], None]) -> None:
+        """``breathe`` waits while a trial is measured."""
+        self._breathe, self._waited = breathe, 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._waited
+
+    def breathe(self) -> None:
+        """Waits while a trial is measured; this time does not count."""
+        began = time.monotonic()
+        self._breathe()
+        self._waited += time.monotonic() - began
 
 
 def is_thorough(job: Job) -> bool:
