@@ -38,9 +38,9 @@ from autocompress.store import Store
 from autocompress.testing import check_method, example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_obs import Obs
-from autocompress_simple_pruners import BatchNormScale, Magnitude, Random
 from autocompress_quantize import Quantize
 from autocompress_scop import Scop
+from autocompress_simple_pruners import BatchNormScale, Magnitude, Random
 
 IMAGE = (3, 32, 32)
 

@@ -21,8 +21,8 @@ from autocompress.repair import choose_ridge, gather, refit
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import same_tensors
 from autocompress_obs import Obs
-from autocompress_simple_pruners import Magnitude
 from autocompress_scop import Scop
+from autocompress_simple_pruners import Magnitude
 
 IMAGES = 96
 FITS = ("one-shot", "sequential")

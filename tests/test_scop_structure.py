@@ -19,10 +19,10 @@ from autocompress.contract.coupling import Part
 from autocompress.recipes.pruning import kept_whole, refusal_to_prune
 from autocompress.testing import example_context
 from autocompress_ghost.module import GhostConv2d, GhostSpec
-from autocompress_simple_pruners import Magnitude
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.method import Scop
 from autocompress_scop.scoring import ScoreSettings
+from autocompress_simple_pruners import Magnitude
 
 SIZE = (3, 8, 8)
 

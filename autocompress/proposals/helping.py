@@ -94,8 +94,8 @@ class Helper:
         Args:
             selections: those of ``measures``, which were offered.
             measure: measures a cell in this process.
-            deadline: by ``clock``. This process begins no cell after the deadline, and waits for cells
-                of the other process until ``MOST_LATE`` seconds after the deadline.
+            deadline: by ``clock``. This process begins no cell after the deadline, and waits for
+                cells of the other process until ``MOST_LATE`` seconds after the deadline.
             meanwhile: called while waiting. It must let a measurement that waits for the machine
                 lock go first, because the other process then waits for that measurement.
             clock: returns seconds.

@@ -79,8 +79,8 @@ def error_curve(
 ) -> np.ndarray:
     """Relative error of the repaired readers of a coupling, for every number of removed channels.
 
-    The error of each reader is divided by the variance of its output; the quotients are summed. It is
-    computed in the precision of the moments: float32 is enough for an interpolation, and half as
+    The error of each reader is divided by the variance of its output; the quotients are summed.
+    Errors have the precision of the moments: float32 is enough for an interpolation, and half as
     expensive as float64.
 
     Returns:

@@ -28,8 +28,8 @@ from autocompress.recipes.pruning import Pruning, kept_whole, prunable
 from autocompress.recipes.recipe import params_of
 from autocompress.store import Store
 from autocompress.training import default_device, recalibrate_batch_norm, recover
-from autocompress_simple_pruners import BatchNormScale, Magnitude, Random
 from autocompress_scop import Scop
+from autocompress_simple_pruners import BatchNormScale, Magnitude, Random
 from shared.trained import Trained
 
 CRITERIA: Mapping[str, Pruner] = {
