@@ -428,6 +428,6 @@ def test_the_gains_of_rungs_are_in_the_summary_and_the_report() -> None:
     assert climbing_summary([]) == {}
     shown = SearchResult(Path(), {}, frame([]), frame([]), {"rungs": {"1": {**found["1"], "spearman": 0.8}}})
     assert view.rungs(shown) == [
-        "Rung 1: 4 recipes trained, 3 gained, 0.88 points in the mean; "
+        "Rung 1: 4 recipes trained, 3 gained accuracy; mean gain 0.88 points; "
         "rank correlation (Spearman) of accuracy on rung 0 and on rung 1: 0.80."
     ]

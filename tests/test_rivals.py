@@ -52,7 +52,7 @@ def test_the_page_shows_a_benchmark_only_if_one_is_given(tmp_path: Path, command
     commands("report", run, "--benchmark", benchmark(tmp_path))
     text = section(run / "report.html")
     assert "Hypervolume over time, beside a sweep" in text
-    assert "A sweep takes 1 min 40 s and reaches 0.400. The search (seed 0) has as much after 50 s" in text
+    assert "A sweep takes 1 min 40 s and reaches 0.400. The search (seed 0) reaches that after 50 s" in text
     assert "The figures are of benchmark.json: resnet18 on glyphs, Xeon. They are not of this run." in text
     assert "cannot be compared" not in text
     assert "1 min 40 s 0.600 (1.50 of the rival's) 0.300 (0.75 of the rival's)" in text

@@ -165,10 +165,10 @@ def test_invalid_arguments_of_synthesize(here: Command, checkpoint: Path, tmp_pa
         message = here(*start, "--set", f"model_args.{wrong}", code=2)
         assert f"model_args.{wrong.partition('=')[0]}" in message
         assert "must be finite numbers" in message
-    assert "--set images stands beside --images" in here(*start, "--set", "images=3", code=2)
+    assert "--set images cannot be combined with --images" in here(*start, "--set", "images=3", code=2)
     assert "--set lr has no value" in here(*start, "--set", "lr", code=2)
     assert here("synthesize", "--model", "resnet18", "--out", "x", code=2) == (
-        "a model without weights was trained on no data (give --checkpoint PATH or --pretrained)"
+        "the model has no trained weights (give --checkpoint PATH or --pretrained)"
     )
     message = here("synthesize", "--model", "resnet81", "--checkpoint", checkpoint, "--out", "x", code=2)
     assert message.startswith("--model names no timm model: 'resnet81' (did you mean ")

@@ -42,7 +42,7 @@ def job_of(
         UserError: if there are no weights, or the model is unknown.
     """
     if checkpoint is None and not pretrained:
-        raise UserError("a model without weights was trained on no data", "give --checkpoint PATH or --pretrained")
+        raise UserError("the model has no trained weights", "give --checkpoint PATH or --pretrained")
     settings = {"model": model, "checkpoint": checkpoint, "pretrained": pretrained or None, "input_size": input_size}
     of_model = {key: value for key, value in given.items() if key.startswith(OF_MODEL)}
     job = load_job(settings={**settings, **of_model, "data": "none", "seed": seed}, flags=True)

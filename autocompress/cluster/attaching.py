@@ -118,7 +118,7 @@ def _told(address: str, error: Exception) -> UserError:
         which = text.partition("Version mismatch: ")[2]
         return UserError(
             f"the cluster at {address} runs other versions than this process: {which}",
-            "install the same versions of Ray and Python, down to the patch",
+            "install the same versions of Ray and Python, with the same patch numbers",
         )
     if "No node info found" in text or "node to connect" in text:
         return UserError(

@@ -116,7 +116,7 @@ def refuse_splits_as_classes(folder: Path) -> None:
     """
     found = {path.name: contents(path) for path in subfolders(folder)}
     inside = [names for names, _ in found.values()]
-    hint = "call the split folders train, val and test and give the folder that holds them, or give one for each role"
+    hint = "name the split folders train, val and test and give the folder above them, or give a folder for each role"
     for name, (names, _) in found.items():
         if "train" in (roles := {role_of(child) for child in names}) and roles & {"val", "test"}:
             which = " and ".join(sorted(child for child in names if role_of(child)))

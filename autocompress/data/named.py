@@ -137,7 +137,7 @@ def _in_memory(name: str, stream: Any) -> list[tuple[Any, int]]:
         room -= _bytes(item[0])
         if room < 0:
             raise UserError(
-                f"{name} is streamed, and its images need more memory than half of what is free: {len(items):,} fit",
+                f"{name} is streamed, and its images need more than half of the free memory; about {len(items):,} fit",
                 "use hfds/, a folder, or shards on this machine",
             )
     expected = len(stream)

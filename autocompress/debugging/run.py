@@ -171,7 +171,7 @@ def _check_weights(model: nn.Module, known: str | None) -> None:
     if known is not None and known != baseline_key(model):
         raise UserError(
             "the baseline in the cache folder is not the one that this run began with",
-            "set AUTOCOMPRESS_CACHE, and install the versions, as the search had them",
+            "use the AUTOCOMPRESS_CACHE and the versions of libraries of the search",
         )
 
 

@@ -82,7 +82,7 @@ def export_model(
     if (task := _task(result.job)) not in ("classification", "multilabel"):
         hint = f"take {artifact / MODEL_FILE}; its metadata say how pictures are prepared"
         raise UserError(
-            f"export writes infer.py, which tells classes or labels, and the task of this run is '{task}'", hint
+            f"export writes infer.py, which only predicts classes or labels, but the task of this run is '{task}'", hint
         )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already", "give --to another folder")
@@ -102,8 +102,8 @@ def export_model(
             found = check(folder, job, _info(told), images) if images else None
         if found is not None and not found.is_passed:
             raise UserError(
-                f"the exported script labels {found.pictures - found.equal} of {found.pictures} {found.of} otherwise "
-                "than the search did",
+                f"the exported script labels {found.pictures - found.equal} of {found.pictures} {found.of} differently "
+                "from the search",
                 "the libraries here differ from those of the search, or this is a bug",
             )
         (folder / CARD).write_text(card(result, row, told, found), encoding="utf-8")

@@ -119,7 +119,7 @@ def check_counts(job: Job, info: DataInfo | None) -> None:
             raise job.source.error(f"model_args.{key}", f"{unfit}, not {given!r}") from None
         if info is not None and key == "num_classes" and count != info.num_classes:
             text = f"is {count}, but the data have {info.num_classes} classes"
-            raise job.source.error("model_args.num_classes", text, "leave it out: the data decides it")
+            raise job.source.error("model_args.num_classes", text, "leave it out: the data decide it")
 
 
 def default_size(name: Named) -> tuple[int, int, int]:

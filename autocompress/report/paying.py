@@ -63,10 +63,10 @@ def headline(rows: Sequence[Row]) -> str:
     """A sentence about the number of layers that compute in integers."""
     count = sum(row["computes"] == "integers" for row in rows)
     if count == len(rows):
-        return "they pay in every layer"
+        return "all layers compute in integers"
     if count == 0:
-        return "they pay in no layer, so 8 bits make the file smaller and not faster"
-    return f"they pay in {count} of {len(rows)} layers; the others compute in float with integer weights"
+        return "no layer computes in integers, so 8 bits make the file smaller but not faster"
+    return f"{count} of {len(rows)} layers compute in integers, and the others in float with integer weights"
 
 
 def _form(rows: Sequence[Row]) -> str:

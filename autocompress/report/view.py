@@ -258,7 +258,8 @@ def rungs(result: SearchResult) -> list[str]:
     for rung, found in (result.summary.get("rungs") or {}).items():
         count, spearman = found["trained"], found["spearman"]
         recipes = f"{count} recipe{'' if count == 1 else 's'}"
-        text = f"Rung {rung}: {recipes} trained, {found['gained']} gained, {found['points']:.2f} points in the mean"
+        text = f"Rung {rung}: {recipes} trained, {found['gained']} gained accuracy"
+        text += f"; mean gain {found['points']:.2f} points"
         if spearman is not None:
             text += f"; rank correlation (Spearman) of accuracy on rung 0 and on rung {rung}: {spearman:.2f}"
         texts.append(f"{text}.")

@@ -33,7 +33,7 @@ def paired_interval(
         ValueError: if there are no images or the numbers of images differ.
     """
     if len(candidate) != len(baseline) or not len(candidate):
-        raise ValueError(f"both need marks of the same images: {len(candidate)} and {len(baseline)}")
+        raise ValueError(f"marks of the same images are needed, not of {len(candidate)} and {len(baseline)} images")
     images = len(candidate)
     estimate = metric(candidate) - metric(baseline)
     count = min(BLOCKS, images)

@@ -41,7 +41,7 @@ Cpus = Annotated[int | None, _option("Processors of each worker. Default: the jo
 Memory = Annotated[int | None, _option("Memory of each worker. Default: the job's, or 8.", metavar="GIB", min=1)]
 Gpus = Annotated[int | None, _option("GPUs of each worker. Default: the job's.", min=0)]
 Results = Annotated[str, _option("Folder that all nodes share, or URL. Default: the job's.", show_default=False)]
-Cache = Annotated[str, _option("The same for the cache. Default: a folder in --results.", show_default=False)]
+Cache = Annotated[str, _option("Folder or URL of the cache. Default: a folder in --results.", show_default=False)]
 Image = Annotated[str, _option("Container image with autocompress.", _KUBERNETES, show_default=False)]
 Claim = Annotated[
     str,

@@ -93,7 +93,7 @@ def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:
     """The values of ``--set`` for the method, by the names of its parameters."""
     own = {key: value for key, value in given.items() if not key.startswith(OF_MODEL)}
     if "images" in own:
-        raise UserError("--set images stands beside --images", "give --images")
+        raise UserError("--set images cannot be combined with --images", "give --images")
     return {**own, "images": images}
 
 
@@ -207,7 +207,7 @@ def _sentence(facts: Mapping[str, Any], out: Path) -> str:
     from autocompress.report import words
 
     found = facts["quality"]
-    parts = [f"the teacher gives {found['agreement']:.1f} % of the files the label of the image they were made from"]
+    parts = [f"the teacher predicts the label of the original image for {found['agreement']:.1f} % of the files"]
     parts += [f"confidence {found['confidence']:.2f}", f"diversity {found['diversity']:.2f}"]
     parts += [f"{name} {found[key]:.3g}" for key, name in _STATISTICS.items() if key in found]
     classes = len(facts["classes"])

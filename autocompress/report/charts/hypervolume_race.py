@@ -156,7 +156,7 @@ def _sentences(
         first, curve = next(iter(curves.items()))
         text = f"{called[:1].upper()}{called[1:]} takes {_seconds(benchmark.T)} and reaches {whole:.3f}."
         reached = next((time for time, volume in curve if volume >= whole), None)
-        within = f"has as much after {_seconds(reached)}" if reached is not None else "does not reach that"
+        within = f"reaches that after {_seconds(reached)}" if reached is not None else "does not reach that"
         told.append(f"{text} The search ({first}) {within}; its last value is {curve[-1][1]:.3f}.")
     of = f"{plain(benchmark.model, LONGEST)} on {plain(benchmark.data, LONGEST)}"
     machine = plain(benchmark.environment.get("processor") or "", LONGEST)
