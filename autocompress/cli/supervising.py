@@ -160,7 +160,8 @@ def _ended_by(number: int) -> int:
 def _was_lost(code: int, folder: Path) -> bool:
     """Whether the driver ended before it could save its state.
 
-    It was killed, or Ray ended its process with code 1. Its status file then still says "running".
+    Such a driver was killed, or Ray ended its process with code 1. Its status file then still says
+    "running".
     """
     from autocompress.results.status import OVER, STOPPED, read_status  # imports pandas
 

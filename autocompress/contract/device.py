@@ -187,8 +187,8 @@ class Device(ABC):
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
         """Further values on which costs depend, as JSON: versions and settings.
 
-        Model, machine and ``config`` need not be in it. It is stored with each measurement, and is
-        part of the keys of measurements.
+        Model, machine and ``config`` need not be in it. The result is stored with each measurement,
+        and is part of the keys of measurements.
         """
         del config
         return {}
@@ -196,8 +196,8 @@ class Device(ABC):
     def is_in_thread(self, config: DeviceConfig) -> bool:
         """Whether a run computes only in the calling thread.
 
-        It is then timed by the processor time of this thread, which a busy machine changes little,
-        and otherwise by wall time.
+        If so, it is timed by the processor time of this thread, which a busy machine changes
+        little. If not, it is timed by wall time.
         """
         return config.threads == 1
 

@@ -59,8 +59,8 @@ class LayerSpec:
         """The finished layer, with integers on ``grid``, the grid of the tensor that it reads.
 
         Its submodule ``norm`` is folded into constants. An artifact stores its parameters and
-        buffers; their shapes depend only on ``simulated``. It has the attributes ``weight_bits``
-        and ``input_bits``, and its type is ``layer_type``.
+        buffers; their shapes depend only on ``simulated``. The finished layer has the attributes
+        ``weight_bits`` and ``input_bits``, and its type is ``layer_type``.
         """
         raise NotImplementedError(f"{self.layer_type.__name__} has no integer form")
 

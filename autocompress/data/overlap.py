@@ -94,8 +94,8 @@ def _path(split: Split, position: int) -> Path:
 def copies_note(splits: Mapping[str, Split]) -> str | None:
     """A note for the user where held-out files are copies of training files, else None.
 
-    Files of equal size are compared by content, up to ``MOST_READ`` bytes in all. Such images are
-    not refused, because data sets with a few duplicates are common.
+    Files of equal size are compared by content, up to ``MOST_READ`` bytes in all. Copies are not
+    refused, because data sets with a few duplicates are common.
 
     Args:
         splits: the split of each role.

@@ -30,7 +30,7 @@ class Roles:
       held-out images, else half of its images.
     - Images that the job names for one role are never used for another.
     - Images without labels are for training. A held-out part of them is ``val`` where the job names
-      nothing for ``val``. They are never the test images.
+      nothing for ``val``. Images without labels are never the test images.
     - A role that is still missing gets an unused held-out split, else a part of the training
       images. Weights that were trained elsewhere may have seen the training images. So with such
       weights, a role that alone is missing gets half of the other held-out split.

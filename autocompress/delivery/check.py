@@ -124,7 +124,7 @@ def _compared(
 ) -> Check:
     """Compares the labels of the script for ``pictures`` with those of the search for ``images``.
 
-    Both are the same pictures.
+    ``images`` are the same pictures after preprocessing.
     """
     deployable = Deployable(folder / "model.onnx", (images.shape[1], images.shape[2], images.shape[3]))
     ours = task.prediction(torch.from_numpy(Scorer().predict(deployable, images)))

@@ -58,8 +58,8 @@ def export_model(
 
     The folder holds ``model.onnx``, ``README.md`` (a model card), ``infer.py`` (labels pictures;
     only needs onnxruntime, numpy and Pillow) and ``preprocessing.json``. The script is run on
-    images of the job, or on noise if these are missing. It must label them as the search did.
-    Only classification and multilabel have such a script.
+    images of the job, or on noise if these are missing. The script must label the images as the
+    search did. Only classification and multilabel have such a script.
 
     Args:
         run: ``results/<name>``.

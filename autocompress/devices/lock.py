@@ -69,7 +69,7 @@ class MachineLock:
     def exclusive(self) -> Iterator[None]:
         """Holds the lock alone, for measuring; the caller keeps to ``EXCLUSIVE_SECONDS``.
 
-        It waits until every training has given way.
+        Taking the lock waits until every training has given way.
         """
         self._take("exclusive")
         try:

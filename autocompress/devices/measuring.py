@@ -53,10 +53,10 @@ def measure(
     because the placement of memory is one cause of variation. The machine lock is held exclusively
     for one or more sittings at a time, because each time that it is taken, all trainings pause.
 
-    It takes about ``seconds``. Slow models take longer, because each of the 6 or more sittings has
-    at least one pair of blocks. After the first sitting, another one only begins if it will end
-    within ``PATIENCE`` times ``seconds`` (at least 1 s). Waiting for other measurements and
-    trainings is not included.
+    A measurement takes about ``seconds``. Slow models take longer, because each of the 6 or more
+    sittings has at least one pair of blocks. After the first sitting, another one only begins if it
+    will end within ``PATIENCE`` times ``seconds`` (at least 1 s). Waiting for other measurements
+    and trainings is not included.
 
     Raises:
         TrialFailed: if the device cannot load one of the models, or cannot tell its cost.

@@ -116,7 +116,7 @@ class JobSpace:
     def _explored(self) -> tuple[dict[str, Parameter], set[str]]:
         """All parameters by name, and the keys of limits that matched one.
 
-        It composes the space some hundred times, so the result is cached.
+        Finding them composes the space some hundred times, so the result is cached.
         """
         matched: set[str] = set()
 

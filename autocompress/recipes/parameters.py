@@ -14,8 +14,9 @@ from autocompress.recipes.choosers import Replay
 def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 400) -> dict[str, Parameter]:
     """All parameters of a define-by-run space, also conditional ones.
 
-    It changes one choice at a time, beginning with the defaults, and continues from each point with
-    a new parameter. So it finds parameters that depend on one choice or on a chain of choices.
+    The function changes one choice at a time, beginning with the defaults, and continues from each
+    point with a new parameter. So it finds parameters that depend on one choice or on a chain of
+    choices.
 
     Args:
         compose_with: runs the space once with a chooser and returns the space; may raise

@@ -35,7 +35,7 @@ THREADS = (1, 2)
 def exactness(run: Runner = run_layers) -> dict[str, str]:
     """The value of ``session.x64quantprecision`` that this processor needs.
 
-    It runs layers with extreme values and compares the results with exact integers.
+    The check runs layers with extreme values and compares the results with exact integers.
 
     Args:
         run: runs the layers; the installed ONNX Runtime by default.

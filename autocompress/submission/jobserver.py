@@ -132,7 +132,7 @@ class JobServer:
         return self.latest(order.job.name)
 
     def _send(self, **job: Any) -> None:
-        """Sends a job. It is repeated, because a new head node accepts no jobs for some seconds."""
+        """Sends a job. Sending is repeated while a new head node accepts no jobs yet."""
         deadline = time.monotonic() + READY_WITHIN_S
         with self._told():
             while True:

@@ -109,7 +109,7 @@ def shared_place(given: str, what: str) -> str:
 def command(job_file: str, address: str, program: Sequence[str] = ("autocompress",)) -> list[str]:
     """The words of the command that starts or continues the search on a node of the cluster.
 
-    They need no quoting, because job servers quote differently.
+    The words need no quoting. This is intended, because job servers quote differently.
 
     Args:
         job_file: path of the job on the node.

@@ -25,8 +25,8 @@ It is relative to the largest logit.
 ONE_STEP = 0.05
 """Largest difference in any image.
 
-Both compute the same numbers in float32. But a value between two integers may be rounded to either
-one, and the image then differs by one step.
+Both layers compute the same numbers in float32. But a value between two integers may be rounded to
+either one, and the image then differs by one step.
 """
 
 

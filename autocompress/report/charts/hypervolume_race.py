@@ -217,7 +217,7 @@ def _chart(curves: dict[str, list[tuple[float, float]]], whole: float, rival: Ri
 
 
 def _line(name: str, curve: list[tuple[float, float]], x: Scale, y: Scale, *, is_first: bool) -> Markup:
-    """The steps of a search; its value lasts until the next one."""
+    """The line of a search, in steps: each value lasts until the next one."""
     path = "".join(f"H{x(seconds)}V{y(volume)}" for seconds, volume in curve[1:])
     kind = "stairs" if is_first else "stairs other"
     shape = tag("path", class_=kind, d=f"M{x(curve[0][0])} {y(0)}V{y(curve[0][1])}{path}")
