@@ -281,3 +281,25 @@ def test_waiting_for_measurements_of_trials_takes_no_time_from_tables(
     made = replace(opened).proposals(pause=lambda: time.sleep(0.3))
     assert made is not None
     assert {row["name"] for row in made.rows} == {row["name"] for row in made.rows if row["measured"]}
+
+
+@pytest.mark.slow
+def test_a_table_that_was_cut_short_is_not_kept(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autocompress.proposals import tablemaker
+
+    monkeypatch.setattr(tablemaker, "VERSION", "a version of a test's own, cut short")
+
+    def measured(seconds: float) -> tuple[set[str], Proposed]:
+        monkeypatch.setattr(tablemaker, "table_seconds", lambda job: seconds)
+        made = replace(opened).proposals()
+        assert made is not None
+        return {row["name"] for row in made.rows if row["measured"]}, made
+
+    few, short = measured(0.001)
+    assert len(few) == 2, "the first two cells are always measured"
+    couplings = {row["name"] for row in short.rows}
+    assert f"no time to measure {len(couplings) - 2} of {len(couplings)} couplings" in "".join(short.notes)
+    many, whole = measured(600.0)
+    assert many == couplings
+    assert "no time to measure" not in "".join(whole.notes)
+    assert measured(0.001)[0] == couplings, "a whole table is kept"

@@ -8,13 +8,16 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from example_run import BASELINE, write_run
 
 from autocompress import results
+from autocompress.report import view
 from autocompress.report.answer import answer
 from autocompress.report.charts.drawing import doubling_ticks, placed, round_ticks
 from autocompress.report.charts.front_svg import picture
@@ -163,3 +166,14 @@ def test_ticks_and_labels() -> None:
     labels = placed([(50, 50, "first"), (52, 50, "second"), (54, 50, "third")], 0, 200)
     assert {text for *_, text in labels} == {"first", "second", "third"}
     assert placed([(2, 5, "no room at all")], 0, 40) == []
+
+
+def test_places_without_a_measured_loss_are_named(small_run: Path) -> None:
+    found = results.read(small_run)
+    rows = [("a", 1.0, 0.0), ("a", 0.5, 0.1), ("b", 1.0, 0.0), ("b", 0.5, None), ("c", 1.0, 0.0), ("c", 0.5, None)]
+    tables = pd.DataFrame(rows, columns=["name", "choice", "divergence"])
+    assert not [text for text in view.warnings(found) if "was not measured" in text]
+    (told,) = [text for text in view.warnings(replace(found, tables=tables)) if "was not measured" in text]
+    assert told == (
+        "The loss without channels was not measured in 2 of 3 places, so proposals do not remove any there: b and c."
+    )

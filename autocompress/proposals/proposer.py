@@ -83,9 +83,18 @@ class Proposer:
         tables = self.maker.tables()
         if tables is None:
             return None
-        if names := [part.name for part in tables.problem.parts if part.key in tables.table.unmeasured]:
+        table = tables.table
+        lacking = [part for part in tables.problem.parts if part.key in table.unmeasured]
+        late = [part.name for part in lacking if not table.failed(part)]
+        if names := [part.name for part in lacking if table.failed(part)]:
             text = f"{', '.join(names)} could not be measured: the sampler chooses their widths"
             self.maker.notes.append(text)
+        if late:
+            self.maker.notes.append(
+                f"there was no time to measure {len(late)} of {len(tables.problem.parts)} couplings, so only the "
+                f"sampler chooses their widths; more minutes, or another search on an idle machine, may find better "
+                f"models: {', '.join(late)}"
+            )
         if not self.maker.job.search.proposals:
             return self.proposed(tables, [])
         from autocompress.proposals.reproposing import Reproposer  # here, because it imports this module

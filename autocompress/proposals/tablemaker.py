@@ -35,7 +35,7 @@ from autocompress.proposals.tables import planned
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
 
-VERSION = "2"
+VERSION = "3"
 """Version of the tables, part of their key."""
 SHARE, QUICK_SECONDS = 0.2, 30.0
 """Tables may take this share of the minutes of a search, up to this number of seconds, of work."""
@@ -118,8 +118,11 @@ class TableMaker(CostMaker):
         def make() -> Any:
             return {"table": self._measured(known, network, couplings, parts, pruning).state()}
 
+        def is_whole(state: Any) -> bool:  # another search may have the time to measure all parts
+            return Table.from_state(state["table"]).is_whole(parts)
+
         with self.lock.shared():
-            table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
+            table = Table.from_state(self.pipeline.store.made(key, make, self.breathe, is_whole)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
         costs, fixed, errors = self.costs(neutral, network, couplings, parts, pruning)
         groups = models.groups(model, self.job.granularity)

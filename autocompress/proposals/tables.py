@@ -133,6 +133,15 @@ class Table:
                     "scale": scale,
                 }
 
+    def is_whole(self, parts: Iterable[Part]) -> bool:
+        """Whether each part has its first cells, or failures in place of them."""
+        tried = {(own.axis, own.name, own.choice) for own in (*self.cells, *self.failures)}
+        return all((part.axis, part.name, part.choices[at]) in tried for part in parts for at in _first_cells(part))
+
+    def failed(self, part: Part) -> bool:
+        """Whether a choice of the part could not be measured."""
+        return any((own.axis, own.name) == (part.axis, part.name) for own in self.failures)
+
     def state(self) -> dict[str, Any]:
         """The table as JSON, for the store."""
         return asdict(self)
@@ -201,6 +210,12 @@ def measure(
         if keep is not None:
             keep(table())
     return table()
+
+
+def _first_cells(part: Part) -> set[int]:
+    """Indices of the choices of a part that are measured first."""
+    every = {part.at(place) for place in FIRST} if part.ordered else set(range(1, len(part.choices)))
+    return every - {0}
 
 
 def planned(parts: Sequence[Part], *, thorough: bool = True) -> list[Selection]:

@@ -216,6 +216,18 @@ def tap_crop(result: SearchResult) -> str:
     )
 
 
+def _unmeasured(result: SearchResult) -> str:
+    """Returns a sentence on couplings without a measured loss; empty if there are none."""
+    known = {name: int(own["divergence"].notna().sum()) for name, own in result.tables.groupby("name", sort=False)}
+    lacking = [str(name) for name, count in known.items() if count <= 1]  # keeping all channels loses nothing
+    if not lacking:
+        return ""
+    return (
+        f"The loss without channels was not measured in {len(lacking)} of {len(known)} places, so proposals do not "
+        f"remove any there: {words.join(lacking)}."
+    )
+
+
 def warnings(result: SearchResult) -> list[str]:
     """Returns warnings about the figures, one or two sentences each."""
     texts = []
@@ -230,6 +242,7 @@ def warnings(result: SearchResult) -> list[str]:
         f"{found['nearest']} ({found['candidate']})."
         for found in result.summary.get("out_of_reach") or []
     ]
+    texts += filter(None, [_unmeasured(result)])
     texts += datafree.warnings(result)
     texts += [f"{note[:1].upper()}{note[1:]}." for note in result.summary.get("notes") or []]
     images = (result.summary.get("images") or {}).get("val")

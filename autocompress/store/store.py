@@ -145,18 +145,27 @@ class Store:
             if lock is not None:
                 lock.release(remove=True)
 
-    def made(self, key: str, make: Callable[[], Any], pause: Callable[[], None] | None = None) -> Any:
+    def made(
+        self,
+        key: str,
+        make: Callable[[], Any],
+        pause: Callable[[], None] | None = None,
+        is_whole: Callable[[Any], bool] | None = None,
+    ) -> Any:
         """The state of the entry ``key`` (tensors and JSON values, see :func:`pack`).
 
-        If it is missing, one process makes it with ``make``. The others wait and call ``pause``.
+        If it is missing, one process makes it with ``make``. The others wait and call ``pause``. A
+        state for which ``is_whole`` is false is returned and not stored.
         """
         found = self.get(key) if self.has(key) else None
         if found is None:
             with self.making(key, pause):
                 found = self.get(key) if self.has(key) else None
                 if found is None:
-                    tensors, record = pack(make())
-                    self.put(key, tensors, {"state": record})
+                    state = make()
+                    tensors, record = pack(state)
+                    if is_whole is None or is_whole(state):
+                        self.put(key, tensors, {"state": record})
                     found = tensors, {"state": record}
         return unpack(found[0], found[1]["state"])
 
