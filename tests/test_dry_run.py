@@ -25,11 +25,12 @@ from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
 from autocompress.errors import UserError
-from autocompress.job import load_job
+from autocompress.job import Constraints, load_job
 from autocompress.memory import out_of_memory_told
 from autocompress.opened import cheapest
 from autocompress.opened.feasibility import CheapestCandidate, feasibility
 from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
 from autocompress.scoring import Scorer
 
 FEW = 300
@@ -248,3 +249,17 @@ def test_glyphs_are_not_rendered_for_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert (preview.info.class_names, preview.info.input_size) == (real.info.class_names, real.info.input_size)
     again = Glyphs().open("glyphs", LoadOptions(preview=True))
     assert again.train.digest == real.train.digest  # a stored set is used
+
+
+@pytest.mark.parametrize(
+    ("limits", "bits"),
+    [({"latency": "0.5x"}, 8), ({"latency": "0.5x", "size": "0.1x"}, 2), ({"size": "0.1x"}, 2), ({}, 2)],
+)
+def test_the_cheapest_recipe_has_few_bits_only_where_these_cost_less(
+    opened: OpenedJob, limits: dict[str, str], bits: int
+) -> None:
+    """A runtime with int8 kernels unpacks fewer bits at each run, which takes time."""
+    job = opened.job.model_copy(update={"constraints": Constraints.model_validate(limits)})
+    recipes = dict(replace(opened, job=job).cheapest())
+    found = {own.weight_bits for own in opened.compose(Replay(recipes["quantize"])).bits.values()}
+    assert found == {bits}

@@ -234,8 +234,9 @@ class OpenedJob:
         return self.space.policy(rules, quantizer)
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """The cheapest recipes; see :meth:`JobSpace.cheapest`."""
-        return self.space.cheapest()
+        """The cheapest recipes for the bounds of the job; see :meth:`JobSpace.cheapest`."""
+        bounds = {"latency", "size", "energy"}.intersection(self.job.constraints.bounds())
+        return self.space.cheapest(fewest_bits=self.device.deterministic or bounds != {"latency"})
 
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None

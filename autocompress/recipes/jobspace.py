@@ -144,8 +144,14 @@ class JobSpace:
         except InvalidRecipe:
             return None
 
-    def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """The cheapest recipe of each method, and of all methods together ("all together")."""
+    def cheapest(self, *, fewest_bits: bool = True) -> list[tuple[str, dict[str, Value]]]:
+        """The cheapest recipe of each method, and of all methods together ("all together").
+
+        Args:
+            fewest_bits: whether groups have the fewest bits. Else they have 8, or the most bits of
+                the quantizer: on runtimes with int8 kernels, fewer bits only make files smaller,
+                and unpacking them takes time.
+        """
         rules: dict[str, dict[str, str]] = {}
         for method in self.methods:
             if isinstance(method, Pruner):  # widths do not depend on the pruner
@@ -153,7 +159,7 @@ class JobSpace:
                 continue
             rules[method.name] = {method.name: "cheapest"}
             if isinstance(method, Quantizer):
-                rules[method.name]["bits"] = "cheapest"
+                rules[method.name]["bits"] = "cheapest" if fewest_bits else "default"
         if len(rules) > 1:
             rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
         quantizers = {method.name for method in self.methods if isinstance(method, Quantizer)}
