@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -166,6 +167,46 @@ class Moody(Device):
     def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
         self.costs += 1
         return Measurement(self.costs, 1.0, 1.0, 1.0, self.costs)
+
+
+class Given(Device):
+    """Gives what it was made with for each file, and measures latency and energy."""
+
+    name, deterministic, measures = "given", True, frozenset({"latency", "energy"})
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        return self.found
+
+
+class Far(Counting):
+    """Runs models elsewhere, where a clock does not work."""
+
+    name, is_local = "far", False
+
+    def time_elsewhere(self, *_: Any) -> list[tuple[list[float], list[float]]]:
+        return [([0.0], [1.0])]
+
+
+@pytest.mark.parametrize(
+    ("device", "fault"),
+    [
+        (Given(Measurement(math.nan, 1.0, 1.0, 1.0, 1.0, 1.0)), "gave nan for the latency"),
+        (Given(Measurement(1.0, 1.0, 1.0, 1.0, math.inf, 1.0)), "gave inf for the latency of the baseline"),
+        (Given(Measurement(1.0, -1.0, 1.0, 1.0, 1.0, 1.0)), "gave -1 for the ratio of latencies"),
+        (Given(Measurement(1.0, 1.0, 1.0, 1.0, 1.0, 0.0)), "gave 0 for the energy"),
+        (Given(Measurement(1.0, 1.0, 1.0, 1.0, 1.0)), "gave no value for the energy, which it measures"),
+        (Given(1.5), "gave float instead of a Measurement: compare must return a Measurement"),
+        (Far(), "gave 0 for the latency"),
+    ],
+)
+def test_a_measurement_that_is_no_cost_fails_the_trial(device: Device, fault: str) -> None:
+    file = Deployable(Path("none.onnx"), SIZE, module=nn.Identity)
+    with pytest.raises(TrialFailed) as failed:
+        measure(device, file, file, DeviceConfig(name=device.name))
+    assert str(failed.value) == f"device '{device.name}' {fault}"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from autocompress.devices.timing import (
     ratio_interval,
     time_pairs,
 )
+from autocompress.errors import TrialFailed
 from autocompress.job import DeviceConfig
 
 WIDEST_INTERVAL = 0.1
@@ -59,8 +61,48 @@ def measure(
     and trainings is not included.
 
     Raises:
-        TrialFailed: if the device cannot load one of the models, or cannot tell its cost.
+        TrialFailed: if the device cannot load one of the models, or cannot tell its cost, or gives
+            something that is no cost (NaN, infinity, 0).
     """
+    found = _measured(device, candidate, baseline, config, seconds)
+    if fault := fault_of(found, device):
+        raise TrialFailed(f"device '{device.name}' {fault}")
+    return found
+
+
+def fault_of(found: object, device: Device) -> str:
+    """What is wrong with the measurement ``found``: the end of a sentence; empty if it is valid.
+
+    Latencies and their ratios must be finite and above 0 if ``device`` measures latency, and so
+    must its energy if it measures energy.
+    """
+    if not isinstance(found, Measurement):
+        return f"gave {type(found).__name__} instead of a Measurement: compare must return a Measurement"
+    figures: dict[str, Any] = {}
+    if "latency" in device.measures:
+        figures = {
+            "the latency": found.latency_ms,
+            "the latency of the baseline": found.baseline_ms,
+            "the ratio of latencies": found.latency_ratio,
+            "the lower end of the ratio": found.ratio_low,
+            "the upper end of the ratio": found.ratio_high,
+        }
+    if "energy" in device.measures:
+        figures["the energy"] = found.energy_uj
+    for what, figure in figures.items():
+        if figure is None:
+            return f"gave no value for {what}, which it measures"
+        if not isinstance(figure, int | float):
+            return f"gave {type(figure).__name__} for {what}, which must be a float"
+        if not (math.isfinite(figure) and figure > 0):
+            return f"gave {figure:g} for {what}"
+    return ""
+
+
+def _measured(
+    device: Device, candidate: Deployable, baseline: Deployable, config: DeviceConfig, seconds: float
+) -> Measurement:
+    """The measurement, as the device or the blocks give it."""
     if device.deterministic:
         return device.compare(candidate, baseline, config)
     for deployable in (candidate, baseline):
@@ -194,6 +236,9 @@ def _opened(device: Device, deployable: Deployable, config: DeviceConfig) -> tup
 
 
 def _measurement(sittings: Sequence[Pairs], device: Device, config: DeviceConfig, clock: Clock) -> Measurement:
+    times = (value for pairs in sittings for value in (*pairs.first, *pairs.second))
+    if (wrong := next((value for value in times if not (math.isfinite(value) and value > 0)), None)) is not None:
+        raise TrialFailed(f"device '{device.name}' gave {wrong:g} for the latency")
     ratio, low, high = ratio_interval([pairs.ratios for pairs in sittings])
     blocks = sum(len(pairs.first) for pairs in sittings)
     return Measurement(
