@@ -9,6 +9,7 @@ import pytest
 from toy_search import OpenedToy, toy_job
 
 from autocompress.contract import Value
+from autocompress.proposals.proposer import NoProposals
 from autocompress.searching.background import Background
 from autocompress.searching.driver import is_int8_with_loss
 from autocompress.searching.measurer import Measurer
@@ -45,6 +46,24 @@ def test_a_fault_in_float_groups_costs_nothing_else(tmp_path: Path, monkeypatch:
     assert made is not None
     assert made.sensitivity
     assert [label for label, _ in made.points] == ["uncompressed", "8-bit alone"]
+
+
+def test_the_fault_of_a_method_is_told_and_there_are_no_proposals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = toy_job(tmp_path)
+    opened, told = SensitiveToy(job, job.folder / "toy"), list[str]()
+
+    def proposals(*_: Any, **__: Any) -> None:
+        raise NoProposals("there are no proposals: the pruner 'p' gives a wrong order")
+
+    monkeypatch.setattr(opened, "proposals", proposals)
+    background = Background(opened, True, lambda: True, Measurer(opened.device, job.device), {}, told.append)
+    background.start()
+    made = background.ready(meanwhile=lambda: None)
+    assert made is not None
+    assert made.sensitivity, "all else goes on"
+    assert told == [background.fault] == ["there are no proposals: the pruner 'p' gives a wrong order"]
 
 
 def test_float_groups_wait_for_the_trial_of_8_bits(tmp_path: Path) -> None:

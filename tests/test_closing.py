@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, ToyDevice, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, results
-from autocompress.contract import manager
+from autocompress.contract import Deployable, Measurement, manager
 from autocompress.devices.lock import MachineLock
+from autocompress.errors import UserError
 from autocompress.job import DataConfig
 from autocompress.report import view, write_report
 from autocompress.results import Row
@@ -96,6 +97,43 @@ def test_if_every_trial_fails_the_front_is_the_baseline(tmp_path: Path) -> None:
     assert len(found.models) == 0
     assert found.baseline["latency_ms"] == 10.0
     assert found.summary["nearest_miss"] is None
+
+
+class Broken(ToyDevice):
+    """Cannot measure any more."""
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: object) -> Measurement:
+        raise KeyError("clock")
+
+
+def test_a_device_that_fails_in_the_closing_is_named_in_the_report(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path, space={"toy": {"fault": ["none", "raise"]}})
+    opened = open_toy(job)
+    measurer, told = Measurer.of(job, opened.device), list[str]()
+    baseline = baseline_row(opened, measurer)
+    row = Trial(opened, replace(measurer, device=Broken()), MachineLock(tmp_path / "locks"), 0, job.folder, baseline)
+    rows = [row.run(HALF)]
+    assert rows[0]["reason"].startswith("measure: the device 'toy' raised KeyError: 'clock' (test_closing.py:")
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    closing = Closing(opened, replace(measurer, device=Broken()), job.folder, baseline, tell=told.append)
+    closing.close(rows, 1.5, "all trials are spent", manager())
+    found = results.read(job.folder)
+    assert found.every_trial_failed
+    (note,) = told
+    assert note.startswith("the device 'toy' raised KeyError: 'clock'")
+    assert note.endswith("the latency of the baseline is not known")
+    assert found.summary["notes"] == [note]
+    assert note[1:] in html.unescape(write_report(job.folder).read_text())
+
+
+def test_a_deterministic_device_that_never_works_ends_the_search_before_anything_is_trained(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    opened = open_toy(job)
+    with pytest.raises(UserError, match="the device 'toy' raised KeyError") as told:
+        baseline_row(opened, replace(Measurer.of(job, opened.device), device=Broken()))
+    assert "check-plugin" in told.value.hint
 
 
 @pytest.mark.parametrize("objectives", [("accuracy", "size"), ("accuracy", "energy"), ("accuracy", "latency", "macs")])

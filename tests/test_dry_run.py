@@ -24,6 +24,7 @@ from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
+from autocompress.devices import OnnxRuntimeCpu
 from autocompress.errors import UserError
 from autocompress.job import Constraints, load_job
 from autocompress.memory import out_of_memory_told
@@ -101,6 +102,15 @@ def test_it_says_which_figures_are_estimates() -> None:
     (told,) = dryrun.estimates([row, replace(row, label="all together"), replace(row, estimated=())])
     assert told.startswith("learns: ")
     assert told.endswith("so its figures are estimates")
+
+
+def test_a_device_that_raises_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_file(self: OnnxRuntimeCpu, *_: Any) -> None:
+        raise KeyError("clock")
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "open", open_file)
+    with pytest.raises(UserError, match=r"the device 'onnxruntime-cpu' raised KeyError: 'clock' \(test_dry_run\.py:"):
+        shown(methods=["quantize"])
 
 
 @pytest.mark.slow

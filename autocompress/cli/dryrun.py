@@ -42,7 +42,7 @@ def show(job: Job, console: Console) -> None:
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
     with out_of_memory_told(f"batches of {job.device.batch}"):
-        rows = feasibility(opened, Measurer.of(job, opened.device).measure, MEASURED_S)
+        rows = feasibility(opened, Measurer.of(job, opened.device).surely, MEASURED_S)
     lines.append(f"baseline: {_baseline_cost(opened, rows)}")
     lines += paying.lines(opened.placement())
     for line in lines:

@@ -283,7 +283,10 @@ class OpenedJob:
     def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`.
 
-        None after an error, or if the job switches tables off. ``pause`` is called often.
+        None if the job switches tables off. ``pause`` is called often.
+
+        Raises:
+            NoProposals: if a method raises an error.
         """
         if not self.job.search.tables:
             return None

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from autocompress import models
 from autocompress.compression.pipeline import Pipeline
 from autocompress.contract import Context, Method, Params
+from autocompress.contract.raised import raised
 from autocompress.devices.lock import MachineLock
-from autocompress.proposals.proposer import Proposed, Proposer
+from autocompress.errors import InvalidRecipe
+from autocompress.proposals.proposer import NoProposals, Proposed, Proposer
 from autocompress.proposals.tablemaker import TableMaker
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.sensitivity import probing
@@ -72,18 +74,23 @@ def begin(maker: TableMaker) -> bool:
 def propose(
     maker: TableMaker, progress: Progress | None = None, pause: Callable[[], None] | None = None
 ) -> Proposed | None:
-    """Recipes from measured tables; None after an error.
+    """Recipes from measured tables.
 
     ``pause`` is called often. ``maker`` is ended.
+
+    Raises:
+        NoProposals: after an error, with the method that raised it.
     """
     maker.breathe = both(maker.lock.breathe, pause)
     if progress is not None:
         maker.progress = progress
     try:
         return Proposer(maker).propose()
+    except InvalidRecipe as error:
+        raise NoProposals(f"there are no proposals: {error}") from error
     except Exception as error:
-        log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
-        return None
+        log.warning("no proposals", exc_info=error)
+        raise NoProposals(f"there are no proposals: {raised(error)}") from error
     finally:
         maker.end()
 

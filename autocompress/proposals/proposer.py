@@ -33,6 +33,10 @@ WORTH_TRAINING = 0.03
 """Predicted KL divergence above which a proposal with training is added."""
 
 
+class NoProposals(Exception):
+    """A method raised an error, so there are no proposals. The message is a note for the user."""
+
+
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""
 Ratios = Callable[[Mapping[str, Value]], Mapping[str, float] | None]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from autocompress.graph import let_trace, without_tracing
-from autocompress.proposals.proposer import Point, Proposed
+from autocompress.proposals.proposer import NoProposals, Point, Proposed
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.reach import OutOfReach, hopeless, out_of_reach
@@ -76,10 +76,12 @@ class Background:
             there are proposals.
         measurer: measures on the devices of the job.
         baseline: the row of the baseline.
-        tell: called with constraints that no recipe can meet, as soon as they are known.
+        tell: called with constraints that no recipe can meet, as soon as they are known, and with
+            ``fault``.
         progress: called with the progress of long steps.
         out_of_reach: the constraints that no recipe can meet.
         has_recipes: whether there are proposals.
+        fault: why there are none, if a method raised an error; else empty.
     """
 
     opened: SearchableJob
@@ -91,6 +93,7 @@ class Background:
     progress: Callable[[float, str], None] | None = None
     out_of_reach: Sequence[OutOfReach] = ()
     has_recipes: bool = False
+    fault: str = ""
     _prepared: Prepared | None = None
     _first: Callable[[], None] | None = None
     _threads: int | None = None
@@ -154,7 +157,7 @@ class Background:
                 if self._first is not None:
                     self._first()
                 self._look_how_far(self._pause)
-                proposed = self.opened.proposals(self.progress, pause=self._pause)
+                proposed = self._proposals()
                 self.has_recipes = proposed is not None and bool(proposed.recipes)
                 self._prepared = Prepared(proposed, (), ())
                 self._has_proposed.set()
@@ -171,6 +174,16 @@ class Background:
             log.exception("not all could be prepared; the search continues with what there is")
         finally:
             self.opened.end_proposals()
+
+    def _proposals(self) -> Proposed | None:
+        """The proposals; None if there are none."""
+        try:
+            return self.opened.proposals(self.progress, pause=self._pause)
+        except NoProposals as error:
+            log.warning("%s", error)
+            self.fault = str(error)
+            self.tell(self.fault)
+            return None
 
     def _is_float_useful(self) -> bool:
         """Whether 8 bits alone lost accuracy; waits for that trial for a while."""

@@ -9,8 +9,17 @@ from autocompress.searching.searchable import SearchableJob, is_by_agreement
 
 
 def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:
-    """The row of the baseline; its latency is measured with the front."""
+    """The row of the baseline; its latency is measured with the front.
+
+    Raises:
+        UserError: if a deterministic device cannot measure the baseline, as it would fail every
+            trial.
+    """
     base = opened.baseline
+    with measurer.told():
+        if measurer.deterministic:
+            measurer.once(base.deployable, base.deployable, seconds=0.0)
+        energy = measurer.energy(base.deployable)
     return {
         "status": BASELINE,
         "accuracy": base.accuracy,
@@ -20,7 +29,7 @@ def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:
         "size_bytes": base.size_bytes,
         "params": base.params,
         "macs": base.macs,
-        "energy_uj": measurer.energy(base.deployable),
+        "energy_uj": energy,
         **_metric(opened),
     }
 

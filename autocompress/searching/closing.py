@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load_dep
 from autocompress.contract import Deployable, Manager, Measurement
 from autocompress.data import Scored, task_of, unsealed
 from autocompress.devices.lock import MachineLock
+from autocompress.errors import UserError
 from autocompress.files import write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.figures import ratio
@@ -67,6 +69,8 @@ class Closing:
         baseline: the baseline's row.
         lock: the machine lock.
         out_of_reach: constraints that no recipe can meet.
+        tell: called with further notes for the user.
+        notes: notes for the summary; those of the closing are added.
     """
 
     opened: SearchableJob
@@ -75,6 +79,8 @@ class Closing:
     baseline: Row
     lock: Lock = field(default_factory=MachineLock)
     out_of_reach: Sequence[OutOfReach] = ()
+    tell: Callable[[str], None] = log.info
+    notes: Sequence[str] = ()
     _whole: np.ndarray | None = None
     _crop: Mapping[str, Any] = field(default_factory=dict)
     _also: Sequence[dict[str, Any]] = ()
@@ -125,7 +131,8 @@ class Closing:
                 row |= tested
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
-        self._crop = crop_told(self.opened, self.measurer, self.folder)
+        with self._noted("the effect of the tap crop is not measured"):
+            self._crop = crop_told(self.opened, self.measurer, self.folder)
         self._also = measured_also(self.opened.job, front, self._file, self.opened.baseline.deployable, plugins)
         shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
@@ -184,6 +191,7 @@ class Closing:
             "also": list(self._also),
             "out_of_reach": [found.state() for found in self.out_of_reach],
         }
+        summary["notes"] = [*summary["notes"], *self.notes]
         write_json(self.folder / SUMMARY_FILE, summary)
         return summary
 
@@ -196,9 +204,10 @@ class Closing:
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
         if not self.measurer.deterministic:
-            measured = self.measurer.latency(
-                deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.opened.job.constraints
-            )
+            with self._noted(f"trial {row['trial']} keeps its first latency"), self.measurer.told():
+                measured = self.measurer.latency(
+                    deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.opened.job.constraints
+                )
         tested: Row = {}
         interval: list[float] | None = None
         if baseline_correct is not None:
@@ -283,12 +292,27 @@ class Closing:
         metrics |= {} if validated is None else {"accuracy_drop_interval": validated}
         write_json(file, metrics)
 
+    @contextmanager
+    def _noted(self, without: str) -> Iterator[None]:
+        """Turns the UserError of a device that fails into a note, because trials need a report.
+
+        ``without`` says what is missing then.
+        """
+        try:
+            yield
+        except UserError as error:
+            log.warning("the device failed in the closing", exc_info=error)
+            note = f"{error.message}; {without}"
+            self.notes = (*self.notes, note)
+            self.tell(note)
+
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
         """The baseline's latency: its median over the rows, or measured alone if there are none."""
         file = self.opened.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:
-            figures = [self.measurer.once(file, file, FRONT_SECONDS).baseline_ms]
+            with self._noted("the latency of the baseline is not known"), self.measurer.told():
+                figures = [self.measurer.once(file, file, FRONT_SECONDS).baseline_ms]
         ones = ("latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio")
         latency = statistics.median(figures) if figures else None
         self.baseline |= {"latency_ms": latency, **dict.fromkeys(ones, 1.0)}

@@ -25,13 +25,17 @@ def crop_told(opened: SearchableJob, measurer: Measurer, folder: Path) -> dict[s
         opened: the opened job.
         measurer: its devices.
         folder: folder of the run, for a temporary file.
+
+    Raises:
+        UserError: if the device cannot measure.
     """
     with tempfile.TemporaryDirectory(dir=scratch_folder(folder)) as scratch:
         found = opened.cropped_baseline(Path(scratch) / "cropped.onnx")
         if found is None:
             return {}
         deployable, crop = found
-        measured = measurer.once(deployable, opened.baseline.deployable, SECONDS)
+        with measurer.told():
+            measured = measurer.once(deployable, opened.baseline.deployable, SECONDS)
         return {
             **crop.told(),
             "size_ratio": deployable.file.stat().st_size / opened.baseline.size_bytes,

@@ -350,7 +350,15 @@ class Driver:
 
         self._recorded.phase("closing", ended)
         unreachable = self._background.out_of_reach
-        closing = Closing(self._opened, self._measurer, self._folder, self._baseline, out_of_reach=unreachable)
+        closing = Closing(
+            self._opened,
+            self._measurer,
+            self._folder,
+            self._baseline,
+            out_of_reach=unreachable,
+            tell=self._observer.on_note,
+            notes=[self._background.fault] if self._background.fault else [],
+        )
         try:
             if ended != INTERRUPTED:
                 self._finish(closing, ended)

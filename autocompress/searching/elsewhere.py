@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autocompress.contract import Deployable, Manager
+from autocompress.contract.raised import raised
 from autocompress.devices import measure
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, Job
@@ -60,9 +61,10 @@ def _on(
     for row in front:
         try:
             found = measure(device, file_of(row), baseline, config, seconds=SECONDS)
-        except TrialFailed as error:
-            log.warning("trial %s is not measured on '%s': %s", row["trial"], config.name, error)
-            told["models"].append({"trial": row["trial"], "reason": str(error)})
+        except Exception as error:  # a plugin's fault must not end the search
+            why = str(error) if isinstance(error, TrialFailed) else raised(error)
+            log.warning("trial %s is not measured on '%s': %s", row["trial"], config.name, why)
+            told["models"].append({"trial": row["trial"], "reason": why})
             continue
         names = ("latency_ms", "latency_ratio", "ratio_low", "ratio_high", "baseline_ms", "noisy")
         told["models"].append({"trial": row["trial"], **{name: getattr(found, name) for name in names}})

@@ -21,6 +21,7 @@ import torch
 
 from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement, Value
+from autocompress.contract.raised import raised
 from autocompress.data import task_of
 from autocompress.errors import CannotWork, InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
@@ -121,7 +122,7 @@ class Trial:
             self.row |= {"status": "failed", "reason": f"{self.stage}: out of memory: {_one_line(error)}"}
         except Exception as error:  # a plugin's fault must not end the search
             log.exception("trial %d failed in %s", self.number, self.stage)
-            what = self._no_room(error) or f"{type(error).__name__}: {_one_line(error)}"
+            what = self._no_room(error) or raised(error)
             self.row |= {"status": "failed", "reason": f"{self.stage}: {what}"}
         self.row["seconds"] = round(time.perf_counter() - started, 3)
         self.row["stages"] = {name: round(seconds, 4) for name, seconds in self.spent.items()}

@@ -75,7 +75,11 @@ class SearchableJob(Protocol):
     def proposals(
         self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
     ) -> Proposed | None:
-        """Recipes from measured tables; None if they cannot be made. ``pause`` is called often."""
+        """Recipes from measured tables; None if there are none. ``pause`` is called often.
+
+        Raises:
+            NoProposals: if a method raises an error.
+        """
 
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized."""

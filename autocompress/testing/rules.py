@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autocompress.contract.raised import place
 from autocompress.graph import trace
 
 Found = TypeVar("Found")
@@ -56,10 +56,10 @@ class Report:
         except ContractViolation as violation:
             self.rules += violation.rules
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frame = place(error)
             text = " ".join(str(error).split())
-            place = f"{frame.filename}:{frame.lineno}, {frame.name}"
-            self.rules.append(f"a plugin must not raise {type(error).__name__} here: {text} ({place})")
+            where = "" if frame is None else f" ({frame.filename}:{frame.lineno}, {frame.name})"
+            self.rules.append(f"a plugin must not raise {type(error).__name__} here: {text}{where}")
         return None
 
     def end(self) -> None:
