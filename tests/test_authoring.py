@@ -239,6 +239,12 @@ def test_a_pruner_and_an_observer_in_files_are_used_in_a_search(pruner: Path, tm
     assert str(pruner) in (tmp_path / "own" / "job.yaml").read_text()
 
 
+def test_the_name_of_an_installed_method_is_refused(pruner: Path, model: nn.Module) -> None:
+    pruner.write_text(pruner.read_text().replace('"norms"', '"obs"'))
+    with pytest.raises(ContractViolation, match="a method called 'obs' is installed already \\(plugin 'obs'\\), so a"):
+        check_plugin(Manager(entry_points=False).add_file(pruner), model)
+
+
 # --- data sets ------------------------------------------------------------------------------------
 
 

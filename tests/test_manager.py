@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -133,6 +134,19 @@ def test_of_two_methods_with_one_name_the_second_is_refused(install: Install) ->
     assert names(found.methods()).count("shrink") == 1
     assert "ghost" in names(found.methods())
     assert reasons(found) == ["its 'shrink' has a name that plugin 'a_plugin' uses already"]
+
+
+def test_a_file_is_one_plugin_by_whatever_path_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "shrink.py"
+    file.write_text(textwrap.dedent(WORKING))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.py").symlink_to(file)
+    found = Manager(entry_points=False)
+    one = found.add_file(file)
+    assert found.add_file(tmp_path / "folder" / ".." / "shrink.py") is one
+    assert found.add_file(tmp_path / "link.py") is one
+    assert names(found.methods()) == ["shrink"]
+    assert not found.broken
 
 
 @pytest.mark.parametrize("marker", ["@hookimpl", "@hookimpl(tryfirst=True)"])

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -124,6 +125,46 @@ class Upside(Device):
     def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
         cost = 2.0 + time.perf_counter()
         return Measurement(cost, 0.5, 0.5, 0.5, 1.0)
+
+
+class Inverted(Device):
+    """A cost model that divides the baseline by the candidate. Equal models do not show it."""
+
+    name, deterministic = "inverted", True
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        own, base = (float(sum(one.operations for one in file.operators)) for file in (candidate, baseline))
+        return Measurement(own, base / own, base / own, base / own, base)
+
+
+class NoEnergy(Device):
+    """Promises energy, and gives none."""
+
+    name, deterministic, measures = "no-energy", True, frozenset({"latency", "energy"})
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        return Measurement(1.0, 1.0, 1.0, 1.0, 1.0)
+
+
+class JustFloat(Device):
+    """Gives a ratio in place of a measurement."""
+
+    name, deterministic = "just-float", True
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        return 1.0  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("device", "rule"),
+    [
+        (Inverted(), "latency_ratio must be latency_ms / baseline_ms, candidate / baseline: "),
+        (NoEnergy(), "no-energy gave no value for the energy, which it measures"),
+        (JustFloat(), "just-float gave float instead of a Measurement: compare must return a Measurement"),
+    ],
+)
+def test_costs_that_cannot_be_are_named(device: Device, rule: str, model: nn.Module) -> None:
+    assert rule in told(check_device, device, model)
 
 
 class Trains(Runtime):
@@ -248,6 +289,23 @@ class OtherClasses(Noise):
         assert isinstance(good.train, TensorSplit)
         labels = torch.zeros_like(good.train.labels())
         return Source(TensorSplit(good.train.images, labels, good.info), good.val, good.test, good.info)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_targets_of_a_regression_have_no_classes(shape: tuple[int, ...]) -> None:
+    class Depths(Noise):
+        def load(self, spec: str) -> Source:
+            good = super().load(spec)
+            info = replace(good.info, num_classes=1, class_names=("depth",))
+            splits = []
+            for split in (good.train, good.val, good.test):
+                assert isinstance(split, TensorSplit)
+                generator = torch.Generator().manual_seed(len(split))
+                targets = torch.rand((len(split), *shape), generator=generator)
+                splits.append(TensorSplit(split.images, targets, info))
+            return Source(*splits, info)
+
+    check_dataset(Depths())
 
 
 @pytest.mark.parametrize(

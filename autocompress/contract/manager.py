@@ -75,7 +75,7 @@ class Manager:
         self._offers.clear()
 
     def add_file(self, path: Path) -> object:
-        """Adds the plugin in a Python file, unless it was added already.
+        """Adds the plugin in a Python file, unless it was added already, maybe by another path.
 
         Returns:
             Its module.
@@ -83,7 +83,7 @@ class Manager:
         Raises:
             UserError: if it cannot be imported, or has no hook.
         """
-        path = path.absolute()
+        path = path.resolve()
         if (known := self._pluggy.get_plugin(str(path))) is not None:
             return known
         try:

@@ -135,7 +135,8 @@ class Table:
 
     def is_whole(self, parts: Iterable[Part]) -> bool:
         """Whether each part has its first cells, or failures in place of them."""
-        tried = {(own.axis, own.name, own.choice) for own in (*self.cells, *self.failures)}
+        tried = {(cell.axis, cell.name, cell.choice) for cell in self.cells}
+        tried |= {(failure.axis, failure.name, failure.choice) for failure in self.failures}
         return all((part.axis, part.name, part.choices[at]) in tried for part in parts for at in _first_cells(part))
 
     def failed(self, part: Part) -> bool:

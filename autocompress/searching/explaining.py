@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.contract import Deployable
+from autocompress.contract.raised import raised
 from autocompress.results import Row
 from autocompress.searching.gates import Lock
 from autocompress.searching.measurer import Measurer
@@ -71,7 +72,7 @@ class Explainer:
             found["missing"] = f"there were {self.seconds:.0f} s for all steps"
         except Exception as error:
             log.warning("the steps of trial %s were not measured: %s: %s", row["trial"], type(error).__name__, error)
-            found["missing"] = f"{type(error).__name__}: {error}"
+            found["missing"] = raised(error)
         return {**found, "layers": self._layers(row)}
 
     def _steps(self, row: Row, ends: float) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.compat.optuna import attributes_of, fail_waiting, frozen_enqueued_values, running_trial
 from autocompress.contract import Manager, manager_for
+from autocompress.contract.raised import raised
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
@@ -371,5 +372,4 @@ def unbuilt_row(asked: Asked, error: Exception) -> Row:
     if isinstance(error, InvalidRecipe):
         return {**row, "status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
     log.error("trial %d failed in compose", asked.number, exc_info=error)
-    text = " ".join(str(error).split())
-    return {**row, "status": "failed", "reason": f"compose: {type(error).__name__}: {text}"}
+    return {**row, "status": "failed", "reason": f"compose: {raised(error)}"}

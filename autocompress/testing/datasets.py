@@ -67,7 +67,8 @@ def _check_source(source: Source) -> None:
     info = source.info
     require(isinstance(info, DataInfo), "info must be a DataInfo")
     if source.labelled:
-        require(info.num_classes >= 2, "a labelled data set must have two classes or more")
+        is_regression = any(_is_of_another_task(split.labels()) for split in there)
+        require(is_regression or info.num_classes >= 2, "a labelled data set must have two classes or more")
         require(len(info.class_names) == info.num_classes, "class_names must have one name for each class")
     channels = len(info.mean) == len(info.std) == info.channels
     require(channels and min(info.std) > 0, "mean and std must have one number for each channel, and std be above 0")
@@ -79,12 +80,17 @@ def _check_source(source: Source) -> None:
 def _check_labels(role: str, split: Split, info: DataInfo) -> None:
     require(isinstance(split, Split) and len(split) > 0, f"{role} must be a Split with images")
     labels = split.labels()
-    if labels.ndim > 1 or labels.is_floating_point():  # of another task than classification
+    if _is_of_another_task(labels):
         require(len(labels) == len(split), f"labels of {role} must be one an image")
         return
     require(labels.dtype == torch.int64 and len(labels) == len(split), f"labels of {role} must be int64, one an image")
     fit = info.num_classes == 0 or bool((labels >= 0).all() and (labels < info.num_classes).all())
     require(fit, f"labels of {role} must lie between 0 and the number of classes")
+
+
+def _is_of_another_task(labels: torch.Tensor) -> bool:
+    """Whether the labels are vectors, or no integers: targets of another task."""
+    return labels.ndim > 1 or labels.is_floating_point()
 
 
 def _check_images(role: str, split: Split, source: Source) -> None:
@@ -151,7 +157,9 @@ def _hashes(split: Split) -> set[bytes]:
 def _check_classes(role: str, source: Source) -> None:
     """Checks that the validation and test images have no class without training images."""
     split = getattr(source, role)
-    if source.train is None or split is None or not source.labelled:
+    if source.train is None or split is None or not source.labelled or not source.info.task.is_classification:
+        return
+    if any(_is_of_another_task(one.labels()) for one in (source.train, split)):
         return
     classes = set(split.labels().unique().tolist())
     unknown = sorted(classes - set(source.train.labels().unique().tolist()))

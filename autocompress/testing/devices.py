@@ -16,6 +16,7 @@ from torch import nn
 from autocompress import models
 from autocompress.contract import FORMATS, Deployable, Device, Measurement, PlacementTable
 from autocompress.devices import layer_times, measure
+from autocompress.devices.measuring import fault_of
 from autocompress.errors import TrialFailed
 from autocompress.export import export
 from autocompress.job import DeviceConfig
@@ -27,6 +28,10 @@ from autocompress.testing.variables import variables
 
 MEASURES = frozenset({"latency", "energy"})
 SECONDS = 0.05
+OTHER_SIZE = (3, 48, 48)
+"""Input size of the second model for the check of ratios; the example model has another one."""
+RATIO_TOLERANCE = 0.02
+"""Relative difference between latency_ratio and latency_ms / baseline_ms that rounding explains."""
 
 
 def check_device(device: Device, model: nn.Module | None = None, config: DeviceConfig | None = None) -> None:
@@ -57,6 +62,8 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
             report.check(_check_open, device, deployable, config)
             report.check(_check_refusal, device, deployable, config, Path(folder))
         report.check(_check_measured, device, deployable, config)
+        if device.deterministic and "latency" in device.measures:
+            report.check(_check_ratio, device, deployable, config, Path(folder))
     kept = "a device must not change the model"
     report.check(require, same_tensors(fingerprint(model), before), kept)
     report.check(check_untouched, model, original, kept)
@@ -161,15 +168,13 @@ def _check_refusal(device: Device, deployable: Deployable, config: DeviceConfig,
 
 
 def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
+    if device.deterministic:
+        fault = fault_of(device.compare(deployable, deployable, config), device)
+        require(not fault, f"a device must give costs that are finite and above 0, but {device.name} {fault}")
     found = measure(device, deployable, deployable, config, seconds=SECONDS)
     through_json(found.environment, "a measurement's environment")
     if "latency" in device.measures:
-        figures = (found.latency_ms, found.baseline_ms, found.ratio_low, found.latency_ratio, found.ratio_high)
-        finite = all(math.isfinite(figure) and figure > 0 for figure in figures)
-        require(finite, "latencies and their ratios must be finite and above 0")
         require(found.ratio_low <= found.latency_ratio <= found.ratio_high, "the interval must hold the ratio")
-    if "energy" in device.measures:
-        require(found.energy_uj is not None and found.energy_uj > 0, "energy must be above 0")
     if device.deterministic:
         again: Measurement = device.compare(deployable, deployable, config)
         require(_figures(again) == _figures(found), "a deterministic device must give the same figures again")
@@ -178,6 +183,26 @@ def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig
     layers = [counted.layer for counted in deployable.operators]
     times = layer_times(device, [deployable], layers, config)
     require(times is None or len(times) == 1, "layer_times must have one entry for each model")
+
+
+def _check_ratio(device: Device, deployable: Deployable, config: DeviceConfig, folder: Path) -> None:
+    """Compares another model with ``deployable``: their latencies and their ratio must agree."""
+    size, model = OTHER_SIZE, example_model()
+    file = folder / "other.onnx"
+    export(model, file, size, {})
+    other = Deployable(file, size, operator_counts(model, size), lambda: model)
+    try:
+        found = device.compare(other, deployable, config)
+    except TrialFailed:  # it cannot take this model
+        return
+    if fault_of(found, device):
+        return  # reported already
+    wanted = found.latency_ms / found.baseline_ms
+    require(
+        math.isclose(found.latency_ratio, wanted, rel_tol=RATIO_TOLERANCE),
+        f"latency_ratio must be latency_ms / baseline_ms, candidate / baseline: {found.latency_ratio:.3g} is not "
+        f"{found.latency_ms:.3g} / {found.baseline_ms:.3g} = {wanted:.3g}",
+    )
 
 
 def _figures(found: Measurement) -> list[str]:
