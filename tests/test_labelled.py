@@ -61,6 +61,7 @@ def test_a_table_without_splits_is_split_automatically(tmp_path: Path) -> None:
         ("image,a,a\n", "has two columns 'a'"),
         ("image,a\n", "lists no pictures"),
         ("image,a\nx.png,2\n", "line 2 of .* has '2' for the label 'a'"),
+        ("image,a\n\nx.png,1\ny.png,2\n", "line 4 of .* has '2' for the label 'a'"),
         ("image,a\nx.png,1,0\n", "line 2 of .* has 3 columns, and the first line 2"),
         ("image,split,a\nx.png,later,1\n", "line 2 of .* has the split 'later'"),
         ("image,a\nx.png,1\nx.png,0\n", "lists 'x.png' twice"),

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from autocompress import data
 from autocompress.data.decoding import check_picture, open_picture, plain
+from autocompress.data.pictures import sampled
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
 
@@ -256,3 +257,21 @@ def test_reading_pictures_does_not_change_random_generators_of_any_device(
     list(train.loader(4, augment=True))
     assert torch.equal(torch.get_rng_state(), before)
     assert seeds == [], "dropout on CUDA would be drawn from the last image's seed"
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 8, 9, 400])
+def test_sampled_pictures_are_spread_over_the_whole_list(count: int) -> None:
+    """Earlier, these were the first ones if there were less than twice as many as wanted."""
+
+    class Numbered:
+        def __len__(self) -> int:
+            return count
+
+        def picture(self, index: int) -> int:
+            return index
+
+    found = sampled(Numbered(), most=4)  # type: ignore[arg-type]
+    steps = np.diff([*found, count])  # type: ignore[list-item]
+    assert len(found) == min(4, count)
+    assert found[0] == 0
+    assert steps.max() - steps.min() <= 1

@@ -31,8 +31,8 @@ def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) ->
 def mask_inputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
     """Sets removed channels to zero in the inputs of their readers, with hooks.
 
-    The values before the readers then do not matter. In mode ``scatter`` the zeros are behind the
-    norm.
+    The values before the readers then do not matter. Couplings with ``scatter`` get their zeros
+    behind the norm instead, because their readers keep the full width.
     """
     couplings = list(couplings)
     handles = mask_outputs(model, [c for c in couplings if c.scatter], keep)

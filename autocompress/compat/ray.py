@@ -1,4 +1,4 @@
-"""Settings that Ray reads once, or that have no public switch.
+"""Private parts of Ray: settings without a public switch, and queries about a cluster.
 
 Ray is imported on the first call.
 """
@@ -33,7 +33,7 @@ def allow_clusters(several: bool) -> bool:
 
 
 def read_authentication() -> None:
-    """Makes Ray read mode and token of authentication again, which it otherwise reads once.
+    """Makes Ray read the authentication mode and token again; otherwise it reads them only once.
 
     Private: ``ray._raylet``.
     """
@@ -45,7 +45,7 @@ def read_authentication() -> None:
 
 
 def address_of_this_machine() -> str | None:
-    """HOST:PORT of the cluster that ``ray start`` last started on this machine; None without one.
+    """HOST:PORT of the cluster that ``ray start`` last started or joined here; None without one.
 
     Private: ``ray._private.services``.
     """
@@ -75,10 +75,10 @@ def available_by_node() -> dict[str, dict[str, float]]:
 
 
 def entry_point(config: str) -> tuple[str, float]:
-    """Id of the node of a submitted job's entry point, and how many processors it has reserved.
+    """Node id of a submitted job's entry point, and how many processors the entry point reserved.
 
     The result is ("", 0) if Ray does not know the job. Private: ``ray.experimental.internal_kv``,
-    and the key of ``ray.dashboard.modules.job.common``.
+    and the key format ``JOB_DATA_KEY`` of ``ray.dashboard.modules.job.common``.
 
     Args:
         config: the value of ``RAY_JOB_CONFIG_JSON_ENV_VAR``.
@@ -94,7 +94,8 @@ def entry_point(config: str) -> tuple[str, float]:
 def ask_head(address: str, seconds: float) -> None:
     """Asks the head of a cluster for its nodes, which needs the right token.
 
-    ``ray.init`` takes half a minute to fail, without a reason. Private: ``ray._raylet``.
+    Unlike this, ``ray.init`` takes half a minute to fail, and gives no reason. Private:
+    ``ray._raylet``.
 
     Raises:
         ray.exceptions.AuthenticationError: if the token is wrong or missing.

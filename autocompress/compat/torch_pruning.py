@@ -15,8 +15,9 @@ from torch_pruning.dependency.shape_infer import infer_out_channels_recursively
 class ChannelGraph(tp.DependencyGraph):
     """torch-pruning's graph, with the sizes of splits and concats that autograd recorded.
 
-    torch-pruning maps a split along dimension 1 only, and takes its outputs in the order of its
-    visits. It guesses the sizes of a concat from the layers around, and raises if it finds none.
+    torch-pruning maps only splits along dimension 1, and assumes that tracing meets the readers of
+    the outputs in the order of the outputs. It guesses the sizes of a concat from the layers
+    around, and raises if it finds none.
     Private: ``_build_dependency`` (called between tracing and mapping), ``_input_metadata`` (the
     shapes of the outputs of a node) and ``_saved_dim``.
     """
@@ -113,7 +114,7 @@ def _concat_sizes(function: Any) -> list[int]:
 def _set_map(source: Any, target: Any, mapping: Any) -> None:
     for edge in source.dependencies:
         if edge.target is target:
-            edge.index_mapping[0] = mapping  # torch-pruning's place for splits; concats have the other
+            edge.index_mapping[0] = mapping  # slot 0 is for splits, slot 1 for concats
 
 
 def channel_indices(size: int) -> list[Any]:

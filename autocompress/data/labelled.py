@@ -22,7 +22,7 @@ from autocompress.job.images import LABELS
 
 IMAGE, SPLIT = "image", "split"
 """Columns that are no labels. The second one may be missing."""
-_HEAD = f"the first line names the columns: {IMAGE},{SPLIT},cat,dog"
+_HEAD = f"the first line must name the columns, for example {IMAGE},{SPLIT},cat,dog"
 
 
 class Labelled(AtPath):
@@ -75,28 +75,30 @@ def read_table(file: Path) -> Table:
     """Reads a table of labels.
 
     Raises:
-        UserError: if it is missing or cannot be read, with the line of the fault.
+        UserError: if it is missing, unreadable or malformed. For a fault in one row, the message
+            names the line.
     """
     if not file.is_file():
         raise UserError(f"there is no file {file}", "data: labels:FILE.csv needs a table of pictures and their labels")
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = [line for line in csv.reader(opened) if any(cell.strip() for cell in line)]
+            reader = csv.reader(opened)
+            rows = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the table {file} cannot be read: {error}", "save it as CSV in UTF-8") from error
-    head = [name.strip() for name in lines[0]] if lines else []
+    head = [name.strip() for name in rows[0][1]] if rows else []
     labels = tuple(name for name in head if name not in (IMAGE, SPLIT))
     _check_head(file, head, labels)
-    if len(lines) == 1:
+    if len(rows) == 1:
         raise UserError(f"{file} lists no pictures", _HEAD)
     at = {name: position for position, name in enumerate(head)}
-    images, roles, values = [], [], np.zeros((len(lines) - 1, len(labels)), np.float32)
-    for number, line in enumerate(lines[1:], 2):
+    images, roles, values = [], [], np.zeros((len(rows) - 1, len(labels)), np.float32)
+    for place, (number, line) in enumerate(rows[1:]):
         if len(line) != len(head):
             raise UserError(f"line {number} of {file} has {len(line)} columns, and the first line {len(head)}", _HEAD)
         images.append(line[at[IMAGE]].strip())
         roles.append(_role(line[at[SPLIT]].strip(), number, file) if SPLIT in at else "train")
-        values[number - 2] = [_value(line[at[label]].strip(), label, number, file) for label in labels]
+        values[place] = [_value(line[at[label]].strip(), label, number, file) for label in labels]
     _check_once(images, file)
     return Table(labels, tuple(images), tuple(roles), values)
 

@@ -28,8 +28,8 @@ class DatasetSplit(Split):
         info: size, mean and std that the loader gives.
         indices: positions in ``pictures``; None for all.
         readers: the processes that read.
-        origin: the split from which this one is taken, whose decoded images are kept; None to keep
-            nothing.
+        origin: the pictures of the split from which this one is taken. It keeps their decoded
+            images; None to keep nothing.
         slots: positions in ``origin``.
     """
 
@@ -89,7 +89,7 @@ class DatasetSplit(Split):
 
     @cached_property
     def reading(self) -> Reading:
-        """Reads the pictures. Images that it keeps belong to ``origin``."""
+        """What reads the pictures. It stores the images that it keeps in ``origin``."""
         return Reading(self.origin or Origin(self.pictures, np.zeros(0, np.int64)), self.info)
 
 
@@ -144,10 +144,10 @@ def sampled(pictures: Pictures, skips: bool = False, most: int = 256) -> list[Im
     Raises:
         UserError: naming a picture that cannot be read.
     """
-    step = max(len(pictures) // most, 1)
+    count = min(most, len(pictures))
     found: list[Image.Image] = []
     last: UserError | None = None
-    for index in range(0, len(pictures), step)[:most]:
+    for index in (place * len(pictures) // count for place in range(count)):
         try:
             found.append(pictures.picture(index))
         except UserError as error:

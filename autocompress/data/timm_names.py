@@ -74,7 +74,7 @@ class TimmNames(DatasetProvider):
         notes: tuple[str, ...] = ()
         if not parts:
             parts["train"] = _open(spec, names.get("train", "train"), options.exif)
-            notes = (f"'{spec}' has training images only, but the job takes them as held-out ones",)
+            notes = (f"'{spec}' has only training images; the job validates or tests with them",)
         first = next(iter(parts.values()))
         images = sampled(first, options.skips)
         info = measured(images, DataInfo(len(first.classes), 3, (224, 224), (), (), first.classes))
@@ -83,7 +83,7 @@ class TimmNames(DatasetProvider):
 
 
 def _split_names(name: str) -> dict[str, str]:
-    """The name of the split of each role in the data set."""
+    """Maps each role to the data set's own name for its split."""
     prefix, _, path = name.partition("/")
     if prefix.lower() == "torch":
         # torchvision's data sets have two splits. Papers report on the second one, so it is the
@@ -144,8 +144,9 @@ def _try(spec: str, split: str, exif: bool) -> Opened | Exception:
     else:
         folder = str(cache_folder("data") / name.replace("/", "-"))
     try:
-        # Nothing is downloaded into a folder that the user names. tfds gives arrays unless a mode
-        # is set; the other libraries keep the stored mode, so grey pictures stay grey.
+        # ``download`` is off for a folder that the user names. hfds/ ignores that and may download
+        # into the folder, which is its cache. tfds gives arrays unless a mode is set; the other
+        # libraries keep the stored mode, so grey pictures stay grey.
         mode = "RGB" if spec.lower().startswith("tfds/") else ""
         dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
         if spec.lower().startswith("wds/"):

@@ -32,7 +32,7 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
         splits: data splits of the job. There are no notes if their labels are predictions of the
             baseline, or if they are not classes.
         baseline: the measured baseline.
-        store: stores the comparison of normalisations.
+        store: stores the accuracy on training images and the comparison of normalisations.
     """
     if splits.by_agreement or not len(splits.val) or not splits.info.task.is_classification:
         return ()

@@ -24,7 +24,10 @@ ALONE = " alone"
 MEASURED_S = 0.5
 """Seconds of latency measurement for each candidate."""
 MOST_SECONDS = 20.0
-"""Maximum seconds for this. A constraint that was not refuted by then is treated as reachable."""
+"""Seconds after which no further candidate is measured.
+
+A constraint that was not refuted by then is treated as reachable.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ def out_of_reach(
 ) -> list[OutOfReach]:
     """The bounds on costs that none of the cheapest dry-run candidates meets.
 
-    The candidate of all methods together is measured first, so that reachable bounds cost one
-    candidate. Nothing is trained. ``pause`` is called often.
+    The candidate of all methods together is measured first. If it meets all bounds, no other
+    candidate is measured. Nothing is trained. ``pause`` is called often.
     """
     left = dict(opened.job.constraints.bounds())
     nearest = {name: (value, "uncompressed") for name, value in _values(left, baseline, baseline).items()}

@@ -1,4 +1,4 @@
-"""Schedule by which layers become adders in training, with their exponents.
+"""Schedule of training: when each layer becomes an adder, and with which exponent.
 
 Everything depends only on the finished fraction of the steps, so a paused training needs no state
 for it. From ``SETTLED`` on, every layer has its deployed form.
@@ -14,7 +14,7 @@ Exponents = Literal["l1", "l2-to-l1"]
 Order = Literal["at-once", "late-first"]
 
 SETTLED = 0.5
-"""Fraction of the steps after which only deployed layers are trained."""
+"""Fraction of the steps after which every layer is trained in its deployed form."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Turns:
         order: "at-once", or "late-first": one stage at a time from the last, at equal distances.
         exponents: "l1", or "l2-to-l1": p falls linearly from 2 to 1. It falls from the turn of the
             layer until ``SETTLED`` if all turn at once, else until the turn of the next stage. With
-            p = 2, the layer is almost a convolution: -|x - w|^2 / 2 = x w - x^2 / 2 - w^2 / 2. Of
-            the last two terms, one is the same for all channels of a position, the other is a
-            constant of a channel.
+            p = 2, the layer is almost a convolution. Up to a factor of 2, it computes
+            -|x - w|^2 / 2 = x w - x^2 / 2 - w^2 / 2. The term with x^2 is the same for all output
+            channels at a position, and the term with w^2 is a constant of each output channel.
     """
 
     stages: Sequence[Sequence[str]]
