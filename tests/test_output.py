@@ -18,9 +18,11 @@ import yaml
 from example_run import write_run
 from patience import patient
 from rich.console import Console
+from rich.table import Table
 from toy_search import offer_toy_device, open_toy
 from typer.testing import CliRunner
 
+from autocompress.cli import output
 from autocompress.cli.app import app
 from autocompress.cli.ending import exit_code
 from autocompress.cli.progress import Lines
@@ -35,6 +37,7 @@ import sys
 from autocompress.cli import output
 output.protect()
 from rich.console import Console
+from rich.table import Table
 console = Console()
 for line in range(2_000):
     console.print(f"{line}: 0.41\u00d7, \u22120.30, 212 \u00b5J \u2013 Gr\u00fc\u00dfe \u2713 \\udcff", markup=False)
@@ -185,3 +188,18 @@ def test_the_exit_code_of_a_search(
     done = CliRunner().invoke(app, ["search", str(tmp_path / "job.yaml")])
     assert done.exit_code == code, done.output
     assert words in done.output
+
+
+def test_tables_on_a_pipe_do_not_break_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "blocks.0.0.se.conv_reduce." * 5
+    table = Table("layer", "file")
+    table.columns[0].overflow = "fold"
+    table.add_row(name, name)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = io.StringIO()
+    output.print_table(Console(file=text), table)
+    assert text.getvalue().count(name) == 2
+    monkeypatch.setenv("COLUMNS", "60")
+    text = io.StringIO()
+    output.print_table(Console(file=text), table)
+    assert max(map(len, text.getvalue().splitlines())) <= 60

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.cli.output import print_table
 from autocompress.job import Job
 from autocompress.memory import out_of_memory_told
 from autocompress.opened.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
@@ -21,8 +22,6 @@ from autocompress.searching.measurer import Measurer
 
 MEASURED_S = 0.3
 """Seconds of latency measurement for each candidate."""
-WIDEST = 200
-"""Maximum width of a table in characters, where the output is not a terminal."""
 
 
 def show(job: Job, console: Console) -> None:
@@ -31,9 +30,10 @@ def show(job: Job, console: Console) -> None:
     If the search would train the baseline first, the baseline has random weights here, because
     costs do not depend on weights. No images are synthesised, and no method prepares anything.
     """
-    console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     torch.set_num_threads(1)  # nothing is trained, and two processes build files
     opened = OpenedJob.dry(job)
+    # After opening: an error is not below a long job.
+    console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     parameters = opened.parameters()
     lines = [f"methods: {words.join([method.name for method in opened.methods]) if opened.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in opened.refused.items()]
@@ -50,17 +50,9 @@ def show(job: Job, console: Console) -> None:
     if not rows:
         return
     table = reach_table(rows)
-    _print_whole(table, console)
+    print_table(console, table)
     for line in [*verdicts(rows), *estimates(rows)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_whole(table: Table, console: Console) -> None:
-    """Prints ``table``. If the output is not a terminal, the table is not cut off at a width."""
-    if not console.is_terminal:
-        wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
-        console.width = max(console.width, wanted)
-    console.print(table)
 
 
 def _baseline_cost(opened: OpenedJob, rows: Sequence[CheapestCandidate]) -> str:

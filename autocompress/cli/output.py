@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.table import Table
 
 PLAIN = {
     "×": "x",
@@ -39,6 +40,8 @@ PLAIN = {
 """Replacements for characters that a terminal cannot show."""
 MOST_SAID = 2000
 """Maximum length of a sentence about a run; reasons of failed trials may be long."""
+WIDEST = 1000
+"""Maximum width of a table in characters, where the output is not a terminal."""
 ERROR_HANDLER = "autocompress.plain"
 
 
@@ -162,6 +165,19 @@ class _Unbreakable(io.TextIOBase):
     def buffer(self) -> io.BufferedIOBase:
         """The stream of bytes below."""
         return self._stream.buffer  # type: ignore[return-value]
+
+
+def has_width(console: Console) -> bool:
+    """Whether the output has a width: a terminal, or the variable COLUMNS."""
+    return console.is_terminal or "COLUMNS" in os.environ
+
+
+def print_table(console: Console, table: Table | Group) -> None:
+    """Prints a table. Where nothing limits its width, no name is broken."""
+    if not has_width(console):
+        wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
+        console.width = max(console.width, wanted)
+    console.print(table)
 
 
 def say(console: Console, text: str) -> None:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-import pandas as pd
 
 from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, RECIPE_FILE, WEIGHTS_FILE, load
 from autocompress.contract import manager_for
 from autocompress.data import DataInfo
+from autocompress.delivery.asked import asked
 from autocompress.delivery.card import card
 from autocompress.delivery.check import Check, check
 from autocompress.errors import UserError
 from autocompress.files import atomic_folder, full_disk_told
 from autocompress.job import Job, load_job
-from autocompress.results import JOB_FILE, SearchResult, read
+from autocompress.results import JOB_FILE
 from autocompress.runtime import session_options
 
 SCRIPT, CARD, PREPROCESSING, PROGRAM = "infer.py", "README.md", "preprocessing.json", "model.pt2"
@@ -74,18 +74,8 @@ def export_model(
         UserError: if ``run`` is not a run, has no such model, ``to`` is not empty, or the script
             labels images differently. Nothing is written then.
     """
-    result, to = read(run), Path(to)
-    row = _row(result, trial)
-    artifact = result.folder / str(row["artifact"])
-    if not (artifact / MODEL_FILE).is_file():
-        raise UserError(f"the model of trial {row['trial']} is not in {artifact}", f"it has no {MODEL_FILE}")
-    if (task := _task(result.job)) not in ("classification", "multilabel"):
-        hint = f"take {artifact / MODEL_FILE}; its metadata say how pictures are prepared"
-        raise UserError(
-            f"export writes infer.py, which only predicts classes or labels, but the task of this run is '{task}'", hint
-        )
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} is there already", "give --to another folder")
+    result, row, artifact = asked(run, to, trial)
+    to = Path(to)
     told = preprocessing(artifact / MODEL_FILE)
     with full_disk_told(to), atomic_folder(to) as folder:
         shutil.copyfile(artifact / MODEL_FILE, folder / MODEL_FILE)
@@ -126,40 +116,6 @@ def preprocessing(file: Path) -> dict[str, Any]:
     if missing := {"input_size", "mean", "std", "class_names", "session_config"} - told.keys():
         raise UserError(f"{file} does not say how its pictures are prepared: {sorted(missing)[0]} is missing")
     return told
-
-
-def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
-    """The row of the trial: from the front or, while the search runs, from trials with a model.
-
-    Raises:
-        UserError: if there is none.
-    """
-    models = result.models if len(result.front) else result.trials[result.trials["artifact"] != ""]
-    if trial is None:
-        best = result.recommended()
-        if best is None:
-            shown = f"see 'autocompress show {result.folder}'"
-            hint = f"choose one with --trial: {_listed(models)}" if len(models) else shown
-            raise UserError(result.why_none(), hint)
-        return _plain(best)
-    found = models[models["trial"] == trial]
-    if found.empty or not found.iloc[0]["artifact"]:
-        raise UserError(f"trial {trial} has no model in {result.folder}", f"trials with a model: {_listed(models)}")
-    return _plain(found.iloc[0])
-
-
-def _task(job: Mapping[str, Any]) -> str:
-    """The name of the run's task."""
-    told = job.get("task", "classification")
-    return str(told["name"] if isinstance(told, Mapping) else told)
-
-
-def _plain(row: pd.Series) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items()}
-
-
-def _listed(models: pd.DataFrame) -> str:
-    return ", ".join(map(str, models["trial"])) or "none"
 
 
 def _info(told: Mapping[str, Any]) -> DataInfo:

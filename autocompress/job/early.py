@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from autocompress.errors import did_you_mean
+from autocompress.errors import UserError, did_you_mean
+from autocompress.job.images import UNLABELLED
 from autocompress.job.modelnames import PLUGIN_GROUP, check_model_name, other_plugins
+from autocompress.job.paths import below
 from autocompress.job.schema import COST_MODEL, Job
 from autocompress.job.sections import DeviceConfig
 from autocompress.job.spaces import Limits, limits_of
@@ -24,6 +26,11 @@ JOB_FILE = "job.yaml"
 """The file that every folder of a run has."""
 REMOTE = "ssh:"
 """Prefix of the names of devices on other machines."""
+FOLDERS = {
+    "folder:": "data: folder:PATH needs a folder of class folders",
+    UNLABELLED: "data: {train: unlabelled:PATH} needs a folder of pictures",
+}
+"""Prefixes of data sets that are folders, and hints if there is no such folder."""
 PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
@@ -42,6 +49,7 @@ def check_names(job: Job) -> None:
     check_recipes_from(job)
     check_plugins(job)
     check_task(job)
+    check_data_folders(job)
     limits = limits_of(job)
     if "torch" in sys.modules or job.plugins or other_plugins():
         return
@@ -76,6 +84,15 @@ def check_task(job: Job) -> None:
     """Refuses a task in a file or module that does not exist."""
     if fault := job.task.fault:
         raise job.source.error("task", fault, "write module:Class or FILE.py:Class; docs/tasks.md has an example")
+
+
+def check_data_folders(job: Job) -> None:
+    """Refuses data in a folder that does not exist."""
+    for word in job.data.words.values():
+        for prefix, hint in FOLDERS.items():
+            folder = Path(below(job.data.root, word.removeprefix(prefix))).expanduser()
+            if word.startswith(prefix) and not folder.is_dir():
+                raise UserError(f"there is no folder {folder}", hint)
 
 
 def check_recipes_from(job: Job) -> None:

@@ -50,6 +50,10 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
 
     asked = load_job(job, settings)
     check_names(asked)
+    if asked.run_url is None:
+        from autocompress.searching.rundir import refuse_existing
+
+        refuse_existing(asked.folder)
     from autocompress.searching import run
     from autocompress.searching.notebook import watched
 

@@ -43,28 +43,33 @@ def begun(job: Job, versions: dict[str, str]) -> Iterator[Path]:
             be written.
     """
     folder = job.folder
+    refuse_existing(folder)
     with _written(folder):
-        _refuse_existing(folder)
         folder.mkdir(parents=True, exist_ok=True)
     with driver(folder):
+        refuse_existing(folder)  # another process may have made a run meanwhile
         with _written(folder):
-            _refuse_existing(folder)  # another process may have made a run meanwhile
             for name in LEFT_BY_A_START:
                 _remove(folder / name)
             write_text(folder / JOB_FILE, job.to_yaml(versions))
         yield folder
 
 
-def _refuse_existing(folder: Path) -> None:
-    """Refuses a folder unless it is new, empty, or from a failed start."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    has_results = bool(names & {TRIALS_FILE, FRONT_FILE, ARTIFACTS})
-    if names and (has_results or not (folder / RAY).is_dir()):
-        raise UserError(
-            f"{folder} exists already", f"'autocompress resume {folder}' continues it, --name starts another"
-        )
+def refuse_existing(folder: Path) -> None:
+    """Refuses the folder of a new run unless it is new, empty, or from a failed start.
+
+    Raises:
+        UserError: if it is refused, or cannot be read.
+    """
+    with _written(folder):
+        if not folder.exists() and not folder.is_symlink():
+            return
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+        has_results = bool(names & {TRIALS_FILE, FRONT_FILE, ARTIFACTS})
+        if names and (has_results or not (folder / RAY).is_dir()):
+            raise UserError(
+                f"{folder} exists already", f"'autocompress resume {folder}' continues it, --name starts another"
+            )
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cli.options import Json, OwnPlugins
-from autocompress.cli.output import say
+from autocompress.cli.output import print_table, say
+from autocompress.errors import UserError
 
 if TYPE_CHECKING:
     from autocompress.checking import Checked
@@ -39,18 +40,23 @@ def check(
 
     autocompress check model.onnx --budget budget.yaml --json
     """
-    from autocompress.checking import check as checked
+    from autocompress.checking.limits import read_limits
     from autocompress.report.markdown import plain
 
     del plugins  # the option's callback loads them
-    found = checked(subject, budget, trial)
+    limits = read_limits(budget)
+    if not subject.exists():
+        raise UserError(f"there is no file {subject}", "give an ONNX file, or the folder of a run")
+    from autocompress.checking import check as checked  # here: it imports torch, which takes seconds
+
+    found = checked(subject, limits, trial)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     elif as_markdown:
         print(_markdown(found))
     else:
         console = Console()
-        console.print(_verdicts(found))
+        print_table(console, _verdicts(found))
         say(console, f"{plain(found.subject, 1000)}: {found.verdict}\n{found.policy}")
     raise typer.Exit(found.exit_code)
 

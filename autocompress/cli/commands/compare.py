@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from autocompress.cli.options import Json
+from autocompress.cli.output import print_table
 
 
 def compare(
@@ -30,4 +31,4 @@ def compare(
     if as_json:
         print(json.dumps(compared.as_json(found), indent=2, default=str))
         return
-    Console().print(compared.tables(found))
+    print_table(Console(), compared.tables(found))

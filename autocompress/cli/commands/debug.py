@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cli.options import Json, Run
-from autocompress.cli.output import say
+from autocompress.cli.output import has_width, print_table, say
 
 if TYPE_CHECKING:
     from autocompress.debugging import Debugged
@@ -48,7 +48,7 @@ def debug(
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    console.print(_table(found, is_narrow=console.width < WIDE))
+    print_table(console, _table(found, is_narrow=has_width(console) and console.width < WIDE))
     for line in _sentences(found):
         say(console, line)
 

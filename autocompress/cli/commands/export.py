@@ -35,7 +35,10 @@ def export(
 
     autocompress export results/demo --to demo-model
     """
-    from autocompress.delivery import export_model
+    from autocompress.delivery.asked import asked
+
+    asked(run_folder, to, trial)
+    from autocompress.delivery import export_model  # here: it imports torch, which takes seconds
 
     delivered = export_model(run_folder, to, trial, pt2=pt2, safetensors=safetensors, images=check_images)
     say(Console(), _delivered(delivered))

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cli.options import Json, OwnPlugins
-from autocompress.cli.output import say
+from autocompress.cli.output import print_table, say
 
 if TYPE_CHECKING:
     from autocompress.devices import Compared
@@ -49,7 +49,7 @@ def measure(
         print(json.dumps({"reference": str(reference), "files": [_as_json(one) for one in found]}, indent=2))
         return
     console = Console()
-    console.print(_table(reference, found))
+    print_table(console, _table(reference, found))
     for one in found:
         if one.measurement.noisy:
             say(console, f"note: {one.file} was measured with too much noise; measure again on an idle machine")

@@ -77,6 +77,10 @@ def search(
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
     check_names(job)  # before the slow imports of torch and timm
+    if not dry_run and not restartable and job.run_url is None:
+        from autocompress.searching.rundir import refuse_existing
+
+        refuse_existing(job.folder)
     supervising.end_with_parent()
     if not dry_run and supervising.is_needed(job.cluster):
         raise typer.Exit(supervising.drive(job.folder, job.cluster, sys.argv[1:] if restartable else None, job.run_url))
