@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from torch import nn
 
-from autocompress.cli import app, catalogue, main
+from autocompress.cli import app, catalogue, main, progress
 from autocompress.cli.progress import Lines, Screen, watching
 from autocompress.contract import Context, Manager, Params, Plan, Space, Stage, Transform, hookimpl
 from autocompress.job import SHORTCUTS, Job, load_job
@@ -252,8 +252,19 @@ def test_a_pipe_gets_one_line_per_event() -> None:
     lines = text.getvalue().splitlines()
     assert len(lines) == 23
     assert lines[0].startswith("baseline: 92.60 %")
-    assert lines[2].startswith(f"[1/20] front of {len(front) - 1}, hypervolume 0.500, ")
+    assert lines[2].startswith(f"[1/20] front of {len(front) - 1} models, hypervolume 0.500, ")
     assert lines[-1] == "measuring the front again"
+
+
+def test_the_time_left_of_an_epoch_is_that_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    observer = Lines(Console(file=text))
+    observer.on_progress(0.4, "epoch 5")
+    now[0] += 6.0
+    observer.on_progress(0.46, "epoch 5")  # 1 % a second, and 54 % are left
+    assert text.getvalue() == "epoch 5: 46%, 54 s left\n"
 
 
 def test_the_time_left_is_at_most_the_budget() -> None:
@@ -262,7 +273,7 @@ def test_the_time_left_is_at_most_the_budget() -> None:
     observer = Lines(Console(file=text))
     observer.on_start(1_000_000_000)
     observer.on_trial(rows[0], front, 0.5, 1, 0.0)
-    assert ", 0 s left: " in text.getvalue()
+    assert ", 0 s left; " in text.getvalue()
 
 
 def test_a_terminal_shows_the_front_so_far() -> None:

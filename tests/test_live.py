@@ -99,6 +99,21 @@ def test_the_file_is_written_at_most_once_per_second(tmp_path: Path, monkeypatch
     assert written[-1].phase == "closing"
 
 
+def test_a_note_is_shown_until_the_next_phase_or_trial(tmp_path: Path) -> None:
+    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
+
+    def note() -> str:
+        return observer._status.note
+
+    observer.on_note("epoch 19")
+    assert note() == "epoch 19"
+    observer.on_start(3)
+    assert note() == ""
+    observer.on_note("profiling")
+    observer.on_trial({"trial": 0, "status": "complete"}, [], 0.0, 1, None)
+    assert note() == ""
+
+
 def test_a_full_disk_does_not_end_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, status: Status) -> None:
         raise OSError(28, "No space left on device")
@@ -143,7 +158,7 @@ def test_show_counts_while_a_search_runs(running: Path, commands: Commands) -> N
     out = commands("show", running)
     counts = read(running).trials["status"].value_counts()
     assert f"30 of 30 trials ({counts['complete']} complete" in out
-    assert "front so far" in out
+    assert "front so far, by validation" in out
     assert "about 1 min 15 s left" in out
     assert "being tried: trial 30 (obs alone)" in out
     assert "uncompressed" in out, "the baseline is the first row of the front"
@@ -163,7 +178,9 @@ def test_watch_reads_runs_in_every_state_once(running: Path, tmp_path: Path, com
         "an earlier version's"
     )
     over = write_run(tmp_path / "over", trials=20)
-    assert "the search is over" in commands("watch", over).replace("\n", " ")
+    out = commands("watch", over).replace("\n", " ")
+    assert "the search is over" in out
+    assert "so far" not in out
     (over / "summary.json").write_text('{"ended": "interrupted"}')
     assert "the search was interrupted" in commands("watch", over).replace("\n", " ")
     write_trials(over, [{"trial": 0, "status": "failed", "reason": "no"}])

@@ -100,7 +100,8 @@ class Watched:
         parts += [Text(text) for text in live.sentences(self.result, self.status)]
         models = models_so_far(self.result, self.status)
         if len(models):
-            parts.append(front_table(plain_rows(models), width, baseline_so_far(self.result, self.status)))
+            title = "front so far" if self.result.front.empty else "the front"
+            parts.append(front_table(plain_rows(models), width, baseline_so_far(self.result, self.status), title))
         return Group(*parts)
 
 

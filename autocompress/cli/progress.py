@@ -49,8 +49,9 @@ class Lines:
     ) -> None:
         """Called when a trial has its row."""
         left = self._time_left(trials_done, seconds_left)
-        state = f"[{trials_done}/{self._total}] front of {len(front_rows)}, hypervolume {hypervolume:.3f}, {left}"
-        self._say(f"{state}: {trial_words(row)}")
+        models = f"front of {len(front_rows)} model{'s' * (len(front_rows) != 1)}"
+        state = f"[{trials_done}/{self._total}] {models}, hypervolume {hypervolume:.3f}, {left}"
+        self._say(f"{state}; {trial_words(row)}")
 
     def on_note(self, text: str) -> None:
         """Prints a note."""
@@ -93,7 +94,7 @@ class Screen(Lines):
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Draws the bar of the step below the front."""
-        self._step.begin(text)
+        self._step.begin(fraction, text)
         self._live.update(Group(*self._shown, step_bar(fraction, text, self._step.left(fraction))))
 
     def on_note(self, text: str) -> None:
@@ -118,20 +119,24 @@ class Screen(Lines):
 
 
 class Step:
-    """The current step of a search: when it began, and the expected time left."""
+    """The current step of a search: when it began, and the expected time left.
+
+    A step may be one of several that share a fraction, such as the epochs of a training. So the
+    pace is that of the fraction since the step began.
+    """
 
     def __init__(self) -> None:
-        self._text, self._began, self._said = "", 0.0, 0.0
+        self._text, self._began, self._said, self._first = "", 0.0, 0.0, 0.0
 
-    def begin(self, text: str) -> None:
+    def begin(self, fraction: float, text: str) -> None:
         """Starts the clock if this is another step."""
         if text != self._text:
-            self._text, self._began = text, time.monotonic()
+            self._text, self._began, self._first = text, time.monotonic(), fraction
             self._said = self._began + LONG_STEP_S - SAY_EVERY_S
 
     def is_due(self, fraction: float, text: str) -> bool:
         """Whether to print a line: after five seconds, and then at intervals."""
-        self.begin(text)
+        self.begin(fraction, text)
         now = time.monotonic()
         if fraction >= 1 or now - self._said < SAY_EVERY_S:
             return False
@@ -140,10 +145,10 @@ class Step:
 
     def left(self, fraction: float) -> str:
         """``, 12 s left`` at the pace so far; empty while it is unknown."""
-        spent = time.monotonic() - self._began
-        if not 0 < fraction < 1 or spent < 1:
+        spent, done = time.monotonic() - self._began, fraction - self._first
+        if not 0 < fraction < 1 or done <= 0 or spent < 1:
             return ""
-        return f", {words.duration(spent * (1 - fraction) / fraction)} left"
+        return f", {words.duration(spent * (1 - fraction) / done)} left"
 
 
 def step_bar(fraction: float, text: str, left: str = "") -> Table:
@@ -178,10 +183,11 @@ def watching(console: Console) -> Iterator[Lines]:
         yield Screen(console, live)
 
 
-def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) -> Table:
-    """The current front: the baseline, if it is known, then models by accuracy, best first."""
+def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None, title: str = "front so far") -> Table:
+    """A front: the baseline, if it is known, then models by accuracy on validation, best first."""
     is_narrow = width < FIGURES_WIDTH + LEAST_RECIPE
-    table = Table(title="front so far", title_justify="left")
+    of = "validation" if (baseline or {}).get("agreement") is None else "agreement"
+    table = Table(title=f"{title}, by {of}", title_justify="left")
     if is_narrow:
         table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
     base = baseline or {}

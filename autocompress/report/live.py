@@ -53,7 +53,7 @@ def _now(status: Status) -> list[str]:
         told.append(f"front of {status.front} model{'s' * (status.front != 1)}, hypervolume {status.hypervolume:.3f}")
     if status.seconds_left is not None and status.phase == "searching":
         told.append(f"about {words.duration(status.seconds_left)} left, then the front is measured again")
-    if status.note:
+    if status.note and status.note != status.step:
         told.append(plain(status.note, LONG))
     return told
 

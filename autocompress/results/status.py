@@ -48,7 +48,7 @@ class Status:
         baseline: the row of the baseline; None if it is not known yet.
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
         seconds_left: expected seconds until the search ends; None if unknown.
-        note: the last note of the search.
+        note: the last note since the phase or the last trial; else empty.
         updated: seconds since the epoch.
         pid, process_began, host: process id, start time and host name of the driver.
     """

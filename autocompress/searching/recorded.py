@@ -46,7 +46,7 @@ class Recorded:
 
     def phase(self, name: str, step: str = "") -> None:
         """Begins another phase, and writes the file at once."""
-        self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None)
+        self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None, note="")
         self._write(at_once=True)
 
     def __enter__(self) -> Self:
@@ -80,6 +80,7 @@ class Recorded:
             front=len(front_rows),
             hypervolume=hypervolume,
             seconds_left=self._left(trials_done, seconds_left),
+            note="",  # a note tells of the work since the last trial
         )
         self._write()
         self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)

@@ -115,13 +115,19 @@ def train_baseline(
         require_training_images(job, splits)
         _check_room(model, path.parent)
         checkpoint = Checkpoint.of(key)
-        how: dict[str, Any] = {"compute": compute, "seed": job.seed, "progress": progress, "pause": pause}
+        told = None if progress is None else _naming_the_baseline(progress)
+        how: dict[str, Any] = {"compute": compute, "seed": job.seed, "progress": told, "pause": pause}
         _train_checked(job, model, splits.train, settings, checkpoint, **how)
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
         offer_shared(_shared_name(key), path)
         checkpoint.drop()
     return models.reparameterise(model.cpu()).eval()
+
+
+def _naming_the_baseline(progress: Progress) -> Progress:
+    """``progress`` with texts that name the work: ``training the baseline, epoch 7``."""
+    return lambda fraction, text: progress(fraction, f"training the baseline, {text}")
 
 
 def _train_checked(
