@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from autocompress.objectives import intervals
 from autocompress.objectives.quantities import of_column
 from autocompress.report import datafree, words
 from autocompress.report.metric import is_accuracy, judged, metric
+from autocompress.report.reasons import kind, together
 from autocompress.results import STATUSES, SearchResult
 
 
@@ -198,7 +198,8 @@ def fastest(result: SearchResult) -> str:
     reason = f"; {missed}" if missed else ""
     return (
         f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
-        f"{words.ratio(row['latency_ratio'])} the latency, {words.points(-row['accuracy_drop'])} points{reason}."
+        f"{words.ratio(row['latency_ratio'])} the latency, {words.points(-row['accuracy_drop'])} points of "
+        f"{judged(result)}{reason}."
     )
 
 
@@ -283,14 +284,15 @@ def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
     """Returns the reasons of the trials with ``status``, each with its trials.
 
     The most frequent reason comes first. Reasons that differ only in numbers count as one reason,
-    which has the text of the first of them.
+    which has the range of each number.
     """
     table = result.trials[result.trials["status"] == status]
-    found: dict[str, tuple[str, list[int]]] = {}
+    found: dict[str, list[tuple[str, int]]] = {}
     for trial, reason in zip(table["trial"], table["reason"], strict=True):
-        kind = re.sub(r"\d+", "0", str(reason))
-        found.setdefault(kind, (str(reason) or "no reason given", []))[1].append(int(trial))
-    return sorted(found.values(), key=lambda item: (-len(item[1]), item[1]))
+        text = str(reason) or "no reason given"
+        found.setdefault(kind(text), []).append((text, int(trial)))
+    told = [(together([text for text, _ in own]), [trial for _, trial in own]) for own in found.values()]
+    return sorted(told, key=lambda item: (-len(item[1]), item[1]))
 
 
 def counts(result: SearchResult) -> list[tuple[str, int]]:
