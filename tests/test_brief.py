@@ -25,6 +25,7 @@ def test_it_is_written_beside_the_picture(tmp_path: Path) -> None:
     assert row.startswith(f"| {best['trial']} (recommended) | {best['latency_ratio']:.2f}×")
     assert text.count("\n- trial ") == len(result.models)
     assert "![accuracy against cost](front.png)" in text
+    assert "| size | validation | validation change | test | test change |" in text
     assert (run / "front.png").is_file()
     assert "Plugin 'acme' is broken" in text
     assert f"\nautocompress export {run} --trial {best['trial']} --to run-model\n" in text

@@ -92,7 +92,9 @@ def _bound(name: str, bound: Bound, figures: Figures) -> Judged:
 def _written(name: str, bound: Bound, value: float) -> str:
     if bound.relative:
         return words.ratio(value)
-    return f"{value:.2f} points" if name == "accuracy_drop" else words.AMOUNTS[BY_NAME[name].unit](value)
+    if name == "accuracy_drop":
+        return f"{words.points(value).removeprefix('+')} points"
+    return words.AMOUNTS[BY_NAME[name].unit](value)
 
 
 _UNKNOWN = {

@@ -62,9 +62,16 @@ def _sentence(result: SearchResult, row: Mapping[str, Any]) -> str:
         for column, noun in (("latency_ratio", "latency"), ("size_ratio", "size"), ("energy_ratio", "energy"))
         if pd.notna(row.get(column))
     ]
-    kind = "agreement with the uncompressed model" if datafree.is_by_agreement(result) else metric(result)
-    change = words.points(None if pd.isna(row["accuracy_drop"]) else -row["accuracy_drop"])
-    return f"{words.join(costs or ['Unknown cost'])} of the uncompressed model; {kind} changes by {change} points."
+    kind = "agreement with the uncompressed model" if datafree.is_by_agreement(result) else judged(result)
+    told = f"{words.join(costs or ['Unknown cost'])} of the uncompressed model; {kind} changes by "
+    told += f"{_points(row['accuracy_drop'])} points"
+    if pd.notna(row.get("test_accuracy_drop")):
+        told += f", test {metric(result)} by {_points(row['test_accuracy_drop'])}"
+    return f"{told}."
+
+
+def _points(drop: Any) -> str:
+    return words.points(None if pd.isna(drop) else -drop)
 
 
 def _figures(result: SearchResult, row: Mapping[str, Any]) -> list[list[str]]:

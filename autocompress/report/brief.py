@@ -24,7 +24,7 @@ def brief(result: SearchResult) -> str:
         *(f"{escaped(text, 1000)}\n" for text in _sentences(result) if text),
         *_use(result),
         "![accuracy against cost](front.png)\n",
-        _front(models) if models else "",
+        _front(models, by_agreement=datafree.is_by_agreement(result)) if models else "",
         _recipes(models),
         *(f"> {escaped(text, 1000)}\n" for text in view.warnings(result)),
         _trials(result),
@@ -43,8 +43,9 @@ def _use(result: SearchResult) -> list[str]:
     return [fenced(found.export, "sh")] if found and found.export else []
 
 
-def _front(models: list[view.FrontModel]) -> str:
-    headings = ["trial", "latency", "95 %", "ms", "size", "change", "validation", "test"]
+def _front(models: list[view.FrontModel], *, by_agreement: bool) -> str:
+    of = "agreement" if by_agreement else "validation"
+    headings = ["trial", "latency", "95 %", "ms", "size", of, f"{of} change", "test", "test change"]
     energy = any(model.energy_ratio != words.MISSING for model in models)
     rows = [
         [
@@ -53,9 +54,10 @@ def _front(models: list[view.FrontModel]) -> str:
             model.latency_interval,
             model.latency_ms,
             model.size,
-            model.change,
             model.accuracy,
+            model.change,
             model.test_accuracy,
+            model.test_change,
             *([model.energy_ratio] if energy else []),
         ]
         for model in models

@@ -14,6 +14,7 @@ from rich.text import Text
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.report import words
 from autocompress.report.markdown import plain
+from autocompress.report.metric import judged
 from autocompress.results.comparison import Compared, Comparison
 
 NAME_WIDTH, VALUE_WIDTH = 24, 60
@@ -69,12 +70,13 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def _summary(comparison: Comparison) -> list[list[str]]:
     runs = comparison.runs
     best = [run.result.recommended() if run.is_over else None for run in runs]
+    kind = words.join(dict.fromkeys(judged(run.result) for run in runs))
     lines: list[tuple[str, list[Any]]] = [
         ("search", [_state(run) for run in runs]),
         ("trials", [str(sum(run.counts.values())) for run in runs]),
         *((status, [str(run.counts[status]) for run in runs]) for status in runs[0].counts),
         ("time spent", [words.duration(run.result.summary.get("seconds")) for run in runs]),
-        ("baseline accuracy", [words.percent(run.result.baseline["accuracy"]) for run in runs]),
+        (f"baseline {kind}", [words.percent(run.result.baseline["accuracy"]) for run in runs]),
         ("models on the front", [str(len(run.drops)) for run in runs]),
         ("hypervolume", [f"{run.hypervolume:.3f}" for run in runs]),
         ("recommended trial", [words.MISSING if row is None else str(row["trial"]) for row in best]),
@@ -83,7 +85,7 @@ def _summary(comparison: Comparison) -> list[list[str]]:
         (label, [words.MISSING if row is None else write(row[column]) for row in best])
         for label, column, write in (
             ("its latency", "latency_ratio", words.ratio),
-            ("its change of accuracy", "accuracy_drop", lambda drop: words.points(None if pd.isna(drop) else -drop)),
+            (f"its change of {kind}", "accuracy_drop", lambda drop: words.points(None if pd.isna(drop) else -drop)),
         )
     ]
     return [[label, *cells] for label, cells in lines]

@@ -22,12 +22,15 @@ def figures(row: Row) -> tuple[str, str, str, str]:
 
 
 def trial_words(row: Row) -> str:
-    """A trial as a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2``."""
+    """A trial as a line.
+
+    Example: ``trial 7 complete: 97.20 % on validation, −0.30, 0.41×, 1.2 MB; ghost ratio 2``
+    """
     head = f"trial {row.get('trial')} {row.get('status')}"
     if row.get("status") != "complete":
         return f"{head}: {row.get('reason') or 'no reason given'}"
     accuracy, *others = figures(row)
-    accuracy += "" if row.get("agreement") is None else " agreement"
+    accuracy += " on validation" if row.get("agreement") is None else " agreement"
     return f"{head}: {', '.join([accuracy, *others])}; {words.recipe(row.get('recipe') or {})}"
 
 

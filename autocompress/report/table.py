@@ -22,6 +22,8 @@ DECIDE = ("trial", "change", "latency", "95 %")
 def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
     """A table of the front's figures, with its recipes below, to print with rich.
 
+    The change is that on test images, or on validation images if there are no test images.
+
     The baseline is first, then models by accuracy. The recommended model is bold.
 
     Args:
@@ -43,15 +45,17 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
     judged = "agree %" if by_agreement else "val %"
     headings = ["trial", judged, "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
     is_narrow = width < FULL_WIDTH
+    is_tested = any(model.test_accuracy != words.MISSING for model in models)
+    change_of = {"change": f"{'test' if is_tested else judged.removesuffix(' %')}\nchange"}
     for heading in DECIDE if is_narrow else headings + ["energy"] * with_energy:
-        figures.add_column(heading, justify="right", overflow="fold")
+        figures.add_column(change_of.get(heading, heading), justify="right", vertical="bottom", overflow="fold")
     recipes = Table.grid(padding=(0, 2))
     recipes.add_column(justify="right", no_wrap=True)
     recipes.add_column(overflow="fold")
     for model in models:
         style = "bold" if model.recommended else "dim" if model.is_baseline else ""
         cells = [model.trial, model.accuracy, model.test_accuracy, model.test_change, model.latency]
-        if by_agreement and model.test_accuracy == words.MISSING:
+        if not is_tested:
             cells[3] = model.change
         cells += [model.latency_interval.replace(" to ", "–").replace("×", ""), model.latency_ms, model.size]
         cells += [model.macs] + [model.energy_ratio] * with_energy
@@ -61,6 +65,6 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
         if not model.is_baseline:
             misses = f"misses {model.misses}" if model.misses else ""
             notes = [note for note in ("recommended" * model.recommended, "noisy" * model.noisy, misses) if note]
-            text = f"{model.recipe} – {', '.join(notes)}" if notes else model.recipe
+            text = f"{', '.join(notes)}: {model.recipe}" if notes else model.recipe
             recipes.add_row(Text(model.trial), Text(text), style=style)
     return Group(title, figures, Padding(recipes, (0, 0, 1, 0)))
