@@ -219,3 +219,16 @@ def test_trained_results_are_stored_by_costs(tmp_path: Path, monkeypatch: pytest
     recipe = job.compose(Policy({"bits": "default", "quantize": "default"}))
     other = replace(job.pipeline, costs=None)
     assert job.pipeline.keys.of_quantize(recipe) != other.keys.of_quantize(recipe)
+
+
+def test_the_headline_agrees_with_the_rows() -> None:
+    def row(group: str, in_float: float, in_integers: float, computes: str) -> dict[str, object]:
+        times = {"float_us": in_float, "integer_us": in_integers}
+        return {"layer": group, "group": group, "operator": "conv", "computes": computes, **times}
+
+    agreed = [row("stem", 9.0, 3.0, "integers"), row("head", 2.0, 8.0, "float")]
+    assert "alone are slower" not in shown.headline(agreed)
+    rows = [row("stem", 9.0, 26.0, "integers"), row("layer1", 9.0, 8.0, "integers"), row("head", 2.0, 8.0, "integers")]
+    told = shown.headline(rows)
+    assert told.startswith("all layers compute in integers; whole files were timed to decide that")
+    assert told.endswith("2 of 3 groups alone are slower so")

@@ -31,6 +31,13 @@ class GroupPaying:
         """Time in integers as a share of that in float."""
         return self.integer_us / self.float_us if self.float_us else 1.0
 
+    @property
+    def is_slower(self) -> bool:
+        """Whether its layers, by their own times, are faster in the other form."""
+        own = sum(float(row["integer_us" if row["computes"] == "integers" else "float_us"]) for row in self.layers)
+        other = self.float_us + self.integer_us - own
+        return own > other
+
 
 def by_group(rows: Sequence[Row]) -> list[GroupPaying]:
     """Groups in the order of the network, from the rows of ``summary["placement"]``."""
@@ -60,13 +67,22 @@ def lines(rows: Sequence[Row]) -> list[str]:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """A sentence about the number of layers that compute in integers."""
+    """A sentence about the number of layers that compute in integers.
+
+    The times of whole files decide that. So the sentence also has the number of groups whose own
+    times speak for the other form.
+    """
     count = sum(row["computes"] == "integers" for row in rows)
     if count == len(rows):
-        return "all layers compute in integers"
-    if count == 0:
-        return "no layer computes in integers, so 8 bits make the file smaller but not faster"
-    return f"{count} of {len(rows)} layers compute in integers, and the others in float with integer weights"
+        told = "all layers compute in integers"
+    elif count == 0:
+        told = "no layer computes in integers, so 8 bits make the file smaller but not faster"
+    else:
+        told = f"{count} of {len(rows)} layers compute in integers, and the others in float with integer weights"
+    groups = by_group(rows)
+    if not (against := sum(found.is_slower for found in groups)):
+        return told
+    return f"{told}; whole files were timed to decide that, and {against} of {len(groups)} groups alone are slower so"
 
 
 def _form(rows: Sequence[Row]) -> str:
