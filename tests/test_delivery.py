@@ -108,7 +108,9 @@ def test_the_script_gives_one_sentence_for_unreadable_files(exported: Path, tmp_
     (tmp_path / "empty").mkdir()
     for arguments, said in (
         ([tmp_path / "text.png"], "cannot identify image file"),
-        ([tmp_path / "missing.png"], "No such file"),
+        ([tmp_path / "missing.png"], f"error: there is no file {tmp_path / 'missing.png'}"),
+        ([tmp_path / "empty"], f"error: {tmp_path / 'empty'} is no file"),
+        (["--accuracy", tmp_path / "text.png"], f"error: {tmp_path / 'text.png'} is no folder"),
         (["--accuracy", tmp_path / "folder"], "'no class' in"),
         (["--accuracy", tmp_path / "empty"], "holds no folders with pictures"),
     ):

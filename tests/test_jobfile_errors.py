@@ -117,6 +117,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text(HEAD)
     with pytest.raises(UserError, match=r"there is no job file .*demmo.yaml \(did you mean '.*demo.yaml'\?\)"):
         load_job(tmp_path / "demmo.yaml")
+    with pytest.raises(UserError, match=r"there is no job file [^()]*photos.yaml$"):
+        load_job(tmp_path / "photos.yaml")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "job.yaml").write_text(HEAD)
     with pytest.raises(UserError, match=r"is a folder, not a job file \(to continue the run: autocompress resume "):

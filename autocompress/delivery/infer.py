@@ -155,6 +155,15 @@ def listed(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
+def check_there(paths: list[Path], what: str) -> None:
+    """Refuses paths that do not exist; ``what`` is "file" or "folder"."""
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"there is no {what} {path}")
+        if path.is_dir() != (what == "folder"):
+            raise ValueError(f"{path} is no {what}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Labels pictures, or counts correct labels; returns the exit code."""
     parser = argparse.ArgumentParser(description="Labels pictures with an ONNX model.")
@@ -169,6 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
     try:
+        check_there([given.model], "file")
+        check_there(given.pictures, "folder" if given.accuracy else "file")
         session, told = open_model(given.model, {"auto": None, "yes": True, "no": False}[given.exact])
         names = told["class_names"]
         if given.accuracy and "task" in told:

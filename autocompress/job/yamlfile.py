@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import UserError
 from autocompress.job.source import Source
 
 
@@ -78,11 +79,18 @@ def _read(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = [str(p) for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        raise UserError(f"there is no {what} {path}", did_you_mean(str(path), near)) from None
+        raise UserError(f"there is no {what} {path}", _similar(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read the {what} {path}: {reason}") from None
+
+
+def _similar(path: Path) -> str:
+    """A hint with files beside ``path`` that have similar names; empty if there are none."""
+    near = sorted(path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.stem, [file.stem for file in near], n=2, cutoff=0.6)
+    told = [f"'{file}'" for file in near if file.stem in close]
+    return f"did you mean {' or '.join(told)}?" if told else ""
 
 
 def _walk(
