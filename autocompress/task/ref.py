@@ -24,7 +24,7 @@ from autocompress.task.task import Task
 BUILT_IN: dict[str, type[Task]] = {"classification": Classification, "multilabel": Multilabel}
 VERSION = 1
 """Version of the built-in tasks besides classification, part of content keys."""
-_HOW = "derive a class from autocompress.task.Task and write task: module:Class, or task: FILE.py:Class"
+_HOW = "derive a class from autocompress.contract.Task and write task: module:Class, or task: FILE.py:Class"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def _class_of(ref: TaskRef) -> type[Task]:
         classes = [name for name, value in vars(loaded).items() if isinstance(value, type)]
         raise UserError(f"the module of the task '{ref.title}' has no '{kind}'", did_you_mean(kind, classes) or _HOW)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        what = "it is not a class" if not isinstance(found, type) else "it is not derived from autocompress.task.Task"
+        what = (
+            "it is not a class" if not isinstance(found, type) else "it is not derived from autocompress.contract.Task"
+        )
         raise UserError(f"'{ref.title}' is not a task: {what}", _HOW)
     return found
 
