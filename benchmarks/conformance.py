@@ -3,7 +3,7 @@
 Each method is checked as its author would: with the example network and defaults, alone in a
 process. The target is at most 60 s on two cores.
 
-    python benchmarks/conformance.py [--methods ghost obs ...] [--out results/conformance.json]
+    python benchmarks/conformance.py [--methods ghost obs ...] [--out results/benchmarks/conformance.json]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
     """Checks the methods, prints a table, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=[method.name for method in Manager().methods()])
-    parser.add_argument("--out", type=Path, default=Path("results/conformance.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/conformance.json"))
     chosen = parser.parse_args()
     rows = []
     for name in chosen.methods:
