@@ -3,7 +3,8 @@
 Each method is checked as its author would: with the example network and defaults, alone in a
 process. The target is at most 60 s on two cores.
 
-    python benchmarks/conformance.py [--methods ghost obs ...] [--out results/benchmarks/conformance.json]
+    python benchmarks/conformance.py [--methods ghost obs ...]
+        [--out results/benchmarks/conformance.json]
 """
 
 from __future__ import annotations
