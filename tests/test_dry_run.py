@@ -24,7 +24,7 @@ from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
-from autocompress.devices import OnnxRuntimeCpu
+from autocompress.devices import CostModel, OnnxRuntimeCpu
 from autocompress.errors import UserError
 from autocompress.job import Constraints, load_job
 from autocompress.memory import out_of_memory_told
@@ -111,6 +111,19 @@ def test_a_device_that_raises_is_named_in_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.setattr(OnnxRuntimeCpu, "open", open_file)
     with pytest.raises(UserError, match=r"the device 'onnxruntime-cpu' raised KeyError: 'clock' \(test_dry_run\.py:"):
         shown(methods=["quantize"])
+
+
+def test_a_cost_model_that_raises_ends_a_search_before_anything_is_trained(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(self: CostModel, *_: Any) -> None:
+        raise KeyError("unit")
+
+    monkeypatch.setattr(CostModel, "compare", compare)
+    job = load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", device="cost-model:bitops")
+    with pytest.raises(UserError, match=r"the device 'cost-model:bitops' raised KeyError: 'unit'"):
+        OpenedJob.open(job)
+    assert (watched.steps, watched.scored) == (0, 0)
 
 
 @pytest.mark.slow

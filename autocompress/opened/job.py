@@ -43,7 +43,7 @@ from autocompress.opened.computing import decided
 from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
-from autocompress.opened.opening import default_params, measured, no_images, with_sources
+from autocompress.opened.opening import default_params, measured, no_images, try_device, with_sources
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.transfer import user_data
@@ -119,6 +119,7 @@ class OpenedJob:
         began = time.monotonic()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
+                try_device(job, device, known.shape)
                 model = train_baseline(job, model, splits, progress, compute=compute, pause=lock.breathe)
         training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()

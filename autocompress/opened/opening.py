@@ -13,15 +13,17 @@ from autocompress.compression.answers import answered
 from autocompress.compression.bounding import SHARE, UNLIMITED_SECONDS
 from autocompress.compression.sources import Sources
 from autocompress.compute import Compute
-from autocompress.contract import DataSource, Method, Params, Space
+from autocompress.contract import DataSource, Device, Method, Params, Space
 from autocompress.data import Split, Splits, TensorSplit
+from autocompress.devices import measure
 from autocompress.devices.lock import MachineLock
+from autocompress.devices.trying import told
 from autocompress.errors import InvalidRecipe
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.opened.agreement import judged_by_agreement
 from autocompress.opened.applicable import applicable, require_images
-from autocompress.opened.baseline import Baseline, measure_baseline, teacher_key
+from autocompress.opened.baseline import Baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.opened.memory_notes import memory_notes
 from autocompress.opened.outline import Outline, space_of
 from autocompress.opened.remarks import remarks
@@ -139,3 +141,17 @@ def no_images(model: nn.Module) -> Splits:
     info = models.data_info(model)
     none = TensorSplit.empty(info)
     return Splits(none, none, none, info)
+
+
+def try_device(job: Job, device: Device, shape: nn.Module) -> None:
+    """Measures the untrained network on a device that computes costs, before the training.
+
+    Other devices are not tried: they might begin to use a GPU in this process, which forks later.
+
+    Raises:
+        UserError: if the device fails.
+    """
+    if device.deterministic:
+        file = export_baseline(shape.cpu(), cache_folder("baselines")).deployable
+        with told(device):
+            measure(device, file, file, job.device)

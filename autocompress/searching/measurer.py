@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
-from autocompress.contract.raised import raised
 from autocompress.devices import measure
-from autocompress.errors import TrialFailed, UserError
+from autocompress.devices.trying import told
+from autocompress.errors import UserError
 from autocompress.job import Constraints, DeviceConfig, Job
-from autocompress.memory import is_out_of_memory
 from autocompress.objectives.bounds import is_borderline
 from autocompress.opened.keys import measured_with
 
@@ -114,26 +112,9 @@ class Measurer:
         with self.told():
             return self.measure(candidate, baseline, seconds=seconds)
 
-    @contextmanager
-    def told(self) -> Iterator[None]:
-        """Turns an error of the device, other than lack of memory, into a UserError that names it.
-
-        Raises:
-            UserError: in the place of such an error.
-        """
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            name, what = f"the device '{self.device.name}'", raised(error)
-            if isinstance(error, TrialFailed):
-                what = f"{name} could not measure: {error}"
-            elif "device '" not in what:  # it raised nothing itself
-                what = f"{name} could not be used: {what}"
-            raise UserError(what, "'autocompress check-plugin' finds the mistakes of a device") from error
+    def told(self) -> AbstractContextManager[None]:
+        """Turns errors of the device into a UserError (:func:`devices.trying.told`)."""
+        return told(self.device)
 
     def energy(self, deployable: Deployable) -> float | None:
         """Microjoules per image of one file, if a device knows it without running the file."""
