@@ -233,7 +233,7 @@ def test_runs_in_every_state(small_run: Path, tmp_path: Path, commands: Commands
 
 def test_limits_are_read_as_a_job_spells_them(tmp_path: Path) -> None:
     limits = read_limits(EXAMPLES / "budget.yaml")
-    assert limits.bounds()["latency"].value == 0.9
+    assert limits.bounds()["latency"].value == 1.2
     assert limits.bounds()["size"].value == 2e6
     assert limits.reruns == 2
 

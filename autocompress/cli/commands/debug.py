@@ -37,7 +37,7 @@ def debug(
     It names the first layer with a large difference, and prints lines for a job's space:
     with these, the worst layers stay unchanged.
 
-    autocompress debug results/demo --trial 4
+    autocompress debug results/demo
     """
     from autocompress.cli.progress import waiting
     from autocompress.debugging import debug as debugged
