@@ -97,6 +97,13 @@ def test_it_trains_scores_and_reads_nothing(watched: Watched) -> None:
     assert "estimate" not in out  # the recipe alone decides the numbers of channels
 
 
+def test_it_lists_the_methods_that_recipes_may_use() -> None:
+    out = shown(methods=["obs", "magnitude", "quantize"], latency="0.9x")
+    assert "methods: obs and quantize\n  not used, since the space does not name them: magnitude\n" in out
+    named = {"methods": ["obs", "magnitude", "quantize"], "space": {"prune": {"method": "magnitude"}}}
+    assert "methods: magnitude and quantize\n  not used, since the space does not name them: obs\n" in shown(**named)
+
+
 def test_it_says_which_figures_are_estimates() -> None:
     row = CheapestCandidate("learns", *[1.0] * 7, None, {}, ("learns",))
     (told,) = dryrun.estimates([row, replace(row, label="all together"), replace(row, estimated=())])

@@ -227,8 +227,8 @@ def test_the_headline_agrees_with_the_rows() -> None:
         return {"layer": group, "group": group, "operator": "conv", "computes": computes, **times}
 
     agreed = [row("stem", 9.0, 3.0, "integers"), row("head", 2.0, 8.0, "float")]
-    assert "alone are slower" not in shown.headline(agreed)
+    assert "timed alone" not in shown.headline(agreed)
     rows = [row("stem", 9.0, 26.0, "integers"), row("layer1", 9.0, 8.0, "integers"), row("head", 2.0, 8.0, "integers")]
     told = shown.headline(rows)
-    assert told.startswith("all layers compute in integers; whole files were timed to decide that")
-    assert told.endswith("2 of 3 groups alone are slower so")
+    assert told.startswith("all layers compute in integers, by the times of whole files; ")
+    assert told.endswith("timed alone, 2 of 3 groups are slower in that form")

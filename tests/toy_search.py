@@ -184,6 +184,9 @@ class OpenedToy:
     def float_layers(self) -> list[str]:
         return ["norm"]
 
+    def offered(self) -> list[str]:
+        return []
+
     def neutral(self) -> dict[str, Value]:
         return {}
 

@@ -35,7 +35,10 @@ def show(job: Job, console: Console) -> None:
     # After opening: an error is not below a long job.
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     parameters = opened.parameters()
-    lines = [f"methods: {words.join([method.name for method in opened.methods]) if opened.methods else 'none applies'}"]
+    offered = opened.offered()
+    lines = [f"methods: {words.join(offered) if opened.methods else 'none applies'}"]
+    if others := [method.name for method in opened.methods if method.name not in offered]:
+        lines.append(f"  not used, since the space does not name them: {', '.join(others)}")
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in opened.refused.items()]
     lines.append(f"images: {_images(opened)}")
     lines += [f"  {note}" for note in opened.splits.notes]

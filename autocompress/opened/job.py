@@ -54,6 +54,7 @@ from autocompress.recipes import ablation, rungs
 from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Policy, Replay
 from autocompress.recipes.jobspace import JobSpace
+from autocompress.recipes.pruning import offered
 from autocompress.recipes.recipe import Recipe
 from autocompress.scoring import Scorer
 from autocompress.sensitivity import mixedbits, partlyfloat
@@ -222,6 +223,10 @@ class OpenedJob:
     def parameters(self) -> dict[str, Parameter]:
         """All parameters of the space; see :meth:`JobSpace.parameters`."""
         return self.space.parameters()
+
+    def offered(self) -> list[str]:
+        """Names of the methods that recipes may use."""
+        return offered(self.methods, self.parameters())
 
     def neutral(self) -> dict[str, Value]:
         """Values that leave the network unchanged, by name of a parameter of a transform."""

@@ -11,7 +11,7 @@ from torch import nn
 from autocompress import models
 from autocompress.channels.known import fixed_couplings
 from autocompress.channels.widths import of_layers, widths
-from autocompress.contract import Coupling, Params, Pruner, Space
+from autocompress.contract import Coupling, Method, Parameter, Params, Pruner, Space
 from autocompress.contract.coupling import MODES
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel
@@ -85,6 +85,20 @@ def refusal_to_prune(model: nn.Module) -> str | None:
         return "none of its channels can be removed: it has no convolution and no linear layer"
     name, reason = told[0]
     return f"none of its channels can be removed, for example those of '{name}': {reason}"
+
+
+def offered(methods: Sequence[Method], parameters: Mapping[str, Parameter]) -> list[str]:
+    """Names of the methods that recipes may use.
+
+    A pruner that acts only where a job names it is left out, unless it is named.
+
+    Args:
+        methods: the methods that apply.
+        parameters: all parameters of the space.
+    """
+    choice = parameters.get("prune.method")
+    pruners = () if choice is None else choice.choices
+    return [method.name for method in methods if not isinstance(method, Pruner) or method.name in pruners]
 
 
 def prune_space(

@@ -82,7 +82,9 @@ def headline(rows: Sequence[Row]) -> str:
     groups = by_group(rows)
     if not (against := sum(found.is_slower for found in groups)):
         return told
-    return f"{told}; whole files were timed to decide that, and {against} of {len(groups)} groups alone are slower so"
+    return (
+        f"{told}, by the times of whole files; timed alone, {against} of {len(groups)} groups are slower in that form"
+    )
 
 
 def _form(rows: Sequence[Row]) -> str:

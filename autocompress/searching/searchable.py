@@ -84,6 +84,9 @@ class SearchableJob(Protocol):
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized."""
 
+    def offered(self) -> list[str]:
+        """Names of the methods that recipes may use."""
+
     def neutral(self) -> Mapping[str, Value]:
         """Values that leave the network unchanged, by name of a parameter of a method."""
 

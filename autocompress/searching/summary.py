@@ -96,7 +96,7 @@ class Summary:
             "float_layers": self.opened.float_layers(),
             "placement": self.opened.placement(),
             "plugins": {
-                "applied": [method.name for method in self.opened.methods],
+                "applied": self.opened.offered(),
                 "refused": dict(self.opened.refused),
                 "broken": {broken.name: broken.reason for broken in plugins.broken},
             },
