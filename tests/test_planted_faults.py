@@ -146,6 +146,15 @@ class NoEnergy(Device):
         return Measurement(1.0, 1.0, 1.0, 1.0, 1.0)
 
 
+class NanLate(Device):
+    """Gives NaN for each model but the baseline."""
+
+    name, deterministic = "nan-late", True
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        return Measurement(1.0 if candidate == baseline else float("nan"), 1.0, 1.0, 1.0, 1.0)
+
+
 class JustFloat(Device):
     """Gives a ratio in place of a measurement."""
 
@@ -160,6 +169,7 @@ class JustFloat(Device):
     [
         (Inverted(), "latency_ratio must be latency_ms / baseline_ms, candidate / baseline: "),
         (NoEnergy(), "no-energy gave no value for the energy, which it measures"),
+        (NanLate(), "nan-late gave nan for the latency"),
         (JustFloat(), "just-float gave float instead of a Measurement: compare must return a Measurement"),
     ],
 )

@@ -169,8 +169,7 @@ def _check_refusal(device: Device, deployable: Deployable, config: DeviceConfig,
 
 def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
     if device.deterministic:
-        fault = fault_of(device.compare(deployable, deployable, config), device)
-        require(not fault, f"a device must give costs that are finite and above 0, but {device.name} {fault}")
+        _check_costs(device, device.compare(deployable, deployable, config))
     found = measure(device, deployable, deployable, config, seconds=SECONDS)
     through_json(found.environment, "a measurement's environment")
     if "latency" in device.measures:
@@ -185,6 +184,11 @@ def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig
     require(times is None or len(times) == 1, "layer_times must have one entry for each model")
 
 
+def _check_costs(device: Device, found: Measurement) -> None:
+    fault = fault_of(found, device)
+    require(not fault, f"a device must give costs that are finite and above 0, but {device.name} {fault}")
+
+
 def _check_ratio(device: Device, deployable: Deployable, config: DeviceConfig, folder: Path) -> None:
     """Compares another model with ``deployable``: their latencies and their ratio must agree."""
     size, model = OTHER_SIZE, example_model()
@@ -195,8 +199,7 @@ def _check_ratio(device: Device, deployable: Deployable, config: DeviceConfig, f
         found = device.compare(other, deployable, config)
     except TrialFailed:  # it cannot take this model
         return
-    if fault_of(found, device):
-        return  # reported already
+    _check_costs(device, found)
     wanted = found.latency_ms / found.baseline_ms
     require(
         math.isclose(found.latency_ratio, wanted, rel_tol=RATIO_TOLERANCE),
