@@ -39,6 +39,11 @@ def test_refusals_come_before_slow_imports(tmp_path: Path) -> None:
         "export results/gone --to new": "results/gone is not a run",
         "check results/there --budget typo.yaml": "'limits.latncy' is no key of limits",
         "check gone.onnx --budget good.yaml": "there is no file gone.onnx",
+        "check results/there --budget good.yaml --trial 99": "trial 99 has no artifact in results/there",
+        "check results --budget good.yaml": "results is not a run",
+        "debug results/there --trial 99": "trial 99 has no model in results/there",
+        "measure gone.onnx gone.onnx": "there is no file gone.onnx",
+        "resume results/gone": "results/gone is not a run: there is no such folder",
     }
     lines = "\n".join(wrong)
     done = subprocess.run([sys.executable, "-c", REFUSED], input=lines, cwd=tmp_path, capture_output=True, text=True)

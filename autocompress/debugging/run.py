@@ -13,19 +13,20 @@ import torch
 from torch import fx, nn
 
 from autocompress import data, models
-from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
+from autocompress.compression.artifact import PLAN_FILE, load
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compute import compute_of
 from autocompress.contract import Manager, Method, manager
 from autocompress.data import Split
 from autocompress.debugging.advice import exclusions
+from autocompress.debugging.artifacts import chosen
 from autocompress.debugging.channels import kept_channels
 from autocompress.debugging.errors import LayerError, compare_layers
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
 from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
-from autocompress.results import JOB_FILE, SearchResult, read
+from autocompress.results import JOB_FILE, read
 from autocompress.searching.begun import as_begun
 from autocompress.searching.records import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
@@ -86,8 +87,7 @@ def debug(
         UserError: if ``run`` is not a run, has no such model, or its data or weights are missing.
     """
     result = read(run)
-    number = _recommended(result) if trial is None else trial
-    folder = _artifact(result.folder, number)
+    number, folder = chosen(result, trial)
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
     plugins = _plugins(job)
@@ -112,34 +112,6 @@ def debug(
         parted=next((one.layer for one in found.layers if one.snr_db < PARTED_DB), None),
         exclusions=exclusions(found.layers, kept, plan),
     )
-
-
-def _recommended(result: SearchResult) -> int:
-    best = result.recommended()
-    if best is None:
-        there = ", ".join(map(str, sorted(_artifacts(result.folder))))
-        shown = f"see 'autocompress show {result.folder}'"
-        raise UserError(result.why_none(), f"choose one with --trial: {there}" if there else shown)
-    return int(best["trial"])
-
-
-def _artifact(folder: Path, trial: int) -> Path:
-    """The artifact of the highest rung of the trial; a running search may have it too."""
-    found = _artifacts(folder)
-    if trial not in found:
-        there = ", ".join(map(str, sorted(found))) or "none"
-        raise UserError(f"trial {trial} has no model in {folder}", f"trials with a model: {there}")
-    return max(found[trial])[1]
-
-
-def _artifacts(folder: Path) -> dict[int, list[tuple[int, Path]]]:
-    """(rung, folder) of the artifacts of each trial."""
-    found: dict[int, list[tuple[int, Path]]] = {}
-    for file in folder.glob(f"artifacts/*/{MODEL_FILE}"):
-        number, _, rung = file.parent.name.partition("-rung")
-        if number.isdigit():
-            found.setdefault(int(number), []).append((int(rung or 0), file.parent))
-    return found
 
 
 def _plugins(job: Job) -> Manager:

@@ -252,6 +252,20 @@ def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> 
     return limits
 
 
+def require_run(folder: Path) -> None:
+    """Refuses a folder that is not a run.
+
+    Raises:
+        UserError: if it is not one.
+    """
+    if (folder / JOB_FILE).is_file():
+        return
+    runs = sorted(str(path.parent) for path in folder.glob(f"*/{JOB_FILE}")) if folder.is_dir() else []
+    hint = f"runs there: {', '.join(runs[:5])}" if runs else "give the folder of a search, results/<name>"
+    what = f"it has no {JOB_FILE}" if folder.is_dir() else "there is no such folder"
+    raise UserError(f"{folder} is not a run: {what}", hint)
+
+
 def read(folder: str | Path) -> SearchResult:
     """Reads ``results/<name>``, also while the search is running.
 
@@ -259,11 +273,7 @@ def read(folder: str | Path) -> SearchResult:
         UserError: if the folder is not a run, or one of its files is broken.
     """
     folder = Path(folder)
-    if not (folder / JOB_FILE).is_file():
-        runs = sorted(str(path.parent) for path in folder.glob(f"*/{JOB_FILE}")) if folder.is_dir() else []
-        hint = f"runs there: {', '.join(runs[:5])}" if runs else "give the folder of a search, results/<name>"
-        what = f"it has no {JOB_FILE}" if folder.is_dir() else "there is no such folder"
-        raise UserError(f"{folder} is not a run: {what}", hint)
+    require_run(folder)
     try:
         job = yaml.safe_load((folder / JOB_FILE).read_text(encoding="utf-8"))
         summary_file = folder / SUMMARY_FILE

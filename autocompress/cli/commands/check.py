@@ -47,6 +47,12 @@ def check(
     limits = read_limits(budget)
     if not subject.exists():
         raise UserError(f"there is no file {subject}", "give an ONNX file, or the folder of a run")
+    if subject.is_dir():
+        from autocompress.results import read
+
+        run = read(subject)
+        if trial is not None and not run.front.empty:
+            run.artifact(trial)
     from autocompress.checking import check as checked  # here: it imports torch, which takes seconds
 
     found = checked(subject, limits, trial)

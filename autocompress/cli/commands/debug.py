@@ -39,8 +39,12 @@ def debug(
 
     autocompress debug results/demo
     """
+    from autocompress.debugging.artifacts import chosen
+    from autocompress.results import read
+
+    chosen(read(run_folder), trial)
     from autocompress.cli.progress import waiting
-    from autocompress.debugging import debug as debugged
+    from autocompress.debugging import debug as debugged  # here: it imports torch, which takes seconds
 
     console = Console()
     with waiting(console) as progress:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from autocompress.cli.options import Json, OwnPlugins
 from autocompress.cli.output import print_table, say
+from autocompress.errors import UserError
 
 if TYPE_CHECKING:
     from autocompress.devices import Compared
@@ -39,9 +40,12 @@ def measure(
 
     autocompress measure float.onnx int8.onnx
     """
-    from autocompress.devices import compare_files
-
     del plugins  # the option's callback loads them
+    for file in (reference, *others):
+        if not file.is_file():
+            raise UserError(f"there is no file {file}", "give the path of an ONNX file")
+    from autocompress.devices import compare_files  # here: it imports torch, which takes seconds
+
     found = compare_files(
         reference, *others, device=device, threads=threads, batch=batch, input_size=input_size, seconds=seconds
     )

@@ -14,6 +14,12 @@ from autocompress.memory import out_of_memory_told
 
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
     """Continue a stopped search, or extend the budget of a finished one; its trials are kept."""
+    from autocompress.remote import url_of
+    from autocompress.results.run import require_run
+    from autocompress.searching.mirror import stored_url
+
+    if url_of(run_folder) is None and stored_url(run_folder) is None:
+        require_run(run_folder)
     supervising.end_with_parent()
     supervising.resume_supervised(run_folder)
     from autocompress.cli.progress import watching
