@@ -97,13 +97,14 @@ def _state(run: Compared) -> str:
     return "interrupted" if run.result.is_interrupted else "over"
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Group:
+    """A table below its title, which may be wider than the table."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
         table.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
 def _name(text: str) -> str:
