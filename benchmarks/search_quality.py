@@ -108,6 +108,15 @@ def prepared(baseline: Trained, folder: Path) -> None:
     (folder / "job.yaml").write_text(json.dumps(own), encoding="utf-8")
 
 
+def begun(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Makes the folder; refuses one of other searches."""
+    kept = folder / "asked.json"
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != asked:
+        raise SystemExit(f"{folder} has searches with other arguments; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(kept, dict(asked))
+
+
 def rival(folder: Path, rivals: Path, model: str) -> float:
     """Runs the sweep; returns its seconds."""
     out, kept = folder / "rival", folder / "rival.json"
@@ -275,8 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
     baseline = trained(job_of(asked.model, data, asked.epochs))
     with contextlib.ExitStack() as stack:
         folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        begun(folder, {name: getattr(asked, name) for name in ("model", "data", "epochs", "space", "times")})
         if not (folder / "job.yaml").exists():  # written last
-            folder.mkdir(parents=True, exist_ok=True)
             prepared(baseline, folder)
         load = psutil.getloadavg()[0]
         told: dict[str, Any] = {"command": "python benchmarks/search_quality.py --rivals FOLDER"}

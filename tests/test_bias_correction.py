@@ -158,7 +158,7 @@ def test_states_of_quantizers_are_restored() -> None:
 def test_bad_images_are_named() -> None:
     batches = images(8)
     network = quantized(randomize(Net()), batches)
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="needs at least one image"):
         correct_bias(network, [])
     with pytest.raises(TrialFailed, match="outputs of 'stem' are not finite"):
         correct_bias(network, [torch.full((2, *SIZE), math.nan)])

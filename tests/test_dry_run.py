@@ -79,6 +79,12 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dryrun, "MEASURED_S", 0.1)
 
 
+@pytest.fixture(autouse=True)
+def _a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its width is not limited; pytest-xdist sets a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(**settings: Any) -> str:
     """What the dry run of a job prints."""
     text = io.StringIO()
@@ -283,13 +289,21 @@ def test_glyphs_are_not_rendered_for_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("limits", "bits"),
-    [({"latency": "0.5x"}, 8), ({"latency": "0.5x", "size": "0.1x"}, 2), ({"size": "0.1x"}, 2), ({}, 2)],
+    [
+        ({"latency": "0.5x"}, {"quantize": 8}),
+        ({"latency": "0.5x", "size": "0.1x"}, {"quantize": 2, "quantize, 8 bits": 8}),
+        ({"size": "0.1x"}, {"quantize": 2}),
+        ({}, {"quantize": 2}),
+    ],
 )
 def test_the_cheapest_recipe_has_few_bits_only_where_these_cost_less(
-    opened: OpenedJob, limits: dict[str, str], bits: int
+    opened: OpenedJob, limits: dict[str, str], bits: dict[str, int]
 ) -> None:
     """A runtime with int8 kernels unpacks fewer bits at each run, which takes time."""
     job = opened.job.model_copy(update={"constraints": Constraints.model_validate(limits)})
     recipes = dict(replace(opened, job=job).cheapest())
-    found = {own.weight_bits for own in opened.compose(Replay(recipes["quantize"])).bits.values()}
-    assert found == {bits}
+    for label, wanted in bits.items():
+        found = {own.weight_bits for own in opened.compose(Replay(recipes[label])).bits.values()}
+        assert found == {wanted}
+    assert ("all together, 8 bits" in recipes) == ("quantize, 8 bits" in bits)
+    assert "prune, 8 bits" not in recipes

@@ -171,7 +171,9 @@ def test_ticks_and_labels() -> None:
 def test_places_without_a_measured_loss_are_named(small_run: Path) -> None:
     found = results.read(small_run)
     rows = [("a", 1.0, 0.0), ("a", 0.5, 0.1), ("b", 1.0, 0.0), ("b", 0.5, None), ("c", 1.0, 0.0), ("c", 0.5, None)]
-    tables = pd.DataFrame(rows, columns=["name", "choice", "divergence"])
+    tables = pd.DataFrame(rows, columns=["name", "choice", "divergence"]).assign(axis="structure")
+    bits = {"axis": "weight bits", "name": "stem", "choice": 8, "divergence": 0.0}
+    tables = pd.concat([tables, pd.DataFrame([bits])])  # a group is no place of channels
     assert not [text for text in view.warnings(found) if "was not measured" in text]
     (told,) = [text for text in view.warnings(replace(found, tables=tables)) if "was not measured" in text]
     assert told == (

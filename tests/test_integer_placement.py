@@ -231,4 +231,4 @@ def test_the_headline_agrees_with_the_rows() -> None:
     rows = [row("stem", 9.0, 26.0, "integers"), row("layer1", 9.0, 8.0, "integers"), row("head", 2.0, 8.0, "integers")]
     told = shown.headline(rows)
     assert told.startswith("all layers compute in integers, by the times of whole files; ")
-    assert told.endswith("timed alone, 2 of 3 groups are slower in that form")
+    assert told.endswith("timed alone, 2 of 3 groups are faster in the other form")

@@ -17,7 +17,7 @@ from autocompress.checking.verdicts import Checked, Judged, Verdict
 from autocompress.contract import Deployable
 from autocompress.data import task_of
 from autocompress.devices.comparing import deployable, running_device
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import UserError
 from autocompress.export import operator_histogram
 from autocompress.job import Constraints
 from autocompress.results import FRONT_FILE, SearchResult, read
@@ -132,12 +132,9 @@ def _file(file: Path, limits: Limits) -> Checked:
 def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> dict[str, Any]:
     device = running_device(limits.device)
     asked = Constraints.model_validate({"latency": limits.bounds()["latency"]})
-    try:
-        measured = Measurer(device, limits.device).latency(
-            candidate, reference, seconds=limits.seconds, constraints=asked, most=limits.reruns
-        )
-    except TrialFailed as failed:
-        raise UserError(str(failed)) from None
+    measurer = Measurer(device, limits.device)
+    with measurer.told():
+        measured = measurer.latency(candidate, reference, seconds=limits.seconds, constraints=asked, most=limits.reruns)
     return asdict(measured)
 
 

@@ -36,7 +36,7 @@ def show(job: Job, console: Console) -> None:
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     parameters = opened.parameters()
     offered = opened.offered()
-    lines = [f"methods: {words.join(offered) if opened.methods else 'none applies'}"]
+    lines = [f"methods: {words.join(offered) if offered else 'none applies'}"]
     if others := [method.name for method in opened.methods if method.name not in offered]:
         lines.append(f"  not used, since the space does not name them: {', '.join(others)}")
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in opened.refused.items()]

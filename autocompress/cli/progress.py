@@ -129,8 +129,8 @@ class Step:
         self._text, self._began, self._said, self._first = "", 0.0, 0.0, 0.0
 
     def begin(self, fraction: float, text: str) -> None:
-        """Starts the clock if this is another step."""
-        if text != self._text:
+        """Starts the clock if this is another step, or the same one again."""
+        if text != self._text or fraction < self._first:
             self._text, self._began, self._first = text, time.monotonic(), fraction
             self._said = self._began + LONG_STEP_S - SAY_EVERY_S
 

@@ -11,6 +11,7 @@ from typing import Any
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
 from autocompress.devices.measuring import measure
 from autocompress.devices.sessions import load
+from autocompress.devices.trying import told
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig
 
@@ -78,10 +79,8 @@ def measured(
     Raises:
         UserError: if it cannot run one of the files.
     """
-    try:
+    with told(device):
         return measure(device, candidate, reference, config, seconds=seconds)
-    except TrialFailed as failed:
-        raise UserError(str(failed)) from None
 
 
 def running_device(config: DeviceConfig, plugins: Manager | None = None) -> Device:

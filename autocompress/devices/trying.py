@@ -14,8 +14,10 @@ HINT = "'autocompress check-plugin' finds the mistakes of a device"
 
 
 @contextmanager
-def told(device: Device) -> Iterator[None]:
-    """Turns an error of ``device``, other than lack of memory, into a UserError that names it.
+def told(device: Device, *others: Device) -> Iterator[None]:
+    """Turns an error of a device, other than lack of memory, into a UserError that names it.
+
+    ``device`` is named if the error names none of these devices.
 
     Raises:
         UserError: in the place of such an error.
@@ -27,9 +29,8 @@ def told(device: Device) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        name, what = f"the device '{device.name}'", raised(error)
-        if isinstance(error, TrialFailed):
-            what = f"{name} could not measure: {error}"
-        elif "device '" not in what:  # it raised nothing itself
-            what = f"{name} could not be used: {what}"
+        is_failure = isinstance(error, TrialFailed)
+        what = str(error) if is_failure else raised(error)
+        if not any(f"'{own.name}'" in what for own in (device, *others)):
+            what = f"the device '{device.name}' could not {'measure' if is_failure else 'be used'}: {what}"
         raise UserError(what, HINT) from error

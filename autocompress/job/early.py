@@ -90,8 +90,10 @@ def check_data_folders(job: Job) -> None:
     """Refuses data in a folder that does not exist."""
     for word in job.data.words.values():
         for prefix, hint in FOLDERS.items():
+            if not word.startswith(prefix):
+                continue
             folder = Path(below(job.data.root, word.removeprefix(prefix))).expanduser()
-            if word.startswith(prefix) and not folder.is_dir():
+            if not folder.is_dir():
                 raise UserError(f"there is no folder {folder}", hint)
 
 

@@ -43,7 +43,7 @@ from autocompress.opened.computing import decided
 from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
-from autocompress.opened.opening import default_params, measured, no_images, try_device, with_sources
+from autocompress.opened.opening import default_params, measured, no_images, try_devices, with_sources
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.transfer import user_data
@@ -120,8 +120,9 @@ class OpenedJob:
         began = time.monotonic()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
-                try_device(job, device, known.shape)
-                model = train_baseline(job, model, splits, progress, compute=compute, pause=lock.breathe)
+                tried = partial(try_devices, job, known.devices, known.shape)
+                how: dict[str, Any] = {"compute": compute, "pause": lock.breathe, "before": tried}
+                model = train_baseline(job, model, splits, progress, **how)
         training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()
         sources, methods, refused = with_sources(known, job, model, store, compute, lock, progress)
@@ -242,7 +243,8 @@ class OpenedJob:
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
         """The cheapest recipes for the bounds of the job; see :meth:`JobSpace.cheapest`."""
         bounds = {"latency", "size", "energy"}.intersection(self.job.constraints.bounds())
-        return self.space.cheapest(fewest_bits=self.device.deterministic or bounds != {"latency"})
+        is_timed = "latency" in bounds and not self.device.deterministic
+        return self.space.cheapest(fewest=not is_timed or len(bounds) > 1, eight=is_timed)
 
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None

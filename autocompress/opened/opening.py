@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -143,15 +145,19 @@ def no_images(model: nn.Module) -> Splits:
     return Splits(none, none, none, info)
 
 
-def try_device(job: Job, device: Device, shape: nn.Module) -> None:
-    """Measures the untrained network on a device that computes costs, before the training.
+def try_devices(job: Job, devices: Sequence[Device], shape: nn.Module) -> None:
+    """Measures the untrained network on those devices that compute costs, before the training.
 
     Other devices are not tried: they might begin to use a GPU in this process, which forks later.
 
     Raises:
-        UserError: if the device fails.
+        UserError: if a device fails.
     """
-    if device.deterministic:
-        file = export_baseline(shape.cpu(), cache_folder("baselines")).deployable
-        with told(device):
-            measure(device, file, file, job.device)
+    if not any(device.deterministic for device in devices):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = export_baseline(shape.cpu(), Path(folder)).deployable
+        for device in devices:
+            if device.deterministic:
+                with told(device):
+                    measure(device, file, file, job.device)

@@ -144,14 +144,25 @@ class JobSpace:
         except InvalidRecipe:
             return None
 
-    def cheapest(self, *, fewest_bits: bool = True) -> list[tuple[str, dict[str, Value]]]:
+    def cheapest(self, *, fewest: bool = True, eight: bool = False) -> list[tuple[str, dict[str, Value]]]:
         """The cheapest recipe of each method, and of all methods together ("all together").
 
         Args:
-            fewest_bits: whether groups have the fewest bits. Else they have 8, or the most bits of
-                the quantizer: on runtimes with int8 kernels, fewer bits only make files smaller,
-                and unpacking them takes time.
+            fewest: whether there are recipes with the fewest bits.
+            eight: whether there are recipes with 8 bits, or the most bits of the quantizer. On
+                runtimes with int8 kernels, fewer bits only make files smaller, and unpacking them
+                takes time. If ``fewest`` too, the labels of these end in ", 8 bits".
         """
+        found = self._cheapest("cheapest") if fewest else []
+        if not eight:
+            return found
+        label = "{}, 8 bits" if fewest else "{}"
+        return found + [
+            (label.format(name), values) for name, values in self._cheapest("default") if (name, values) not in found
+        ]
+
+    def _cheapest(self, bits: str) -> list[tuple[str, dict[str, Value]]]:
+        """The cheapest recipes, with the bits by this rule of :class:`Policy`."""
         rules: dict[str, dict[str, str]] = {}
         for method in self.methods:
             if isinstance(method, Pruner):  # widths do not depend on the pruner
@@ -159,7 +170,7 @@ class JobSpace:
                 continue
             rules[method.name] = {method.name: "cheapest"}
             if isinstance(method, Quantizer):
-                rules[method.name]["bits"] = "cheapest" if fewest_bits else "default"
+                rules[method.name]["bits"] = bits
         if len(rules) > 1:
             rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
         quantizers = {method.name for method in self.methods if isinstance(method, Quantizer)}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
+CLEARLY = 1.05
+"""Ratio of two times above which they differ by more than noise."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class GroupPaying:
 
     @property
     def is_slower(self) -> bool:
-        """Whether its layers, by their own times, are faster in the other form."""
+        """Whether its layers, by their own times, are clearly faster in the other form."""
         own = sum(float(row["integer_us" if row["computes"] == "integers" else "float_us"]) for row in self.layers)
         other = self.float_us + self.integer_us - own
-        return own > other
+        return own > CLEARLY * other
 
 
 def by_group(rows: Sequence[Row]) -> list[GroupPaying]:
@@ -82,9 +84,8 @@ def headline(rows: Sequence[Row]) -> str:
     groups = by_group(rows)
     if not (against := sum(found.is_slower for found in groups)):
         return told
-    return (
-        f"{told}, by the times of whole files; timed alone, {against} of {len(groups)} groups are slower in that form"
-    )
+    which = f"{against} of {len(groups)} groups {'is' if against == 1 else 'are'}"
+    return f"{told}, by the times of whole files; timed alone, {which} faster in the other form"
 
 
 def _form(rows: Sequence[Row]) -> str:

@@ -219,7 +219,8 @@ def tap_crop(result: SearchResult) -> str:
 
 def _unmeasured(result: SearchResult) -> str:
     """Returns a sentence on couplings without a measured loss; empty if there are none."""
-    known = {name: int(own["divergence"].notna().sum()) for name, own in result.tables.groupby("name", sort=False)}
+    rows = result.tables[result.tables["axis"] == "structure"]
+    known = {name: int(own["divergence"].notna().sum()) for name, own in rows.groupby("name", sort=False)}
     lacking = [str(name) for name, count in known.items() if count <= 1]  # keeping all channels loses nothing
     if not lacking:
         return ""

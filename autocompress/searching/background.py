@@ -175,6 +175,11 @@ class Background:
         finally:
             self.opened.end_proposals()
 
+    @property
+    def notes(self) -> list[str]:
+        """The notes for the summary."""
+        return [self.fault] if self.fault else []
+
     def _proposals(self) -> Proposed | None:
         """The proposals; None if there are none."""
         try:

@@ -253,9 +253,8 @@ class Driver:
         """A text with the expected cost of the search, before the first trial."""
         budget, parts = self._job.budget, []
         if any(isinstance(method, Pruner) for method in self._opened.methods) and self._job.search.tables:
-            parts.append(
-                f"tables in at most {table_seconds(self._job):.0f} s and {probes.COUNT} probes beside the first trials"
-            )
+            seconds = f"{table_seconds(self._job):.0f} s"
+            parts.append(f"tables in at most {seconds} of work and {probes.COUNT} probes beside the first trials")
         limits = f"at most {budget.trials} trials"
         limits += (
             "" if budget.minutes is None else f" or {budget.minutes:g} minutes, {self._seconds:.0f} s of them spent"
@@ -349,15 +348,15 @@ class Driver:
         from autocompress.report import write_report  # importing plots takes a second
 
         self._recorded.phase("closing", ended)
-        unreachable = self._background.out_of_reach
+        told = self._background
         closing = Closing(
             self._opened,
             self._measurer,
             self._folder,
             self._baseline,
-            out_of_reach=unreachable,
+            out_of_reach=told.out_of_reach,
             tell=self._observer.on_note,
-            notes=[self._background.fault] if self._background.fault else [],
+            notes=told.notes,
         )
         try:
             if ended != INTERRUPTED:
@@ -379,6 +378,7 @@ class Driver:
 
     def _finish(self, closing: Closing, ended: str) -> None:
         self._background.ready(meanwhile=_nothing)  # no other thread computes while the front is measured
+        closing.out_of_reach, closing.notes = self._background.out_of_reach, self._background.notes
         home = self._folder.resolve()
         finish_nearest_miss(self._study, self._opened, self._measurer, home, self._progress)
         finish_within_bar(self._study, self._opened, self._measurer, home, self._progress)

@@ -113,8 +113,8 @@ class Measurer:
             return self.measure(candidate, baseline, seconds=seconds)
 
     def told(self) -> AbstractContextManager[None]:
-        """Turns errors of the device into a UserError (:func:`devices.trying.told`)."""
-        return told(self.device)
+        """Turns errors of the devices into a UserError (:func:`devices.trying.told`)."""
+        return told(self.device, *([] if self.energy_device is None else [self.energy_device]))
 
     def energy(self, deployable: Deployable) -> float | None:
         """Microjoules per image of one file, if a device knows it without running the file."""

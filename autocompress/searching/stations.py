@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autocompress.contract import Deployable, Device, Measurement, OperatorCount, manager_for
+from autocompress.contract.raised import raised
 from autocompress.devices import measure
 from autocompress.errors import CannotWork, TrialFailed, UserError
 from autocompress.job import Job
@@ -93,6 +94,8 @@ class Station:
                 return measure(self._device, both[0], both[1], self._job.device, seconds=seconds)
             except TrialFailed as failed:
                 return str(failed) or "it cannot be measured"
+            except Exception as error:  # of a device; Ray's own error would not name it
+                return raised(error)
 
 
 def different(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -84,6 +84,7 @@ def train_baseline(
     *,
     compute: Compute | None = None,
     pause: Callable[[], None] | None = None,
+    before: Callable[[], None] | None = None,
     only_kept: bool = False,
 ) -> nn.Module:
     """Trains ``model`` with the baseline settings of the job, or loads an earlier result.
@@ -91,7 +92,8 @@ def train_baseline(
     The result is in eval mode, on the CPU, and reparameterised where timm supports that. It is
     stored in the cache folder. The key has everything that decides the result: architecture,
     training images, settings, seed, library versions, and the way of computing. Weights that
-    another process has trained (``training.handed``) are taken as they are.
+    another process has trained (``training.handed``) are taken as they are. ``before`` is only
+    called if there is no earlier result.
 
     Raises:
         UserError: if there are no training images, or the training diverged: loss, weights or
@@ -114,6 +116,8 @@ def train_baseline(
             )
         require_training_images(job, splits)
         _check_room(model, path.parent)
+        if before is not None:
+            before()
         checkpoint = Checkpoint.of(key)
         told = None if progress is None else _naming_the_baseline(progress)
         how: dict[str, Any] = {"compute": compute, "seed": job.seed, "progress": told, "pause": pause}
