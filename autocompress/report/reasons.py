@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 _DIGITS = re.compile(r"[-−+]?\d+(\.\d+)?")
-_WORD = re.compile(r"""[^\s,;:()'"]*\d[^\s,;:()'"]*""")
+_WORD = re.compile(r"""[^\s,;:()\[\]{}='"]*\d[^\s,;:()\[\]{}='"]*""")
 """A word with a digit: a number with its unit, or a name such as ``layer1.0.conv1``."""
-_NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)[a-zA-Z%×µ]{0,3}\.?")
+"""A number with its unit, maybe at the end of a sentence."""
 
 
 def kind(reason: str) -> str:
@@ -30,8 +31,8 @@ def _told(words: Sequence[str]) -> str:
     first = words[0]
     if all(word == first for word in words):
         return first
-    numbers = {word: match for word in words if (match := _NUMBER.match(word))}
+    numbers = {word: match for word in words if (match := _NUMBER.fullmatch(word))}
     if len(numbers) < len(set(words)):
         return f"{first} (and others)"
-    ordered = sorted(numbers, key=lambda word: float(numbers[word].group().replace("−", "-")))
+    ordered = sorted(numbers, key=lambda word: float(numbers[word].group(1).replace("−", "-")))
     return f"{ordered[0].rstrip('.')} to {ordered[-1]}"

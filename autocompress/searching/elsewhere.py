@@ -63,7 +63,8 @@ def _on(
             found = measure(device, file_of(row), baseline, config, seconds=SECONDS)
         except Exception as error:  # a plugin's fault must not end the search
             why = str(error) if isinstance(error, TrialFailed) else raised(error)
-            log.warning("trial %s is not measured on '%s': %s", row["trial"], config.name, why)
+            fault = None if isinstance(error, TrialFailed) else error
+            log.warning("trial %s is not measured on '%s': %s", row["trial"], config.name, why, exc_info=fault)
             told["models"].append({"trial": row["trial"], "reason": why})
             continue
         names = ("latency_ms", "latency_ratio", "ratio_low", "ratio_high", "baseline_ms", "noisy")

@@ -71,7 +71,7 @@ class Explainer:
         except _TimeIsUp:
             found["missing"] = f"there were {self.seconds:.0f} s for all steps"
         except Exception as error:
-            log.warning("the steps of trial %s were not measured: %s: %s", row["trial"], type(error).__name__, error)
+            log.warning("the steps of trial %s were not measured", row["trial"], exc_info=error)
             found["missing"] = raised(error)
         return {**found, "layers": self._layers(row)}
 

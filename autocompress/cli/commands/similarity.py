@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from autocompress.cli import options
-from autocompress.cli.output import say
+from autocompress.cli.output import print_table, say
 from autocompress.cli.teacher import OF_MODEL, Checkpoint, Images, InputSize, Model, Pretrained, Seed, job_of
 from autocompress.errors import UserError
 
@@ -67,7 +67,7 @@ def similarity(
         raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
     console = Console()
     rows, size, notes = rows_of(teacher, job, data, images, console, divergence)
-    console.print(table_of(rows, job.model))
+    print_table(console, table_of(rows, job.model))
     for note in notes:
         say(console, f"note: {note}")
     own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
