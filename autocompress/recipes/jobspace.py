@@ -151,15 +151,14 @@ class JobSpace:
             fewest: whether there are recipes with the fewest bits.
             eight: whether there are recipes with 8 bits, or the most bits of the quantizer. On
                 runtimes with int8 kernels, fewer bits only make files smaller, and unpacking them
-                takes time. If ``fewest`` too, the labels of these end in ", 8 bits".
+                takes time. If ``fewest`` too, the labels of these end in ", most bits".
         """
         found = self._cheapest("cheapest") if fewest else []
         if not eight:
             return found
-        label = "{}, 8 bits" if fewest else "{}"
-        return found + [
-            (label.format(name), values) for name, values in self._cheapest("default") if (name, values) not in found
-        ]
+        suffix = ", most bits" if fewest else ""
+        others = [point for point in self._cheapest("default") if point not in found]
+        return found + [(label + suffix, values) for label, values in others]
 
     def _cheapest(self, bits: str) -> list[tuple[str, dict[str, Value]]]:
         """The cheapest recipes, with the bits by this rule of :class:`Policy`."""
