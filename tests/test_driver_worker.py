@@ -83,9 +83,10 @@ def crew(tmp_path: Path) -> Iterator[Callable[..., Crew]]:
 def test_the_first_recipe_is_tried_in_the_forked_process_and_further_ones_in_both(crew: Callable[..., Crew]) -> None:
     own = crew()
     own.worker.start(with_recipe=True)
-    own.until(lambda: bool(own.driver.rows))
-    assert own.processes
-    assert os.getpid() not in own.processes
+    own.until(lambda: bool(own.processes - {os.getpid()}))
+    # On a busy machine, the thread may finish the second recipe before that process has started.
+    first = min((row for row in own.driver.rows if "process" in row), key=lambda row: row["trial"])
+    assert first["process"] != os.getpid()
     own.worker.alone()
     assert len(own.processes) == 2, "the thread of the driver tries recipes too"
     own.until(lambda: own.driver.dispatcher.is_over)
