@@ -141,8 +141,8 @@ def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str,
     if times.exists():
         return dict(json.loads(times.read_text(encoding="utf-8")))
     cache = folder / f"cache-{search}"
-    for begun in (folder / name, kept, cache):
-        shutil.rmtree(begun, ignore_errors=True)
+    for cut_short in (folder / name, kept, cache):
+        shutil.rmtree(cut_short, ignore_errors=True)
     kept.mkdir()
     seed, _, change = search.partition("-")
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))

@@ -20,10 +20,11 @@ from autocompress.errors import UserError
 from autocompress.export import TapCrop, cropped
 from autocompress.files import atomic_folder
 from autocompress.quantization import hardening
+from autocompress.results import MODEL_FILE as MODEL_FILE
 from autocompress.runtime import EXACT, EXACT_WHEN
 from autocompress.store import save_tensors
 
-MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
 
 

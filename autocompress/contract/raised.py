@@ -18,8 +18,7 @@ def raised(error: BaseException) -> str:
 
     Example: ``the pruner 'p' raised KeyError: 0 (p.py:8, order)``.
     """
-    text = " ".join(str(error).split())
-    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    text = one_line(error)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     found = _innermost(error)
     if found is None:
@@ -28,6 +27,12 @@ def raised(error: BaseException) -> str:
     frame = place(error)
     where = "" if frame is None else f" ({Path(frame.filename).name}:{frame.lineno}, {frame.name})"
     return f"the {kind} '{found.name}' raised {what}{where}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on one line, of at most ``LONGEST`` characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def place(error: BaseException) -> traceback.FrameSummary | None:

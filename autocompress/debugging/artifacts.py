@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocompress.errors import UserError
-from autocompress.results import SearchResult
-
-MODEL_FILE = "model.onnx"
+from autocompress.results import MODEL_FILE, SearchResult
 
 
 def chosen(result: SearchResult, trial: int | None) -> tuple[int, Path]:

@@ -9,9 +9,7 @@ from typing import Any
 import pandas as pd
 
 from autocompress.errors import UserError
-from autocompress.results import SearchResult, read
-
-MODEL_FILE = "model.onnx"
+from autocompress.results import MODEL_FILE, SearchResult, read
 
 
 def asked(run: str | Path, to: str | Path, trial: int | None) -> tuple[SearchResult, Mapping[str, Any], Path]:

@@ -62,7 +62,7 @@ from autocompress.results.columns import (
     Row,
     frame,
 )
-from autocompress.results.run import JOB_FILE, SUMMARY_FILE, SearchResult, read
+from autocompress.results.run import JOB_FILE, MODEL_FILE, SUMMARY_FILE, SearchResult, read
 from autocompress.results.tables import (
     FRONT_FILE,
     SENSITIVITY_FILE,
@@ -85,6 +85,7 @@ __all__ = [
     "FRONT_FILE",
     "INTERRUPTED",
     "JOB_FILE",
+    "MODEL_FILE",
     "SENSITIVITY_COLUMNS",
     "SENSITIVITY_FILE",
     "SHOWN_METRICS",

@@ -31,6 +31,8 @@ from autocompress.results.columns import (
 from autocompress.results.tables import read_front, read_sensitivity, read_tables, read_trials
 
 JOB_FILE, SUMMARY_FILE = "job.yaml", "summary.json"
+MODEL_FILE = "model.onnx"
+"""The file of a model, in the folder of its artifact."""
 
 
 @dataclass(frozen=True)

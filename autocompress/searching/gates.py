@@ -21,7 +21,7 @@ import torch
 
 from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement, Value
-from autocompress.contract.raised import raised
+from autocompress.contract.raised import one_line, raised
 from autocompress.data import task_of
 from autocompress.errors import CannotWork, InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
@@ -119,7 +119,7 @@ class Trial:
         except TrialFailed as error:
             self.row |= {"status": "failed", "reason": f"{self.stage}: {self._no_room(error) or error}"}
         except (MemoryError, torch.OutOfMemoryError) as error:
-            self.row |= {"status": "failed", "reason": f"{self.stage}: out of memory: {_one_line(error)}"}
+            self.row |= {"status": "failed", "reason": f"{self.stage}: out of memory: {one_line(error)}"}
         except Exception as error:  # a plugin's fault must not end the search
             log.exception("trial %d failed in %s", self.number, self.stage)
             what = self._no_room(error) or raised(error)
@@ -333,8 +333,3 @@ def _measured_columns(measured: Measurement) -> dict[str, Any]:
         "latency_ratio": measured.latency_ratio,
         "energy_uj": measured.energy_uj,
     }
-
-
-def _one_line(error: BaseException, most: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else text[: most - 3] + "..."
