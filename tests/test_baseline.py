@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_teacher import TinyNet, described
 from torch import nn
+from torch.nn import functional as F
 
 from autocompress import models
 from autocompress.data import DataInfo, Splits, TensorSplit
@@ -196,11 +197,22 @@ class Untranslatable(TinyNet):
         return super().forward(x) if float(x.mean()) > -1e9 else x
 
 
+class OneFilterAnImage(TinyNet):
+    """Has a group of filters for each image, and the file needs a fixed number of groups."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        twice, (height, width) = torch.cat([x, x], 1), x.shape[2:]
+        filters = twice.mean((2, 3))[..., None, None]
+        made = F.conv2d(twice.reshape(1, -1, height, width), filters, groups=x.shape[0])
+        return super().forward(made.reshape(-1, 1, height, width))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (Rooted, "the baseline cannot be compressed: the model's outputs are not finite numbers"),
         (Untranslatable, "the baseline cannot be written as an ONNX file: "),
+        (OneFilterAnImage, r"the baseline cannot be written as an ONNX file: .*aten\.conv2d"),
     ],
 )
 def test_a_baseline_passes_the_gates_of_a_candidate(

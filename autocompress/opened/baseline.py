@@ -177,7 +177,9 @@ def _export(model: nn.Module, file: Path) -> None:
         raise
     except Exception as error:  # torch.export and the exporter raise many types
         log.debug("the baseline cannot be exported", exc_info=True)
-        told = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # torch colours its errors
+        # The exporter only says at which step it failed; the cause names the operator.
+        cause = error.__cause__ if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ else error
+        told = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip()  # torch colours its errors
         reason = (told or type(error).__name__).splitlines()[0][:300]
         raise UserError(
             f"the baseline cannot be written as an ONNX file: {reason}", "change model_args, or choose another model"
