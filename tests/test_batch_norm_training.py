@@ -49,7 +49,7 @@ def trainable(net: nn.Module, bits: int = 8, *, enabled: bool = True, **options:
 
 
 def convolution(network: QuantizedNetwork) -> FakeLayer:
-    return network.layers()["0"]
+    return network.fake_layers()["0"]
 
 
 @given(groups=st.sampled_from([1, 3]), bias=st.booleans(), seed=st.integers(0, 100), batch=st.integers(2, 9))
@@ -172,7 +172,7 @@ def test_the_hardened_network_equals_the_trained_one(bits: int) -> None:
         optimizer.step()
     assert not torch.equal(master, convolution(network).weight)
     network.eval()
-    for layer in network.layers().values():  # as `tracking` leaves them: ranges of the weights of the last step
+    for layer in network.fake_layers().values():  # as `tracking` leaves them: ranges of the weights of the last step
         layer.weight_quantizer.tracking = False
         layer.weight_quantizer(layer.quantized_weight())
     x = torch.randn(16, *SIZE)

@@ -61,7 +61,7 @@ def channel_means(network: QuantizedNetwork, batches: list[torch.Tensor], enable
     found: dict[str, list[torch.Tensor]] = {}
     hooks = [
         layer.register_forward_hook(lambda _, __, y, name=name: found.setdefault(name, []).append(y))
-        for name, layer in network.layers().items()
+        for name, layer in network.fake_layers().items()
     ]
     fakes = [*network.weight_fakes().values(), *network.activation_fakes().values()]
     for fake in fakes:
@@ -91,7 +91,7 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
     before = errors(network, batches, wanted)
     assert correct_bias(network, batches) == 4
     after = errors(network, batches, wanted)
-    for name, layer in network.layers().items():
+    for name, layer in network.fake_layers().items():
         # The rest is rounding: biases are rounded to a step of the accumulator, before and after
         # the correction.
         assert layer.input_quantizer is not None
@@ -106,12 +106,12 @@ def test_later_layers_are_corrected_after_earlier_ones() -> None:
     network = quantized(model, batches, 2)
     wanted = channel_means(network, batches, enabled=False)
     with torch.no_grad():
-        for name, layer in network.layers().items():
+        for name, layer in network.fake_layers().items():
             layer.bias.add_(wanted[name] - channel_means(network, batches, enabled=True)[name])
-    by_hand = {name: layer.bias.detach().clone() for name, layer in network.layers().items()}
+    by_hand = {name: layer.bias.detach().clone() for name, layer in network.fake_layers().items()}
     other = quantized(model, batches, 2)
     correct_bias(other, batches)
-    for name, layer in other.layers().items():  # one pass per layer gives the result of one pass for all
+    for name, layer in other.fake_layers().items():  # one pass per layer gives the result of one pass for all
         assert layer.bias is not None
         torch.testing.assert_close(layer.bias.detach(), by_hand[name], rtol=0, atol=0.01)
 
@@ -142,7 +142,7 @@ def test_only_as_many_images_as_fit_are_used(monkeypatch: pytest.MonkeyPatch) ->
     correct_bias(few, batches)
     monkeypatch.undo()
     correct_bias(some, [torch.cat(batches)[:10]])
-    assert all(torch.equal(few.layers()[name].bias, layer.bias) for name, layer in some.layers().items())
+    assert all(torch.equal(few.fake_layers()[name].bias, layer.bias) for name, layer in some.fake_layers().items())
 
 
 def test_states_of_quantizers_are_restored() -> None:
@@ -152,7 +152,7 @@ def test_states_of_quantizers_are_restored() -> None:
     correct_bias(network, batches)
     assert network.training
     assert [name for name, fake in network.activation_fakes().items() if not fake.enabled] == ["x"]
-    assert not any(layer._forward_hooks for layer in network.layers().values())
+    assert not any(layer._forward_hooks for layer in network.fake_layers().values())
 
 
 def test_bad_images_are_named() -> None:

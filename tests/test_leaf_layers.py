@@ -90,7 +90,7 @@ def test_a_leaf_reads_a_grid_and_contains_its_norm(trainable: bool) -> None:
         reads = next(node for node in network.graph.nodes if node.target == name).args[0]
         assert layer.input_quantizer is network.get_submodule(reads.target), "the quantizer of its input"
         assert "input_quantizer" not in dict(layer.named_children())
-    assert sorted(network.layers()) == ["fc", "stem", "third"], "leaves have no weight quantizer"
+    assert sorted(network.fake_layers()) == ["fc", "stem", "third"], "leaves have no weight quantizer"
     points = network.placement.activations
     assert points["act_1"].spec.nonnegative, "the cut-off behind the leaf's norm is absorbed as behind a convolution's"
     assert points["act_1"].spec.bits == 8

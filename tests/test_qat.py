@@ -63,7 +63,7 @@ class Watch(QuantizationSchedule):
     def before_step(self, model: nn.Module, step: int) -> None:
         super().before_step(model, step)
         assert isinstance(model, QuantizedNetwork)
-        layer = model.layers()["0"]
+        layer = model.fake_layers()["0"]
         assert layer.norm is not None
         fake = layer.weight_quantizer
         self.seen.append((fake.enabled, fake.tracking, layer.norm.training))
@@ -118,7 +118,7 @@ def test_frozen_ranges_do_not_change() -> None:
 def test_master_weights_change_even_if_their_integers_do_not() -> None:
     """Check 16: the float weights sum up changes that are smaller than one step of the grid."""
     model = network()
-    layer = model.layers()["0"]
+    layer = model.fake_layers()["0"]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     model.train()
     assert layer.norm is not None

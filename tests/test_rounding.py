@@ -275,13 +275,13 @@ def test_chosen_integers_are_in_the_network(model: nn.Module, images: torch.Tens
         lambda _, spec: UniformFakeQuantizer(spec, is_symmetric=spec.role == "weight"),
         input_size=SIZE,
     )
-    before = {name: layer.weight.detach().clone() for name, layer in made.layers().items()}
+    before = {name: layer.weight.detach().clone() for name, layer in made.fake_layers().items()}
     how = offered(made, dict.fromkeys(layers, "descent"))
     assert set(how) == set(layers)
     round_layers(made, how, [images])
-    chosen = {name: layer.weight.detach().clone() for name, layer in made.layers().items()}
+    chosen = {name: layer.weight.detach().clone() for name, layer in made.fake_layers().items()}
     network.calibrate(made, [images])
-    for name, layer in made.layers().items():
+    for name, layer in made.fake_layers().items():
         live = live_weights(layer, layers[name].input_shape)
         assert not torch.equal(live(before[name]), live(chosen[name]))
         torch.testing.assert_close(live(layer.weight_quantizer(layer.weight)), live(chosen[name]))
@@ -334,12 +334,12 @@ def test_slb_starts_from_rounded_weights(model: nn.Module, images: torch.Tensor)
         input_size=SIZE,
         trainable=True,
     )
-    assert all(layer.weight_quantizer.starts_from_rounding for layer in made.layers().values())
+    assert all(layer.weight_quantizer.starts_from_rounding for layer in made.fake_layers().values())
     assert not UniformFakeQuantizer(weight_spec(4)).starts_from_rounding
     assert Slb().rounding({}, 2) == "descent"
     round_layers(made, offered(made, dict.fromkeys(layers, "descent")), [images])
     network.calibrate(made, [images])
-    for name, layer in made.layers().items():
+    for name, layer in made.fake_layers().items():
         fake = layer.weight_quantizer
         assert isinstance(fake, SlbFakeQuantizer)
         fake.start_search(layer.weight)

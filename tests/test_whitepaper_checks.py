@@ -83,7 +83,7 @@ def test_ranges_come_from_the_folded_weight() -> None:
     Without folding first, results would be better than those of the deployed model.
     """
     model = randomize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
-    scale = quantized(model, torch.randn(4, *SIZE)).layers()["0"].weight_quantizer.scale
+    scale = quantized(model, torch.randn(4, *SIZE)).fake_layers()["0"].weight_quantizer.scale
     norm = model[1]
     folded = model[0].weight * (norm.weight / (norm.running_var + norm.eps).sqrt()).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(scale, folded.detach().abs().flatten(1).amax(1) / 127)
@@ -131,7 +131,7 @@ def test_every_layer_except_the_exempt_is_quantized(name: str) -> None:
     exempt = tuple(sorted(layers))[:2]
     network = quantized(model, torch.rand(2, *SIZE), exempt=exempt)
     of_model = {
-        n for n in network.layers() if n in layers
+        n for n in network.fake_layers() if n in layers
     }  # besides them, there are norms that became layers of their own
     assert of_model == layers - set(exempt)
 

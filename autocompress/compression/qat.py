@@ -39,13 +39,13 @@ class QuantizationSchedule(Callback):
     def on_start(self, model: nn.Module, total_steps: int) -> None:
         """Chooses the treatment of batch norm."""
         self._steps = max(total_steps, 1)
-        for layer in _network(model).layers().values():
+        for layer in _network(model).fake_layers().values():
             layer.norm_treatment = "naive" if self._params["norm"] == "naive" else "corrected"
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Switches states at every step, because the trainer sets train mode in each epoch."""
         done, network = step / self._steps, _network(model)
-        layers = [layer for layer in network.layers().values() if layer.weight_quantizer.folds_norm]
+        layers = [layer for layer in network.fake_layers().values() if layer.weight_quantizer.folds_norm]
         is_frozen = self._params["norm"] == "frozen" or done >= self._params["norm_freeze"]
         moving = done < self._params["range_freeze"]
         for fake in network.activation_fakes().values():

@@ -158,7 +158,7 @@ def _round(
     quantizers start from rounded weights are rounded.
     """
     wanted: dict[str, Rounding] = {}
-    for name, layer in quantized.layers().items():
+    for name, layer in quantized.fake_layers().items():
         quantizer, fake = quantized.placement.weights[name].quantizer, layer.weight_quantizer
         if not trains or fake.starts_from_rounding:
             bits = fake.spec.bits

@@ -26,6 +26,7 @@ from autocompress.export.translation import direct_table, translation_table
 
 OPSET = 21
 INPUT, OUTPUT = "image", "logits"
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _LOGGERS = ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")
 
 
@@ -40,8 +41,28 @@ def to_onnx(model: nn.Module, images: torch.Tensor, *, fast: bool = True) -> onn
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet(), torch.no_grad(), torch_onnx.without_stack_traces():
         program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False)
+        if any(node.target is ATTENTION and node.meta["val"].ndim != 4 for node in program.graph.nodes):
+            program = program.run_decompositions({ATTENTION: _attention})
         proto = _direct(program) if fast else None
         return _public(program) if proto is None else proto
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Attention of tensors ``(..., tokens, channels)``; the exporter's own has four dimensions."""
+    if is_causal or enable_gqa or dropout or (mask is not None and mask.dtype == torch.bool):
+        raise NotImplementedError("attention of other than four dimensions with a causal or boolean mask")
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores if mask is None else scores + mask).softmax(-1) @ value
 
 
 def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:

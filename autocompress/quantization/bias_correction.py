@@ -62,7 +62,7 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
     images = torch.cat(list(batches) or [torch.zeros(0)])
     if not len(images):
         raise ValueError("bias correction needs at least one image")
-    layers = network.layers()
+    layers = network.fake_layers()
     with evaluating(network):
         height, width = images.shape[2:]
         images = images[: min(_most_images(network), max(LEAST_IMAGES, PIXELS // (height * width)))]

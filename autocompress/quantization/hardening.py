@@ -61,7 +61,7 @@ def harden(
     with torch.no_grad():
         weights = {
             name: ask(placement.weights[name].quantizer, layer.weight_quantizer, layer.quantized_weight())
-            for name, layer in network.layers().items()
+            for name, layer in network.fake_layers().items()
         }
     return _assemble(network, grids, weights)
 

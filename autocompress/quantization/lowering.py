@@ -62,11 +62,22 @@ def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]
 
 
 def _drop_identities(module: fx.GraphModule) -> None:
-    """Removes operators without effect in eval mode, which would prevent fusions."""
+    """Removes operators without effect in eval mode, which would prevent fusions.
+
+    A ``view`` may need the ``contiguous`` before it, so it becomes a ``reshape``. A module that is
+    one node may have such a ``view`` inside, so it keeps its ``contiguous``.
+    """
     for node in list(module.graph.nodes):
-        if kind(node) in ("identity", "dropout") and isinstance(node.args[0], fx.Node):
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
+            node.target = "reshape"
+        if kind(node) not in ("identity", "dropout") or not isinstance(node.args[0], fx.Node):
+            continue
+        if node.target == "contiguous" and any(
+            user.op == "call_module" and kind(user) == "other" for user in node.users
+        ):
+            continue
+        node.replace_all_uses_with(node.args[0])
+        module.graph.erase_node(node)
 
 
 _OUT_OF_PLACE: dict[object, Callable[..., torch.Tensor]] = {operator.iadd: operator.add, operator.imul: operator.mul}

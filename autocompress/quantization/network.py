@@ -56,7 +56,7 @@ class QuantizedNetwork(fx.GraphModule):
         """The quantizers and bits of each layer."""
         return self.meta["config"]
 
-    def layers(self) -> dict[str, FakeLayer]:
+    def fake_layers(self) -> dict[str, FakeLayer]:
         """Fake-quantized layers by name."""
         return {name: self.get_submodule(name) for name in self.placement.weights}  # type: ignore[misc]
 
@@ -66,7 +66,7 @@ class QuantizedNetwork(fx.GraphModule):
 
     def weight_fakes(self) -> dict[str, FakeQuantizer]:
         """Fake-quantizers of weights by layer."""
-        return {name: layer.weight_quantizer for name, layer in self.layers().items()}
+        return {name: layer.weight_quantizer for name, layer in self.fake_layers().items()}
 
     def activation_fakes(self) -> dict[str, FakeQuantizer]:
         """Fake-quantizers of activations by graph node."""
@@ -210,7 +210,7 @@ def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> Non
     a dry run), only weights get ranges.
     """
     with evaluating(network):
-        for layer in network.layers().values():
+        for layer in network.fake_layers().values():
             _observe([layer.weight_quantizer], partial(layer.weight_quantizer, layer.quantized_weight()))
         images = list(batches)
         if images:

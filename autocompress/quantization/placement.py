@@ -209,7 +209,7 @@ class _Placer:
 
     def _quantize_inputs(self, node: fx.Node, wanted: LayerBits | None = None) -> None:
         for source in node.all_input_nodes:
-            if source in self._on_grid:
+            if source in self._on_grid or shape_of(source) is None:  # the width of a padding is no tensor
                 continue
             if pads_zeros(source) and _merges_into_convolutions(source):  # the integers are padded, not the floats
                 self._quantize_inputs(source, self._owner[node])

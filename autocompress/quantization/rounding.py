@@ -31,7 +31,7 @@ def offered(network: QuantizedNetwork, how: Mapping[str, Rounding]) -> dict[str,
     """The layers of ``how`` that can be rounded by moments, without those that round to nearest."""
     return {
         name: how[name]
-        for name, layer in network.layers().items()
+        for name, layer in network.fake_layers().items()
         if how.get(name, "nearest") != "nearest" and layer.weight_quantizer.levels() is not None and has_columns(layer)
     }
 
@@ -55,7 +55,7 @@ def round_layers(
     with _plain(network):
         moments = gather(network, list(how), lambda: batches, seed=seed)
     for name, own in moments.items():
-        layer = network.layers()[name]
+        layer = network.fake_layers()[name]
         if own.columns.width > MOST_COLUMNS:
             continue
         factor = _factor(layer, own)
@@ -83,7 +83,7 @@ def round_in_order(
             read.
         seed: random seed of drawn positions.
     """
-    layers = network.layers()
+    layers = network.fake_layers()
     own = {name: layer for name, layer in layers.items() if has_columns(layer)}
     original = copy.deepcopy(network)
     for layer in own.values():

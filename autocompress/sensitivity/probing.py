@@ -202,7 +202,7 @@ class _Probe:
         return fake.to(self._context.device).eval()
 
     def _weights_at(self, specs: Sequence[tuple[TensorSpec, str]]) -> dict[str, Callable[..., torch.Tensor]]:
-        layers = {layer.weight_quantizer.spec.name: layer for layer in self._network.layers().values()}
+        layers = {layer.weight_quantizer.spec.name: layer for layer in self._network.fake_layers().values()}
         acts: dict[str, Callable[..., torch.Tensor]] = {}
         for spec, name in specs:
             weight = layers[spec.name].weight.detach()
