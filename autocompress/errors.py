@@ -88,6 +88,17 @@ class TooLittleMemory(TrialFailed):
     """A network cannot be trained here, even on the smallest batch."""
 
 
+def closest(name: str, known: Iterable[str], similarity: float = 0.75) -> str:
+    """The name of ``known`` of which ``name`` is probably a misspelling; empty if there is none.
+
+    Args:
+        name: a name that was found.
+        known: the right names.
+        similarity: least similarity of both (``difflib``), 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint with the closest known names, or all of them.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from autocompress.contract.layers import LayerSpec
 from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer, Stage, Transform
 from autocompress.contract.sampler import Sampler
 from autocompress.data import DatasetProvider
+from autocompress.errors import closest
 
 PREFIX = "autocompress_"
 MARKER = "autocompress_impl"
@@ -29,8 +29,6 @@ COMMAND = re.compile(r"[a-z][a-z0-9-]*")
 """Allowed names of sub-commands."""
 UNKNOWN = "a name of nothing"
 """A name that no data set and no device has."""
-CLOSE = 0.75
-"""Similarity (``difflib``) to the name of a hook above which a function is a misspelt hook."""
 
 
 class InvalidPlugin(Exception):
@@ -108,17 +106,15 @@ def _required(function: Callable[..., Any]) -> list[str]:
 def _check_unmarked(name: str, known: dict[str, tuple[str, ...]]) -> None:
     if name in known:
         raise InvalidPlugin(f"'{name}' is not marked as a hook; write @hookimpl above it")
-    if name.startswith(PREFIX) and (close := difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)):
-        raise InvalidPlugin(
-            f"'{name}' is not a hook of autocompress (did you mean '{close[0]}', marked with @hookimpl?)"
-        )
+    if name.startswith(PREFIX) and (close := closest(name, known)):
+        raise InvalidPlugin(f"'{name}' is not a hook of autocompress (did you mean '{close}', marked with @hookimpl?)")
 
 
 def _closest(name: str, known: dict[str, tuple[str, ...]]) -> str:
     # Without the common prefix, which makes all names similar.
     short = {hook.removeprefix(PREFIX): hook for hook in known}
-    close = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.5)
-    return f"did you mean '{short[close[0]]}'?" if close else f"there are {', '.join(known)}"
+    close = closest(name.removeprefix(PREFIX), short, similarity=0.5)
+    return f"did you mean '{short[close]}'?" if close else f"there are {', '.join(known)}"
 
 
 # --- what hooks give, when they are called --------------------------------------------------------

@@ -7,14 +7,14 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import UserError, closest, did_you_mean
 from autocompress.files import digest
 from autocompress.modulefiles import imported
 from autocompress.task.classification import Classification
@@ -74,18 +74,34 @@ def load_task(ref: TaskRef) -> Task:
 
     Raises:
         UserError: if the name is unknown, the module cannot be imported, the class is not a task or
-            lacks a member, or the options are wrong.
+            lacks a member or has a misspelt one, or the options are wrong.
     """
     kind = _class_of(ref)
+    _check_spelling(ref, [name for one in _own(kind) for name in vars(one)])
     if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
         named = " and ".join(f"'{name}'" for name in lacking)
         raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md describes each member")
     options = json.loads(ref.options)
     try:
-        return kind(**options)
+        task = kind(**options)
     except Exception as error:  # a class of the user may raise any type
         given = f" with the options {options}" if options else ""
         raise UserError(f"the task '{ref.title}' cannot be made{given}: {error}", "see task.options") from error
+    _check_spelling(ref, list(getattr(task, "__dict__", ())))
+    return task
+
+
+def _check_spelling(ref: TaskRef, names: Sequence[str]) -> None:
+    """Refuses a name that is close to that of a member which the class leaves as it is."""
+    members = [name for name in dir(Task) if not name.startswith("_")]
+    own = {name for one in _own(_class_of(ref)) for name in vars(one)}
+    for name in names:
+        close = "" if name.startswith("_") or name in members else closest(name, members)
+        if close and close not in own:
+            raise UserError(
+                f"the task '{ref.title}' has '{name}', which is no member of a task",
+                f"did you mean '{close}'? A name of your own may begin with _",
+            )
 
 
 @cache
@@ -93,9 +109,13 @@ def _key(ref: TaskRef) -> str:
     kind = _class_of(ref)
     if ref.name in BUILT_IN:
         return digest("task", ref.name, VERSION, ref.options)
-    own = [one for one in kind.__mro__ if issubclass(one, Task) and one not in (Task, *BUILT_IN.values())]
-    files = [inspect.getsourcefile(one) for one in own]
+    files = [inspect.getsourcefile(one) for one in _own(kind)]
     return digest("task", kind.__qualname__, ref.options, *(Path(file).read_bytes() for file in files if file))
+
+
+def _own(kind: type[Task]) -> list[type[Task]]:
+    """A task's class and its bases, as far as the user wrote them."""
+    return [one for one in kind.__mro__ if issubclass(one, Task) and one not in (Task, *BUILT_IN.values())]
 
 
 def _class_of(ref: TaskRef) -> type[Task]:
