@@ -58,11 +58,14 @@ def test_the_fault_of_a_method_is_told_and_there_are_no_proposals(
         raise NoProposals("there are no proposals: the pruner 'p' gives a wrong order")
 
     monkeypatch.setattr(opened, "proposals", proposals)
-    background = Background(opened, True, lambda: True, Measurer(opened.device, job.device), {}, told.append)
+    kept: dict[str, str] = {}
+    how: dict[str, Any] = {"tell": told.append, "keep": kept.__setitem__}
+    background = Background(opened, True, lambda: True, Measurer(opened.device, job.device), {}, **how)
     background.start()
     made = background.ready(meanwhile=lambda: None)
     assert made is not None
     assert made.sensitivity, "all else goes on"
+    assert list(kept.values()) == told
     assert told == [background.fault] == ["there are no proposals: the pruner 'p' gives a wrong order"]
 
 

@@ -114,6 +114,33 @@ def test_a_note_is_shown_until_the_next_phase_or_trial(tmp_path: Path) -> None:
     assert note() == ""
 
 
+def test_a_note_on_a_constraint_is_shown_until_a_trial_meets_it(tmp_path: Path) -> None:
+    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
+
+    def trial(number: int, **excess: float) -> list[str]:
+        row = {"trial": number, "status": "infeasible", "excess": excess}
+        observer.on_trial(row, [], 0.0, number + 1, None)
+        return list(observer._status.standing.values())
+
+    observer.on_start(5)
+    observer.stands("latency", "no recipe can meet latency 0.1x")
+    observer.stands("size", "no recipe can meet size 0.2x")
+    observer.stands("size", "no recipe can meet size 0.1x")
+    assert trial(0, size=0.3) == ["no recipe can meet latency 0.1x", "no recipe can meet size 0.1x"]
+    assert trial(1, size=-0.1, latency=0.4) == ["no recipe can meet latency 0.1x"]
+    assert trial(2, latency=0.0) == []
+
+
+def test_a_note_on_a_step_is_not_shown_beside_its_progress(tmp_path: Path) -> None:
+    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
+    observer.on_note("training the baseline, epoch 1")
+    observer.on_progress(0.5, "training the baseline, epoch 7")
+    assert (observer._status.step, observer._status.note) == ("training the baseline, epoch 7", "")
+    observer.on_note("another")
+    observer.on_progress(0.6, "training the baseline, epoch 8")
+    assert observer._status.note == "another"
+
+
 def test_a_full_disk_does_not_end_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, status: Status) -> None:
         raise OSError(28, "No space left on device")
@@ -232,6 +259,17 @@ def test_control_characters_in_folders_reach_no_terminal(tmp_path: Path, command
     assert "report: " in out
     assert "\u202e" not in out
     assert "two\n" not in out
+
+
+def test_watch_shows_standing_notes_and_whether_any_trial_fits(running: Path, commands: Commands) -> None:
+    write_status(running, replace(LIVING, standing={"latency": "no recipe can meet latency 0.1x"}, note="later"))
+    assert read(running).trials["status"].eq("complete").any()
+    out = commands("watch", running, "--once").replace("\n", " ")
+    assert "no recipe can meet latency 0.1x" in out
+    assert "later" in out
+    assert "no trial meets the constraints" not in out
+    write_trials(running, [{"trial": 0, "status": "infeasible", "reason": "latency 0.9x"}])
+    assert "no trial meets the constraints so far" in commands("watch", running, "--once").replace("\n", " ")
 
 
 def test_control_characters_in_notes_reach_no_terminal(running: Path, commands: Commands) -> None:

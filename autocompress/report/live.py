@@ -15,6 +15,8 @@ def sentences(result: SearchResult, status: Status | None) -> list[str]:
     told = [f"{_phase(result, status)}: {counts(result, status)}"]
     if status is not None and status.phase != OVER and status.is_running is not False:
         told += _now(status)
+        if result.job.get("constraints") and _none_fits(result):
+            told.append("no trial meets the constraints so far")
     return told
 
 
@@ -53,9 +55,14 @@ def _now(status: Status) -> list[str]:
         told.append(f"front of {status.front} model{'s' * (status.front != 1)}, hypervolume {status.hypervolume:.3f}")
     if status.seconds_left is not None and status.phase == "searching":
         told.append(f"about {words.duration(status.seconds_left)} left, then the front is measured again")
-    if status.note and status.note != status.step:
-        told.append(plain(status.note, LONG))
+    notes = dict.fromkeys([*status.standing.values(), status.note])
+    told += [plain(note, LONG) for note in notes if note]
     return told
+
+
+def _none_fits(result: SearchResult) -> bool:
+    """Whether trials have ended, and none of them meets the constraints."""
+    return len(result.trials) > 0 and not (result.trials["status"] == "complete").any()
 
 
 def _recipe(trial: object, label: str) -> str:

@@ -49,6 +49,8 @@ class Status:
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
         seconds_left: expected seconds until the search ends; None if unknown.
         note: the last note since the phase or the last trial; else empty.
+        standing: notes that stay true for longer, by what they are about: a constraint that no
+            recipe can meet, by its quantity.
         updated: seconds since the epoch.
         pid, process_began, host: process id, start time and host name of the driver.
     """
@@ -65,6 +67,7 @@ class Status:
     under_way: tuple[Mapping[str, Any], ...] = ()
     seconds_left: float | None = None
     note: str = ""
+    standing: Mapping[str, str] = field(default_factory=dict)
     updated: float = field(default_factory=time.time)
     pid: int = field(default_factory=os.getpid)
     process_began: float = field(default_factory=_began)

@@ -22,6 +22,8 @@ from autocompress.sensitivity.table import Sensitivity
 log = logging.getLogger("autocompress.search")
 
 
+PROPOSALS = "proposals"
+"""What a note is about that says why there are no proposals."""
 MOST_WAITED = 10.0
 """Maximum seconds to wait for the trial of 8 bits alone, when all else is prepared."""
 
@@ -78,6 +80,8 @@ class Background:
         baseline: the row of the baseline.
         tell: called with constraints that no recipe can meet, as soon as they are known, and with
             ``fault``.
+        keep: called with the same notes, before ``tell``: with what each is about (the quantity of
+            a constraint, or ``PROPOSALS``), and with the note.
         progress: called with the progress of long steps.
         out_of_reach: the constraints that no recipe can meet.
         has_recipes: whether there are proposals.
@@ -91,6 +95,7 @@ class Background:
     baseline: Row
     tell: Callable[[str], None]
     progress: Callable[[float, str], None] | None = None
+    keep: Callable[[str, str], None] | None = None
     out_of_reach: Sequence[OutOfReach] = ()
     has_recipes: bool = False
     fault: str = ""
@@ -187,8 +192,13 @@ class Background:
         except NoProposals as error:
             log.warning("%s", error)
             self.fault = str(error)
-            self.tell(self.fault)
+            self._tell(PROPOSALS, self.fault)
             return None
+
+    def _tell(self, about: str, note: str) -> None:
+        if self.keep is not None:
+            self.keep(about, note)
+        self.tell(note)
 
     def _is_float_useful(self) -> bool:
         """Whether 8 bits alone lost accuracy; waits for that trial for a while."""
@@ -206,7 +216,7 @@ class Background:
             log.exception("it is not known which constraints can be met")
         for found in self.out_of_reach:
             log.warning("%s", found)
-            self.tell(str(found))
+            self._tell(found.quantity, str(found))
 
     def _hopeful(self, points: list[Point], pause: Callable[[], None]) -> list[Point]:
         """``points`` without those of a method that cannot meet a bound alone."""

@@ -112,7 +112,7 @@ class Driver:
         told = self._observer.on_note, Steps(self._observer)
         self._int8_loses: bool | None = False
         helps = self._bits_pay, lambda: self._int8_loses
-        self._background = Background(self._opened, *helps, self._measurer, self._baseline, *told)
+        self._background = Background(self._opened, *helps, self._measurer, self._baseline, *told, recorded.stands)
         self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
         if self._study.is_new:

@@ -13,7 +13,7 @@ from autocompress.files import kept_if_possible
 from autocompress.report.lines import baseline_words, trial_words
 from autocompress.results import COLUMNS, Row
 from autocompress.results.status import OVER, STOPPED, Status, write_status
-from autocompress.searching.progress import Observer
+from autocompress.searching.progress import Observer, same_step
 
 log = logging.getLogger("autocompress.search")
 EVERY_S = 1.0
@@ -81,9 +81,17 @@ class Recorded:
             hypervolume=hypervolume,
             seconds_left=self._left(trials_done, seconds_left),
             note="",  # a note tells of the work since the last trial
+            standing={about: text for about, text in self._status.standing.items() if not _is_met(about, row)},
         )
         self._write()
         self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)
+
+    def stands(self, about: str, text: str) -> None:
+        """Keeps a note in the status, in the place of an earlier one about the same.
+
+        A note about a constraint, named by its quantity, is dropped when a trial meets it.
+        """
+        self._status = replace(self._status, standing={**self._status.standing, about: text})
 
     def on_note(self, text: str) -> None:
         """A note for the user."""
@@ -94,7 +102,8 @@ class Recorded:
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Progress of a step."""
-        self._status = replace(self._status, step=text, fraction=round(fraction, 4))
+        note = "" if same_step(self._status.note, text) else self._status.note
+        self._status = replace(self._status, step=text, fraction=round(fraction, 4), note=note)
         self._write()
         self._observer.on_progress(fraction, text)
 
@@ -114,3 +123,9 @@ class Recorded:
         self._status = replace(self._status, under_way=tuple(self.under_way()), updated=time.time())
         with kept_if_possible(self._folder):
             write_status(self._folder, self._status)
+
+
+def _is_met(quantity: str, row: Row) -> bool:
+    """Whether the trial of ``row`` meets the bound on ``quantity``; False if that is not known."""
+    beyond = (row.get("excess") or {}).get(quantity)
+    return beyond is not None and beyond <= 0
