@@ -22,6 +22,7 @@ from autocompress.cli.progress import Lines, Screen, watching
 from autocompress.contract import Context, Manager, Params, Plan, Space, Stage, Transform, hookimpl
 from autocompress.job import SHORTCUTS, Job, load_job
 from autocompress.report.lines import trial_words
+from autocompress.searching.progress import Steps
 
 
 def autocompress(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -263,8 +264,23 @@ def test_the_time_left_of_an_epoch_is_that_of_the_training(monkeypatch: pytest.M
     observer = Lines(Console(file=text))
     observer.on_progress(0.4, "epoch 5")
     now[0] += 6.0
-    observer.on_progress(0.46, "epoch 5")  # 1 % a second, and 54 % are left
-    assert text.getvalue() == "epoch 5: 46%, 54 s left\n"
+    observer.on_progress(0.46, "epoch 6")  # 1 % a second, and 54 % are left
+    assert text.getvalue() == "epoch 6: 46%, 54 s left\n"
+
+
+def test_a_pipe_gets_few_lines_of_a_long_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    steps = Steps(Lines(Console(file=text)))
+    for epoch in range(1, 301):
+        steps(epoch / 300, f"training the baseline, epoch {epoch}")
+        now[0] += 1.0
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "training the baseline, epoch 1"
+    assert lines[1].startswith("training the baseline, epoch 6: 2%, 4 min ")
+    assert lines[-1] == "training the baseline, epoch 300: 100%"
+    assert len(lines) == 1 + 10 + 1
 
 
 def test_the_time_left_is_at_most_the_budget() -> None:

@@ -169,9 +169,11 @@ def test_a_step_is_named_once_and_its_fraction_a_few_times_per_second() -> None:
     steps = Steps(watcher)
     for done in range(1000):
         steps(done / 1000, f"epoch {1 + done // 500}")
-    assert watcher.notes == ["epoch 1", "epoch 2"]
+    steps(1.0, "epoch 2")
+    steps(0.0, "profiling")
+    assert watcher.notes == ["epoch 1", "profiling"]
     assert watcher.steps[0] == (0.0, "epoch 1")
-    assert (0.5, "epoch 2") in watcher.steps
+    assert watcher.steps[-2:] == [(1.0, "epoch 2"), (0.0, "profiling")]
     assert len(watcher.steps) < 20
 
 
@@ -273,4 +275,4 @@ def test_a_long_step_logs_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for fraction, seconds in ((0.0, 0.0), (0.2, 4.0), (0.3, 2.0), (0.5, 4.0), (1.0, 40.0)):
         ahead[0] += seconds
         lines.on_progress(fraction, "training the baseline")
-    assert console.file.getvalue() == "training the baseline: 30%, 14 s left\n"
+    assert console.file.getvalue() == "training the baseline: 30%, 14 s left\ntraining the baseline: 100%\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ log = logging.getLogger("autocompress.search")
 
 PROGRESS_SECONDS = 0.25
 """Seconds between two reports of the progress of a step."""
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class Observer(Protocol):
@@ -121,21 +123,31 @@ class Unbreakable:
         self._is_logged = True
 
 
+def same_step(text: str, other: str) -> bool:
+    """Whether two texts are about one step: they only differ in numbers, as of an epoch."""
+    return _NUMBERS.sub("", text) == _NUMBERS.sub("", other)
+
+
 class Steps:
-    """Reports the progress of steps to an observer, several times per second."""
+    """Reports the progress of steps to an observer, several times per second.
+
+    Each step begins with a note. The epochs of a training are one step (:func:`same_step`).
+    """
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._last = ""
+        self._fraction = 0.0
         self._told = 0.0
 
     def __call__(self, fraction: float, text: str = "") -> None:
         """Reports the finished fraction, 0 to 1, of the step ``text``."""
-        is_new = bool(text) and text != self._last
+        text = text or self._last
+        is_new, is_end = not same_step(text, self._last), fraction >= 1 > self._fraction
+        self._last, self._fraction = text, fraction
         if is_new:
-            self._last = text
             self._observer.on_note(text)
         now = time.monotonic()
-        if is_new or now - self._told >= PROGRESS_SECONDS:
+        if is_new or is_end or now - self._told >= PROGRESS_SECONDS:
             self._told = now
-            self._observer.on_progress(fraction, text or self._last)
+            self._observer.on_progress(fraction, text)
