@@ -127,6 +127,33 @@ def test_a_device_that_fails_in_the_closing_is_named_in_the_report(tmp_path: Pat
     assert note[1:] in html.unescape(write_report(job.folder).read_text())
 
 
+class Gone(ToyDevice):
+    """Runs models, and cannot run any now."""
+
+    deterministic = False
+
+    def open(self, deployable: Deployable, images: Any, config: object) -> Any:
+        raise KeyError("board")
+
+
+def test_a_device_that_fails_for_several_models_gives_one_note(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    opened = open_toy(job)
+    measurer, told = Measurer.of(job, opened.device), list[str]()
+    baseline, lock = baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
+    rows = [Trial(opened, measurer, lock, n, job.folder, baseline).run(one) for n, one in enumerate((WHOLE, EIGHT_BIT))]
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    closing = Closing(opened, replace(measurer, device=Gone()), job.folder, baseline, tell=told.append)
+    closing.close(rows, 1.5, "all trials are spent", manager())
+    (note,) = told
+    assert note.startswith("the device 'toy' raised KeyError: 'board' (test_closing.py:")
+    assert note.endswith("; 2 of 2 models keep their first latency")
+    found = results.read(job.folder)
+    assert found.summary["notes"] == [note]
+    assert list(found.models["latency_ratio"]) == [row["latency_ratio"] for row in rows]
+
+
 def test_a_deterministic_device_that_never_works_ends_the_search_before_anything_is_trained(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)

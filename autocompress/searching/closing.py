@@ -23,6 +23,7 @@ from autocompress.files import write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.figures import ratio
 from autocompress.objectives.fronts import fastest_within, front_rows
+from autocompress.report import words
 from autocompress.results import (
     BASELINE,
     COLUMNS,
@@ -46,6 +47,8 @@ from autocompress.searching.summary import Summary, only
 log = logging.getLogger("autocompress.search")
 FRONT_SECONDS = 3.0
 """Seconds of latency measurement for each model of the front."""
+FIRST_LATENCY = "the model keeps its first latency"
+"""What becomes of a model that cannot be measured again."""
 
 
 def save_trials(folder: Path, rows: Sequence[Row]) -> None:
@@ -84,6 +87,7 @@ class Closing:
     _whole: np.ndarray | None = None
     _crop: Mapping[str, Any] = field(default_factory=dict)
     _also: Sequence[dict[str, Any]] = ()
+    _failed: list[tuple[str, str]] = field(default_factory=list)
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
@@ -133,6 +137,7 @@ class Closing:
         self._settle_baseline(again)
         with self._noted("the effect of the tap crop is not measured"):
             self._crop = crop_told(self.opened, self.measurer, self.folder)
+        self._tell_failures(len(candidates))
         self._also = measured_also(self.opened.job, front, self._file, self.opened.baseline.deployable, plugins)
         shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
@@ -204,7 +209,7 @@ class Closing:
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
         if not self.measurer.deterministic:
-            with self._noted(f"trial {row['trial']} keeps its first latency"), self.measurer.told():
+            with self._noted(FIRST_LATENCY), self.measurer.told():
                 measured = self.measurer.latency(
                     deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.opened.job.constraints
                 )
@@ -294,7 +299,7 @@ class Closing:
 
     @contextmanager
     def _noted(self, without: str) -> Iterator[None]:
-        """Turns the UserError of a device that fails into a note, because trials need a report.
+        """Keeps the UserError of a device that fails for a note, because trials need a report.
 
         ``without`` says what is missing then.
         """
@@ -302,9 +307,25 @@ class Closing:
             yield
         except UserError as error:
             log.warning("the device failed in the closing", exc_info=error)
-            note = f"{error.message}; {without}"
-            self.notes = (*self.notes, note)
-            self.tell(note)
+            self._failed.append((error.message, without))
+
+    def _tell_failures(self, models: int) -> None:
+        """Tells in one note what a failing device left out.
+
+        Args:
+            models: number of models that were measured again.
+        """
+        if not self._failed:
+            return
+        lacking = [without for _, without in self._failed]
+        if kept := lacking.count(FIRST_LATENCY):
+            keep = "keeps its" if kept == 1 else "keep their"
+            others = [without for without in lacking if without != FIRST_LATENCY]
+            lacking = [f"{kept} of {models} models {keep} first latency", *others]
+        note = f"{self._failed[0][0]}; {words.join(lacking)}"
+        self._failed.clear()
+        self.notes = (*self.notes, note)
+        self.tell(note)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
         """The baseline's latency: its median over the rows, or measured alone if there are none."""
