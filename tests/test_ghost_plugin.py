@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def test_only_plain_convolutions_that_gain_are_replaced(architecture: str) -> No
         assert not network.layers[name].in_gate
         assert not network.layers[name].is_output
         assert compression_ratio(conv.in_channels, conv.out_channels, conv.kernel_size, module.ratio, 3) > 1.2
+
+
+def test_a_network_that_was_changed_is_looked_at_again(resnet: nn.Module) -> None:
+    ghost, model = Ghost(), copy.deepcopy(resnet)
+    assert not ghost.check(model, example_job())
+    for name, conv in list(model.named_modules()):
+        if isinstance(conv, nn.Conv2d):
+            channels, groups = (conv.in_channels, conv.out_channels), math.gcd(conv.in_channels, conv.out_channels)
+            model.set_submodule(name, nn.Conv2d(*channels, 3, conv.stride, 1, groups=groups))
+    (reason,) = ghost.check(model, example_job())
+    assert "no convolution that a ghost module would make smaller" in reason
 
 
 def test_a_network_without_suitable_convolutions_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -49,14 +48,11 @@ class Ghost(Transform):
     layers: ClassVar[Sequence[LayerSpec]] = (GhostSpec(),)
     provides = frozenset({"convolution"})
 
-    def __init__(self) -> None:
-        self._found: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
-
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Checks that a ghost module would make some convolution smaller."""
         del job
         try:
-            found = self._convolutions(model)
+            found = _convolutions(model)
         except UntraceableModel as error:
             return [str(error)]
         if found:
@@ -66,7 +62,7 @@ class Ghost(Transform):
     def search_space(self, space: Space, model: nn.Module) -> Params:
         groups = models.fixed_groups(model, space.granularity)
         members: dict[str, list[str]] = {}
-        for name in self._convolutions(model):
+        for name in _convolutions(model):
             members.setdefault(models.group_of(name, groups), []).append(name)
         ratios: dict[str, int] = {}
         for group in (group.name for group in groups if group.name in members):
@@ -80,19 +76,6 @@ class Ghost(Transform):
             "variant": space.categorical("variant", ("bare", "bn-act"), default="bn-act"),
             "init": space.categorical("init", ("lstsq", "subset", "random"), default="lstsq", structural=False),
         }
-
-    def _convolutions(self, model: nn.Module) -> list[str]:
-        """Convolutions that s = 2, d = 3 would make small enough.
-
-        Cached, because every trial needs those of the baseline.
-        """
-        if model not in self._found:
-            self._found[model] = [
-                name
-                for name in models.eligible_convolutions(model)
-                if is_plain(conv := model.get_submodule(name)) and _shrinks(conv, ratio=2, kernel=3)
-            ]
-        return self._found[model]
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         model.eval()
@@ -118,6 +101,15 @@ class Ghost(Transform):
         for name, layer in plan["layers"].items():
             insert(model, name, modules[name], layer)
         return model.eval()
+
+
+def _convolutions(model: nn.Module) -> list[str]:
+    """Convolutions that s = 2, d = 3 would make small enough."""
+    return [
+        name
+        for name in models.eligible_convolutions(model)
+        if is_plain(conv := model.get_submodule(name)) and _shrinks(conv, ratio=2, kernel=3)
+    ]
 
 
 def _plan(
