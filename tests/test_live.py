@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,6 +295,24 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_the_search(
     assert len(lines) == 3, "no line is printed twice"
     assert "31 of 30 trials" in lines[1]
     assert states == []
+
+
+def test_watch_prints_few_lines_while_a_step_goes_on(
+    running: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    preparing = replace(LIVING, phase="preparing", trials=0)
+    states = [replace(preparing, step=f"training, epoch {n}", fraction=n / 300) for n in range(300)]
+    states.append(replace(LIVING, phase=OVER))
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        write_status(running, states.pop(0))
+
+    monkeypatch.setattr(following, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
+    lines = [line for line in commands("watch", running).splitlines() if "epoch" in line]
+    assert 10 <= len(lines) <= 11
+    assert "epoch 0" in lines[0]
 
 
 @pytest.mark.slow

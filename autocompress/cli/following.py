@@ -14,7 +14,7 @@ from rich.text import Text
 
 from autocompress.cli import output
 from autocompress.cli.output import say
-from autocompress.cli.progress import front_table
+from autocompress.cli.progress import SAY_EVERY_S, front_table
 from autocompress.report import live
 from autocompress.results import TRIALS_FILE, SearchResult, read
 from autocompress.results.sofar import baseline_so_far, models_so_far
@@ -48,13 +48,13 @@ def follow(folder: Path, *, once: bool, every: float) -> None:
 
 
 def _lines(watched: Watched, console: Console, every: float) -> None:
-    """Prints a line for each change."""
-    last = ""
+    """Prints a line for each phase, trial and note; for other changes, one at intervals."""
+    last, known, not_before = "", None, 0.0
     while True:
         line = "; ".join(live.sentences(watched.result, watched.status))
-        if line != last:
+        if line != last and (watched.events != known or time.monotonic() >= not_before):
             say(console, line)
-            last = line
+            last, known, not_before = line, watched.events, time.monotonic() + SAY_EVERY_S
         if not watched.is_going_on or output.is_broken():
             return
         time.sleep(every)
@@ -82,6 +82,12 @@ class Watched:
     def is_going_on(self) -> bool:
         """Whether the search is still running."""
         return self.status is not None and self.status.phase != OVER and self.status.is_running is not False
+
+    @property
+    def events(self) -> tuple[Any, ...]:
+        """What changes with a phase, a trial and a note, but not with the progress of a step."""
+        now = self.status or Status()
+        return now.phase, now.trials, now.note, now.standing, len(self.result.trials), self.is_going_on
 
     def look(self) -> None:
         """Reads changed files."""

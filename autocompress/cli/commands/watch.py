@@ -16,7 +16,7 @@ def watch(
 ) -> None:
     """Follow a search from another terminal: phase, workers, time left and current front.
 
-    It ends with the search. On a pipe it prints a line for each change.
+    It ends with the search. On a pipe it prints a line for each trial and note.
 
     autocompress watch results/demo
     """
