@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from patience import Patience
+
+from shared.two_nodes import free_port
 
 PASSWORD = "s3cr3t-of-the-study"
 
@@ -64,13 +66,13 @@ class Server:
         self._process.wait()
 
     def wait(self, is_ready: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 60
+        patience = Patience(60)
         while True:
             try:
                 is_ready()
                 return
             except Exception:
-                assert time.monotonic() < deadline, (self._folder / "server.log").read_text()
+                assert not patience.is_over, (self._folder / "server.log").read_text()
                 time.sleep(0.05)
 
 
@@ -106,21 +108,15 @@ def answers(url: str) -> object:
         return connection.execute("select 1")
 
 
-def _port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def _redis(folder: Path) -> Server:
-    port = _port()
+    port = free_port()
     assert REDIS is not None
     limits = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--requirepass", PASSWORD]
     return Server(f"redis://127.0.0.1:{port}/0", [REDIS, *limits, "--save", "", "--appendonly", "no"], folder, None)
 
 
 def _postgresql(folder: Path) -> Server:
-    port, data = _port(), folder / "data"
+    port, data = free_port(), folder / "data"
     assert POSTGRES is not None
     user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
     secret = folder / "password"

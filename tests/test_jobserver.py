@@ -24,6 +24,7 @@ from autocompress.submission import parcel
 from autocompress.submission.fetching import fetch
 from autocompress.submission.order import Order, order_of
 from autocompress.submission.parcel import packed
+from shared.two_nodes import free_port
 
 PLUGIN = "from autocompress.contract import hookimpl\n\n\n@hookimpl\ndef autocompress_search_started(job):\n    pass\n"
 
@@ -110,12 +111,6 @@ class Head:
 
     address: str
     token: Path
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

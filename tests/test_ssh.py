@@ -7,7 +7,6 @@ import fcntl
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import refusing
 import timm
+from patience import Patience
 from torch import nn
 
 from autocompress.contract import Deployable, manager
@@ -31,6 +31,7 @@ from autocompress.export import export
 from autocompress.job import DeviceConfig, load_job
 from autocompress.opened.keys import measured_with
 from autocompress.opened.outline import outline
+from shared.two_nodes import free_port
 
 SIZE = (3, 32, 32)
 SSHD = shutil.which("sshd", path=os.pathsep.join(["/usr/sbin", "/usr/local/sbin", os.environ.get("PATH", "")]))
@@ -44,7 +45,7 @@ class Board:
     port: int
 
     def options(self, **changed: Any) -> dict[str, Any]:
-        return {"config": str(self.folder / "config"), "python": sys.executable, **changed}
+        return {"config": str(self.folder / "config"), "python": str(self.folder / "python"), **changed}
 
     def config(self, **changed: Any) -> DeviceConfig:
         return DeviceConfig(name="ssh:board", options=self.options(**changed))
@@ -58,9 +59,10 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user", "stranger"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
+    (folder / "tmp").mkdir()
+    (folder / "python").write_text(f'#!/bin/sh\nexec env TMPDIR={folder / "tmp"} {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
     (folder / "authorized").write_text((folder / "user.pub").read_text())
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "sshd_config").write_text(
@@ -80,9 +82,9 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
     found = Board(folder, port)
     try:
-        end = time.monotonic() + 60
+        patience = Patience(60)
         while Ssh("board").check(found.config()):
-            if server.poll() is not None or time.monotonic() > end:
+            if server.poll() is not None or patience.is_over:
                 pytest.skip(f"sshd does not run here: {(folder / 'log').read_text()[-300:]}")
             time.sleep(0.2)
         yield found
@@ -100,19 +102,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Deployable]:
     return [Deployable(folder / f"{name}.onnx", SIZE) for name in ("test_resnet", "test_efficientnet")]
 
 
-def left_behind() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("autocompress-*") if path.is_dir()}
+def left_behind(board: Board) -> set[str]:
+    """Folders for sent files. The temporary folder of the host is of this process alone."""
+    return {path.name for path in (board.folder / "tmp").glob("autocompress-*") if path.is_dir()}
 
 
 def test_both_files_are_timed_on_the_host_and_removed(board: Board, files: list[Deployable]) -> None:
-    before = left_behind()
     found = measure(Ssh("board"), *files, board.config(), seconds=0.6)
     assert found.latency_ms > 0
     assert found.ratio_low <= found.latency_ratio <= found.ratio_high
     assert found.environment["host"] == "board"
     assert found.environment["runtime"].startswith("onnxruntime ")
     assert found.environment["clock"] == "processor time of the thread"
-    assert left_behind() == before
+    assert list((board.folder / "tmp").iterdir()), "the lock of the host is there"
+    assert not left_behind(board)
 
 
 def test_times_of_layers_on_the_host(board: Board, files: list[Deployable]) -> None:
@@ -130,13 +133,12 @@ def test_keys_of_measurements_contain_the_host(board: Board) -> None:
 
 
 def test_a_file_that_the_host_refuses_is_named_and_removed(board: Board, tmp_path: Path) -> None:
-    before = left_behind()
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     deployable = Deployable(broken, SIZE)
     with pytest.raises(TrialFailed, match=r"board: ONNX Runtime \S+ cannot load the file"):
         measure(Ssh("board"), deployable, deployable, board.config(), seconds=0.1)
-    assert left_behind() == before
+    assert not left_behind(board)
 
 
 def faults(board: Board, **options: Any) -> str:
@@ -154,10 +156,7 @@ def test_a_wrong_key_an_unknown_host_key_and_a_closed_port_are_named(board: Boar
     other = tmp_path / "unknown"
     other.write_text(text.replace(str(board.folder / "known"), "/dev/null"))
     assert "is not known or has changed" in faults(board, config=str(other))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert "board does not answer" in faults(board, port=port)
+    assert "board does not answer" in faults(board, port=free_port())
 
 
 def test_missing_programs_of_a_host_are_named(board: Board, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,13 +25,20 @@ import psutil
 RAY = Path(sys.executable).with_name("ray")
 COMMON = ("--object-store-memory=104857600", "--disable-usage-stats", "--block")
 STORE_BYTES = 100 * 2**20
+PORTS = range(20_000, 32_000)
+"""Ports that the system gives to nobody by itself, beyond those of Ray's workers (to 19,999)."""
 
 
 def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A free port of the loopback interface.
+
+    No other process takes it before a server does, unless that process asks for this very port.
+    """
+    while True:
+        port = random.SystemRandom().choice(PORTS)  # tests set the seed of other random numbers
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 class TwoNodes:
@@ -54,7 +62,8 @@ class TwoNodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "1000",
+            # A node that is gone refuses at once. A node on a busy machine answers late.
+            "RAY_health_check_timeout_ms": "10000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         }
@@ -121,6 +130,10 @@ class TwoNodes:
                     self.start_head()
                 else:
                     self.start(name)
+
+    def has_started(self, name: str) -> bool:
+        """Whether a node has started for the first time, and has told the head."""
+        return "Ray runtime started" in self.log(name)
 
     def log(self, name: str) -> str:
         """The log of a node."""

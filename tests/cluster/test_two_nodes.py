@@ -39,6 +39,10 @@ def two(cache: Path) -> Iterator[TwoNodes]:
     try:
         cluster.start_head()
         cluster.start("second")
+        patience = Patience(120)
+        while not all(cluster.has_started(name) for name in cluster.nodes):
+            assert not patience.is_over, [cluster.log(name) for name in cluster.nodes]
+            time.sleep(0.1)
         yield cluster
     finally:
         cluster.stop()
