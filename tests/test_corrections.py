@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -294,10 +295,19 @@ def test_waiting_for_measurements_of_trials_takes_no_time_from_tables(
     """Earlier, slow measurements left most couplings without a cell, so they were not pruned."""
     from autocompress.proposals import tablemaker
 
+    waited = 0.0
+
+    def pause() -> None:
+        nonlocal waited
+        waited += 1000.0
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + waited)
+    monkeypatch.setattr(tablemaker, "time", clock)
     monkeypatch.setattr(tablemaker, "VERSION", "a version of a test's own, waiting")
-    monkeypatch.setattr(tablemaker, "table_seconds", lambda job: 3.0)
-    made = replace(opened).proposals(pause=lambda: time.sleep(0.3))
+    monkeypatch.setattr(tablemaker, "table_seconds", lambda job: 600.0)
+    made = replace(opened).proposals(pause=pause)
     assert made is not None
+    assert waited > 600
     assert {row["name"] for row in made.rows} == {row["name"] for row in made.rows if row["measured"]}
 
 
