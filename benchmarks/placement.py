@@ -5,7 +5,7 @@ with integers wherever ONNX Runtime has them (plain), as ``autocompress.integer_
 them (tuned), and by ``onnxruntime.quantization.quantize_static``. One thread alternates between all
 files, in blocks of changing order. Only ratios within a block are reported, because milliseconds
 depend on other processes. If ``openvino`` is installed, float, plain and tuned files for it are
-compared too.
+compared too, and the float and the tuned file with floats of 16 bits (``precision: bf16``).
 
 A row is written as soon as its backbone is done. Backbones with a row are skipped, so a second run
 continues the first one.
@@ -20,6 +20,7 @@ import importlib.util
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,14 @@ def blocks(device: Device, paths: dict[str, Path], size: int, seconds: float) ->
     """Seconds per run of each file in each block. Files alternate."""
     config = DeviceConfig(name=device.name)
     image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
-    runs = {kind: device.open(Deployable(path, (3, size, size)), image, config) for kind, path in paths.items()}
+
+    def opened(path: Path, config: DeviceConfig) -> Callable[[], object]:
+        return device.open(Deployable(path, (3, size, size)), image, config)
+
+    runs = {kind: opened(path, config) for kind, path in paths.items()}
+    if device.name == "openvino-cpu":
+        half = config.model_copy(update={"options": {"precision": "bf16"}})
+        runs |= {f"{kind}_bf16": opened(paths[kind], half) for kind in ("fp32", "tuned")}
     clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
     found: dict[str, list[float]] = {kind: [] for kind in runs}
     for run in runs.values():
@@ -120,6 +128,10 @@ def on_device(device: Device, name: str, size: int, seconds: float, folder: Path
     }
     if "quantize_static" in timed:
         row["over_quantize_static"] = ratio(timed["tuned"], timed["quantize_static"])
+    if "fp32_bf16" in timed:
+        row["bf16_over_float"] = ratio(timed["fp32_bf16"], timed["fp32"])
+        row["tuned_over_bf16"] = ratio(timed["tuned"], timed["fp32_bf16"])
+        row["tuned_bf16_over_tuned"] = ratio(timed["tuned_bf16"], timed["tuned"])
     return row
 
 
@@ -136,7 +148,7 @@ def summary(rows: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
 
 def show(name: str, device: str, row: dict[str, Any]) -> str:
     """One line of the table."""
-    keys = ("plain_over_float", "over_float", "over_the_better", "over_quantize_static")
+    keys = ("plain_over_float", "over_float", "over_the_better", "over_quantize_static", "bf16_over_float")
     told = ["{median:.2f} ({low:.2f}..{high:.2f})".format(**row[key]) if key in row else "" for key in keys]
     floats = f"{row['layers_in_float']}/{row['layers']}"
     return f"{name:<24}{device:<17}{floats:>8}" + "".join(f"{text:>20}" for text in told)
@@ -155,7 +167,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     rows: dict[str, dict[str, Any]] = read(arguments.out).get("rows", {})
-    heads = ("plain/float", "tuned/float", "tuned/better", "tuned/static")
+    heads = ("plain/float", "tuned/float", "tuned/better", "tuned/static", "bf16/float")
     print(f"{'model':<24}{'device':<17}{'in float':>8}" + "".join(f"{head:>20}" for head in heads))
     for name in arguments.models:
         for device in (device for device in devices() if device.name in arguments.devices):
