@@ -22,6 +22,7 @@ from autocompress.errors import UserError
 from autocompress.job import DataConfig
 from autocompress.report import view, write_report
 from autocompress.results import Row
+from autocompress.searching import run
 from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
@@ -154,13 +155,18 @@ def test_a_device_that_fails_for_several_models_gives_one_note(tmp_path: Path) -
     assert list(found.models["latency_ratio"]) == [row["latency_ratio"] for row in rows]
 
 
-def test_a_deterministic_device_that_never_works_ends_the_search_before_anything_is_trained(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("search_here")
+@pytest.mark.parametrize("kind", [Broken, Gone])
+def test_a_device_that_never_works_ends_a_search_before_the_first_trial(
+    kind: type[ToyDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer_toy_device()
+    monkeypatch.setattr(ToyDevice, "named", lambda self, name: kind() if name == "toy" else None)
     job = toy_job(tmp_path)
-    opened = open_toy(job)
     with pytest.raises(UserError, match="the device 'toy' raised KeyError") as told:
-        baseline_row(opened, replace(Measurer.of(job, opened.device), device=Broken()))
+        run.search(job, opener=open_toy)
     assert "check-plugin" in told.value.hint
+    assert not (job.folder / "trials.csv").exists()
 
 
 @pytest.mark.parametrize("objectives", [("accuracy", "size"), ("accuracy", "energy"), ("accuracy", "latency", "macs")])

@@ -20,11 +20,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import forking, models
 from autocompress.cli import dryrun
-from autocompress.contract import Deployable, Measurement
+from autocompress.contract import Deployable, Device, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
-from autocompress.devices import CostModel, OnnxRuntimeCpu
+from autocompress.devices import CostModel, OnnxRuntimeCpu, TorchEager
 from autocompress.errors import UserError
 from autocompress.job import Constraints, load_job
 from autocompress.memory import out_of_memory_told
@@ -126,17 +126,36 @@ def test_a_device_that_raises_is_named_in_one_sentence(monkeypatch: pytest.Monke
         shown(methods=["quantize"])
 
 
-def test_a_cost_model_that_raises_ends_a_search_before_anything_is_trained(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "member", "devices"),
+    [
+        (CostModel, "compare", {"device": "cost-model:bitops"}),
+        (CostModel, "compare", {"cost_model": "45nm"}),
+        (OnnxRuntimeCpu, "open", {}),
+        (OnnxRuntimeCpu, "environment", {}),
+        (OnnxRuntimeCpu, "open", {"device": "cost-model:bitops", "also": ["onnxruntime-cpu"]}),
+        (TorchEager, "open", {"also": [{"name": "torch-eager", "options": {"compute": "cpu"}}]}),
+    ],
+)
+def test_a_device_that_raises_ends_a_search_before_anything_is_trained(
+    kind: type[Device], member: str, devices: dict[str, Any], watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compare(self: CostModel, *_: Any) -> None:
+    def raises(self: Device, *_: Any) -> None:
         raise KeyError("unit")
 
-    monkeypatch.setattr(CostModel, "compare", compare)
-    job = load_job(model="test_resnet", model_args=TWO_BLOCKS, data="digits", device="cost-model:bitops")
-    with pytest.raises(UserError, match=r"the device 'cost-model:bitops' raised KeyError: 'unit'"):
-        OpenedJob.open(job)
+    monkeypatch.setattr(kind, member, raises)
+    network = {"model": "test_resnet", "model_args": TWO_BLOCKS, "methods": ["quantize"]}
+    job = load_job(settings={**network, "data": "digits", **devices})
+    for opens in (OpenedJob.open, OpenedJob.dry):
+        with pytest.raises(UserError, match=r"the device '[\w:-]+' raised KeyError: 'unit' \(test_dry_run\.py:"):
+            opens(job)
     assert (watched.steps, watched.scored) == (0, 0)
+
+
+def test_a_device_that_returns_nothing_to_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntimeCpu, "open", lambda *_: None)
+    with pytest.raises(UserError, match=r"the device 'onnxruntime-cpu' could not be used: TypeError"):
+        shown(methods=["quantize"])
 
 
 @pytest.mark.slow

@@ -70,6 +70,24 @@ def measure(
     return found
 
 
+def run_once(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
+    """Opens a model on a device and runs it once, or computes its costs, without the machine lock.
+
+    Raises:
+        Exception: as :func:`measure`, if the device fails.
+    """
+    if device.deterministic:
+        measure(device, deployable, deployable, config)
+        return
+    for wanted in device.formats:
+        deployable.convert(wanted)
+    device.is_in_thread(config)
+    device.environment(config)
+    both = deployable, deployable
+    if device.is_local or device.time_elsewhere(*both, config, 0.1, 1) is None:
+        _opened(device, deployable, config)
+
+
 def fault_of(found: object, device: Device) -> str:
     """What is wrong with the measurement ``found``: the end of a sentence; empty if it is valid.
 

@@ -43,7 +43,7 @@ from autocompress.opened.computing import decided
 from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
-from autocompress.opened.opening import default_params, measured, no_images, try_devices, with_sources
+from autocompress.opened.opening import default_params, measured, no_images, try_devices, try_untrained, with_sources
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.transfer import user_data
@@ -111,7 +111,7 @@ class OpenedJob:
         """
         compute = compute_of(job.compute)  # first, because its errors need nothing else
         limit_threads(compute.threads)
-        known = outline(job, plugins or manager_for(job))
+        known = outline(job, plugins := plugins or manager_for(job))
         limits, splits, model, device = known.limits, known.splits, known.model, known.devices[0]
         store = Store(pinning=True)  # entries from before the first trial are needed until the last
         lock = MachineLock()
@@ -120,7 +120,7 @@ class OpenedJob:
         began = time.monotonic()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
-                tried = partial(try_devices, job, known.devices, known.shape)
+                tried = partial(try_untrained, job, plugins, known.shape)
                 how: dict[str, Any] = {"compute": compute, "pause": lock.breathe, "before": tried}
                 model = train_baseline(job, model, splits, progress, **how)
         training_seconds = time.monotonic() - began
@@ -170,12 +170,13 @@ class OpenedJob:
         compute = compute_of(job.compute)
         if compute.threads is not None:
             limit_threads(compute.threads)
-        known = outline(job, plugins or manager_for(job), preview=True)
+        known = outline(job, plugins := plugins or manager_for(job), preview=True)
         if known.splits is not None and models.needs_training(job, known.splits.info):
             require_training_images(job, known.splits)
         model, store = known.shape.cpu(), Store()
         with MachineLock().shared():
             baseline = export_baseline(model, cache_folder("baselines"))
+            try_devices(job, plugins, baseline.deployable)
         pipeline = Pipeline(
             baseline=model,
             baseline_key=baseline.weights_key,

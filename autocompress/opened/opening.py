@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from autocompress.compression.answers import answered
 from autocompress.compression.bounding import SHARE, UNLIMITED_SECONDS
 from autocompress.compression.sources import Sources
 from autocompress.compute import Compute
-from autocompress.contract import DataSource, Device, Method, Params, Space
+from autocompress.contract import DataSource, Deployable, Manager, Method, Params, Space
 from autocompress.data import Split, Splits, TensorSplit
-from autocompress.devices import measure
 from autocompress.devices.lock import MachineLock
+from autocompress.devices.measuring import run_once
 from autocompress.devices.trying import told
 from autocompress.errors import InvalidRecipe
 from autocompress.files import cache_folder
@@ -145,19 +145,24 @@ def no_images(model: nn.Module) -> Splits:
     return Splits(none, none, none, info)
 
 
-def try_devices(job: Job, devices: Sequence[Device], shape: nn.Module) -> None:
-    """Measures the untrained network on those devices that compute costs, before the training.
+def try_untrained(job: Job, plugins: Manager, shape: nn.Module) -> None:
+    """:func:`try_devices` with a network that is not trained yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        try_devices(job, plugins, export_baseline(shape.cpu(), Path(folder)).deployable)
 
-    Other devices are not tried: they might begin to use a GPU in this process, which forks later.
+
+def try_devices(job: Job, plugins: Manager, network: Deployable) -> None:
+    """Runs a network once on each device of the job: for latency, energy, and those of ``also``.
+
+    Nothing is tried if nodes of a cluster measure, because this machine may not have the device.
 
     Raises:
-        UserError: if a device fails.
+        UserError: if a device fails, or cannot be used here.
     """
-    if not any(device.deterministic for device in devices):
+    if job.cluster.device_nodes is not None:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        file = export_baseline(shape.cpu(), Path(folder)).deployable
-        for device in devices:
-            if device.deterministic:
-                with told(device):
-                    measure(device, file, file, job.device)
+    energy = [] if job.energy_device is None else [(job.energy_device, job.device)]
+    for name, config in [*energy, *((one.name, one) for one in (job.device, *job.also))]:
+        device = plugins.device(name)
+        with told(device):
+            run_once(device, network, config)

@@ -13,10 +13,12 @@ import torch
 
 from autocompress.compute import long_lived
 from autocompress.contract import Manager, Pruner, Value
+from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
 from autocompress.job import Job, load_job
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
+from autocompress.opened.opening import try_devices
 from autocompress.processors import usable_processors
 from autocompress.proposals import probes
 from autocompress.proposals.proposer import Point
@@ -96,6 +98,8 @@ class Driver:
         begun |= decided_with(self._opened.job)
         clock.leave_out(self._opened.training_seconds)
         self._measurer = Measurer.of(job, self._opened.device, plugins)
+        with MachineLock().shared():
+            try_devices(job, plugins, self._opened.baseline.deployable)
         self._baseline = baseline_row(self._opened, self._measurer)
         self._crew = Crew(job, folder, self._opened, opener, self._measurer, self._baseline, cluster)
         self._study = Study(folder, job, self._baseline, plugins)
@@ -349,15 +353,8 @@ class Driver:
 
         self._recorded.phase("closing", ended)
         told = self._background
-        closing = Closing(
-            self._opened,
-            self._measurer,
-            self._folder,
-            self._baseline,
-            out_of_reach=told.out_of_reach,
-            tell=self._observer.on_note,
-            notes=told.notes,
-        )
+        parts = self._opened, self._measurer, self._folder, self._baseline
+        closing = Closing(*parts, out_of_reach=told.out_of_reach, tell=self._observer.on_note, notes=told.notes)
         try:
             if ended != INTERRUPTED:
                 self._finish(closing, ended)
