@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import autocompress
 from autocompress import contract
-from autocompress.authoring import KINDS, check_plugin, new_plugin
+from autocompress.authoring import KINDS, check_plugin, module_of, new_plugin
 from autocompress.authoring.reference import EXAMPLES, REFERENCE, pages
 from autocompress.cli.app import app
 from autocompress.contract import Manager, manager, manager_for
@@ -24,6 +24,7 @@ from autocompress.contract.registration import hooks
 from autocompress.errors import ExitCode, UserError
 from autocompress.job import load_job, validate
 from autocompress.testing import ContractViolation, check_dataset, example_model
+from autocompress.testing.tasks import tasks_in
 
 BROKEN = """
 from autocompress.contract import Coupling, Method, Pruner, hookimpl
@@ -112,8 +113,12 @@ def test_a_new_plugin_is_valid_python_with_its_name(kind: str, tmp_path: Path) -
         "tests.yml",
         "README.md",
     }
-    text = files[0].read_text()
+    text, project = files[0].read_text(), files[1].read_text()
     assert "example" not in text.lower()
+    assert ("entry-points" in project) == (kind != "task"), "a job names a task"
+    if kind == "task":
+        assert [task.__name__ for task in tasks_in(module_of(str(files[0])))] == ["MyThing"]
+        return
     alone = Manager(entry_points=False)
     alone.add_file(files[0])
     offers = (alone.methods(), alone.devices(), alone.datasets(), alone.samplers(), alone.commands())
@@ -172,6 +177,60 @@ def test_check_plugin_prints_passed_and_broken_rules(pruner: Path, tmp_path: Pat
     done = CliRunner().invoke(app, ["check-plugin", str(file)])
     assert done.exit_code == ExitCode.WRONG_USE
     assert "broken: method broken: an order must be nested" in done.output
+
+
+def test_check_plugin_checks_the_tasks_of_a_file(tmp_path: Path) -> None:
+    file = new_plugin("depth", "task", tmp_path)[0]
+    done = CliRunner().invoke(app, ["check-plugin", str(file)])
+    assert (done.exit_code, done.output.strip()) == (0, "checked: task Depth")
+    texts = {
+        "misspelt.py": ("metric_name", "metrc_name"),
+        "nan.py": ("return 100.0 * float(", "return 0 * float('inf') * float("),
+        "batches.py": ("(expected.exp() * (expected - got)).sum(1)", "(expected - got).square().sum(1) * len(got)"),
+        "constant.py": ("outputs.log_softmax(1)", "outputs.detach().log_softmax(1)"),
+        "maps.py": ("targets.ndim == 1", "targets.ndim == 3"),
+    }
+    words = [
+        "has 'metrc_name', which is no member of a task (did you mean 'metric_name'?",
+        "its metric is nan",
+        "'divergences' of an image must not depend on the other images",
+        "'divergences' must have a gradient",
+        "needs one class for each image",
+    ]
+    for (name, (right, wrong)), expected in zip(texts.items(), words, strict=True):
+        (tmp_path / name).write_text(file.read_text().replace(right, wrong))
+        done = CliRunner().invoke(app, ["check-plugin", str(tmp_path / name)])
+        assert done.exit_code == ExitCode.WRONG_USE
+        assert "broken: task Depth: " in done.output
+        assert expected in done.output
+
+
+def test_a_task_is_checked_with_the_data_set_beside_it() -> None:
+    file = Path(__file__).parents[1] / "docs" / "examples" / "segmentation" / "shapes.py"
+    assert check_plugin(module_of(str(file))) == ["data set shapes", "task Segmentation"]
+
+
+def test_a_package_is_named_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "__init__.py"
+    file.write_text("x = 1\n")
+    done = CliRunner().invoke(app, ["check-plugin", str(file)])
+    assert "broken: the plugin 'mine' cannot be used: it implements no hook" in done.output
+    file.write_text(BROKEN.replace("return [0] * coupling.channels", "raise KeyError('rank')"))
+    done = CliRunner().invoke(app, ["check-plugin", str(file)])
+    assert "mine/__init__.py" in done.output
+
+
+def test_files_of_one_name_in_two_folders_are_two_plugins(tmp_path: Path, model: nn.Module) -> None:
+    files = [tmp_path / folder / "own.py" for folder in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(new_plugin(f"norms_{file.parent.name}", "pruner", tmp_path)[0].read_text())
+        file.write_text(file.read_text().replace(f"norms_{file.parent.name}", "norms"))
+    manager().add_file(files[0])
+    with pytest.raises(ContractViolation, match=rf"called 'norms' is installed already \(plugin '{files[0]}'\)"):
+        check_plugin(module_of(str(files[1])), model)
+    assert check_plugin(manager().add_file(files[0]), model) == ["method norms"]
 
 
 @pytest.mark.parametrize(("plugin", "words"), [("no_such", "no plugin 'no_such' is installed"), ("no.py", "no file")])

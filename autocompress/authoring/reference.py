@@ -33,7 +33,7 @@ ROOMS = {
     "autocompress.errors": "UserError TrialFailed InvalidRecipe",
     "autocompress.testing": (
         "check_plugin check_method check_transform check_pruner check_quantizer check_source check_device "
-        "check_dataset check_sampler check_command check_observer check_gpu ContractViolation example_model "
+        "check_dataset check_sampler check_command check_observer check_task check_gpu ContractViolation example_model "
         "example_job example_context"
     ),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from autocompress.errors import UserError, did_you_mean
 
-KINDS = ("pruner", "transform", "quantizer", "source", "device", "dataset", "observer", "sampler", "command")
+KINDS = ("pruner", "transform", "quantizer", "source", "device", "dataset", "observer", "sampler", "command", "task")
 """Kinds of plugins with an example."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -29,12 +29,13 @@ dependencies = ["autocompress"]
 
 [project.optional-dependencies]
 dev = ["pytest"]
-
-[project.entry-points.autocompress]
-{name} = "autocompress_{name}"
-
+{entry}
 [tool.hatch.build.targets.wheel]
 only-include = ["autocompress_{name}.py"]
+"""
+ENTRY = """
+[project.entry-points.autocompress]
+{name} = "autocompress_{name}"
 """
 TEST = """\
 \"\"\"The plugin keeps the rules on which autocompress relies.\"\"\"
@@ -66,7 +67,7 @@ A {kind} for autocompress.
 
     python -m pip install --editable '.[dev]'
     python -m pytest
-    autocompress check-plugin {name}
+    autocompress check-plugin {checked}
 
 Without an installation: `autocompress {use}`.
 """
@@ -76,7 +77,8 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     """Writes a package of ``kind`` into ``folder / autocompress-<name>``.
 
     Args:
-        name: name of the method, device or data set; lower-case letters, digits and underscores.
+        name: name of the method, device, data set or other part; lower-case letters, digits and
+            underscores.
         kind: one of ``KINDS``.
         folder: where the package's folder is made.
 
@@ -105,13 +107,14 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
         code = code.replace('"example"', f'"{typed}"')
     code = re.sub(r"\bexample\b", name, code).replace("Example", title)
     file = f"autocompress_{name}.py"
-    use = f"--plugin {file} {typed}" if kind == "command" else f"search ... --plugin {file}"
+    uses = {"command": f"--plugin {file} {typed}", "task": f"search ... --task {file}:{title}"}
+    use, is_named = uses.get(kind, f"search ... --plugin {file}"), kind == "task"  # a job names it, no entry point
     texts = {
         file: code,
-        "pyproject.toml": PROJECT.format(name=name, kind=kind),
+        "pyproject.toml": PROJECT.format(name=name, kind=kind, entry="" if is_named else ENTRY.format(name=name)),
         f"tests/test_{name}.py": TEST.format(name=name),
         ".github/workflows/tests.yml": WORKFLOW,
-        "README.md": README.format(name=name, kind=kind, use=use),
+        "README.md": README.format(name=name, kind=kind, use=use, checked=file if is_named else name),
     }
     for path, text in texts.items():
         (home / path).parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +133,7 @@ def _taken(kind: str) -> frozenset[str]:
         "device": plugins.devices,
         "dataset": plugins.datasets,
         "observer": list,
+        "task": list,
         "sampler": plugins.samplers,
         "command": plugins.commands,
     }

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -25,7 +26,7 @@ from autocompress.data import DatasetProvider
 from autocompress.errors import Terminated, UserError, did_you_mean
 from autocompress.job import Job
 from autocompress.job.modelnames import PLUGIN_GROUP
-from autocompress.modulefiles import NotPython, imported
+from autocompress.modulefiles import NotPython, imported, path_of, title
 
 _DISTRIBUTION = "autocompress"
 log = logging.getLogger("autocompress")
@@ -86,12 +87,7 @@ class Manager:
         path = path.resolve()
         if (known := self._pluggy.get_plugin(str(path))) is not None:
             return known
-        try:
-            module = imported(path, "plugin")
-        except NotPython:
-            raise UserError(f"the plugin {path} is no Python file") from None
-        except (Exception, SystemExit) as error:
-            raise UserError(f"the plugin {path} cannot be imported: {reason(error)}") from error
+        module = plugin_file(path)
         self.register(module, str(path))
         return module
 
@@ -295,7 +291,23 @@ def _finished(wrapper: Any, results: list[Any]) -> Any:
 
 
 def _name_of(plugin: object) -> str:
-    return str(getattr(plugin, "__name__", type(plugin).__name__))
+    name = str(getattr(plugin, "__name__", type(plugin).__name__))
+    path = path_of(name)
+    return name if path is None else title(path)
+
+
+def plugin_file(path: Path) -> ModuleType:
+    """Imports the plugin in a Python file.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    try:
+        return imported(path, "plugin")
+    except NotPython:
+        raise UserError(f"the plugin {path} is no Python file") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the plugin {path} cannot be imported: {reason(error)}") from error
 
 
 def order(methods: Iterable[Method]) -> list[Method]:

@@ -8,6 +8,7 @@ from types import FrameType
 
 from autocompress.contract.device import Device
 from autocompress.contract.methods import Method
+from autocompress.modulefiles import file_name
 
 LONGEST = 300
 """Maximum number of characters of the message of an exception."""
@@ -25,7 +26,7 @@ def raised(error: BaseException) -> str:
         return what
     kind = found.kind if isinstance(found, Method) else "device"
     frame = place(error)
-    where = "" if frame is None else f" ({Path(frame.filename).name}:{frame.lineno}, {frame.name})"
+    where = "" if frame is None else f" ({file_name(Path(frame.filename))}:{frame.lineno}, {frame.name})"
     return f"the {kind} '{found.name}' raised {what}{where}"
 
 

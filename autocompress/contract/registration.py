@@ -83,6 +83,11 @@ def check_hooks(plugin: object) -> None:
         raise InvalidPlugin(f"it implements no hook; there are {', '.join(known)}, marked with @hookimpl")
 
 
+def has_hooks(plugin: object) -> bool:
+    """Whether ``plugin`` has functions that are hooks, or are named like hooks."""
+    return any(name.startswith(PREFIX) or _options(function) is not None for name, function in _functions(plugin))
+
+
 def _functions(plugin: object) -> Iterator[tuple[str, Callable[..., Any]]]:
     """The functions and methods of a plugin, without running its properties."""
     for name in dir(plugin):

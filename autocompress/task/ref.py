@@ -16,7 +16,7 @@ from typing import Any
 
 from autocompress.errors import UserError, closest, did_you_mean
 from autocompress.files import digest
-from autocompress.modulefiles import imported
+from autocompress.modulefiles import file_name, imported
 from autocompress.task.classification import Classification
 from autocompress.task.multilabel import Multilabel
 from autocompress.task.task import Task
@@ -58,7 +58,7 @@ class TaskRef:
     def title(self) -> str:
         """The name without the folder of its file, for messages."""
         path, _, name = self.name.rpartition(":")
-        return f"{Path(path).name}:{name}" if path else name
+        return f"{file_name(Path(path))}:{name}" if path else name
 
     def task(self) -> Task:
         """The task; see :func:`load_task`."""

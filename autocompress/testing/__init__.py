@@ -24,6 +24,7 @@ from autocompress.testing.rules import ContractViolation
 from autocompress.testing.samplers import check_sampler
 from autocompress.testing.sources import check_source
 from autocompress.testing.suite import check_method
+from autocompress.testing.tasks import check_task
 from autocompress.testing.transforms import check_transform
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "check_quantizer",
     "check_sampler",
     "check_source",
+    "check_task",
     "check_transform",
     "example_context",
     "example_job",

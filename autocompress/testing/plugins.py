@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from autocompress.contract import Command, Manager, manager
+from autocompress.contract import Command, Manager, Task, manager
+from autocompress.contract.registration import has_hooks
+from autocompress.data import DatasetProvider
 from autocompress.errors import UserError
+from autocompress.modulefiles import path_of, title
 from autocompress.testing.commands import check_command
 from autocompress.testing.datasets import check_dataset
 from autocompress.testing.devices import check_device
@@ -18,10 +19,13 @@ from autocompress.testing.observers import check_observer
 from autocompress.testing.rules import ContractViolation, Report, require
 from autocompress.testing.samplers import check_sampler
 from autocompress.testing.suite import check_method
+from autocompress.testing.tasks import check_task, tasks_in
 
 
 def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
-    """Checks everything that a plugin offers.
+    """Checks everything that a plugin offers, and the tasks that a module defines.
+
+    Tasks are checked with the data sets of the plugin, or with the built-in ``digits``.
 
     Args:
         plugin: a module or an object with hooks.
@@ -34,9 +38,10 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         ContractViolation: if a rule is broken; the message lists all broken rules, each with the
             part that breaks it.
     """
-    alone = Manager(entry_points=False)
+    alone, tasks = Manager(entry_points=False), tasks_in(plugin)
     try:
-        alone.register(plugin)
+        if has_hooks(plugin) or not tasks:  # a job names a task, so no hook is needed
+            alone.register(plugin)
     except UserError as error:
         raise ContractViolation(str(error)) from None
     report, checked = Report(), list[str]()
@@ -55,11 +60,25 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         own.check(_check_name, kind, item, names.get((kind, item.name)))
         own.check(check, item)
         report.rules += [f"{checked[-1]}: {rule}" for rule in own.rules]
+    for task in tasks:
+        checked.append(f"task {task.__name__}")
+        report.rules += [f"{checked[-1]}: {rule}" for rule in _broken(task, alone.datasets())]
     observed = Report()
     checked += [f"hook {hook}" for hook in observed.check(check_observer, plugin) or []]
     report.rules += observed.rules
     report.end()
     return checked
+
+
+def _broken(task: type[Task], datasets: Sequence[DatasetProvider]) -> list[str]:
+    """The rules that a task breaks, with that data set with which it breaks the fewest."""
+    found = []
+    choices: Sequence[DatasetProvider | None] = datasets or [None]
+    for dataset in choices:
+        own = Report()
+        own.check(check_task, task, dataset)
+        found.append(own.rules)
+    return min(found, key=len)
 
 
 def _installed() -> dict[tuple[str, str], Any]:
@@ -77,7 +96,7 @@ def _installed() -> dict[tuple[str, str], Any]:
 
 def _check_name(kind: str, item: Any, other: Any) -> None:
     """Checks that no other plugin has a ``kind`` of this name; a search would skip this one."""
-    is_other = other is not None and _module(other) != _module(item)
+    is_other = other is not None and not _is_same(other, item)
     maker = manager().maker(other) if is_other else ""
     require(
         not is_other,
@@ -86,9 +105,13 @@ def _check_name(kind: str, item: Any, other: Any) -> None:
     )
 
 
-def _module(item: Any) -> str:
-    """The name of the package with the class or function of ``item``, or of the file alone."""
-    module = sys.modules.get((item.run if isinstance(item, Command) else type(item)).__module__)
-    if module is None or "." in module.__name__:
-        return "" if module is None else module.__name__.partition(".")[0]
-    return Path(module.__file__ or "").stem
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two items are of one plugin; a file may be that of an installed module."""
+    modules = [(own.run if isinstance(own, Command) else type(own)).__module__ for own in (one, other)]
+    paths = [path_of(module) for module in modules]
+    if None not in paths:
+        return paths[0] == paths[1]
+    first, second = (
+        module.partition(".")[0] if path is None else title(path) for module, path in zip(modules, paths, strict=True)
+    )
+    return first == second

@@ -13,7 +13,8 @@ def new_plugin(
     kind: Annotated[
         str,
         typer.Option(
-            help="pruner, transform, quantizer, source, device, dataset, observer, sampler, command.", metavar="KIND"
+            help="pruner, transform, quantizer, source, device, dataset, observer, sampler, command, task.",
+            metavar="KIND",
         ),
     ] = "transform",
     to: Annotated[Path, typer.Option(help="Folder in which the package is made.", metavar="DIR")] = Path(),
