@@ -15,7 +15,6 @@ from torch import nn
 from autocompress import models
 from autocompress.compression import artifact
 from autocompress.compression.candidate import Candidate
-from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.pipeline import Pipeline
 from autocompress.compute import Compute, compute_of
 from autocompress.contract import (
@@ -24,7 +23,6 @@ from autocompress.contract import (
     Manager,
     Method,
     Parameter,
-    Quantizer,
     Transform,
     Value,
     manager_for,
@@ -32,18 +30,26 @@ from autocompress.contract import (
 from autocompress.contract.space import Chooser
 from autocompress.data import Scored, Splits
 from autocompress.devices.lock import MachineLock
-from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import Agreement, TapCrop, cropped, custom_operators, export
+from autocompress.export import Agreement, TapCrop
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
 from autocompress.opened import tables
 from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline
+from autocompress.opened.candidates import quantized_everywhere, write_file
 from autocompress.opened.computing import decided
 from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
-from autocompress.opened.opening import default_params, measured, no_images, try_devices, try_untrained, with_sources
+from autocompress.opened.opening import (
+    default_params,
+    measured,
+    no_images,
+    pipeline_of,
+    try_devices,
+    try_untrained,
+    with_sources,
+)
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.transfer import user_data
@@ -51,8 +57,7 @@ from autocompress.proposals.proposer import Proposed
 from autocompress.proposals.shares import ShareRecipes
 from autocompress.proposals.tablemaker import TableMaker
 from autocompress.recipes import ablation, rungs
-from autocompress.recipes.bits import GroupBits
-from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.choosers import Replay
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.pruning import offered
 from autocompress.recipes.recipe import Recipe
@@ -134,20 +139,8 @@ class OpenedJob:
         transfer = user_data(splits, job.seed)
         if sources is not None:
             transfer = sources.transfer_set(*next(iter(sources.defaults.items())))
-        pipeline = Pipeline(
-            baseline=model,
-            baseline_key=baseline.weights_key,
-            methods=methods,
-            transfer=transfer,
-            granularity=job.granularity,
-            seed=job.seed,
-            compute=compute,
-            store=store,
-            sources=sources,
-            table=device.placement,
-            crops=job.search.crop,
-            costs=measured_costs(job, device, model, methods, store, progress),
-        )
+        costs = measured_costs(job, device, model, methods, store, progress)
+        pipeline = pipeline_of(job, model, baseline, device, compute, store, methods, costs, transfer, sources)
         with lock.shared():
             unprepared = pipeline.prepare(progress, partial(default_params, job, model, limits), lock.breathe)
         methods = [method for method in methods if method.name not in unprepared]
@@ -177,21 +170,9 @@ class OpenedJob:
         with MachineLock().shared():
             baseline = export_baseline(model, cache_folder("baselines"))
             try_devices(job, plugins, baseline.deployable)
-        pipeline = Pipeline(
-            baseline=model,
-            baseline_key=baseline.weights_key,
-            methods=known.methods,
-            transfer=None,
-            granularity=job.granularity,
-            seed=job.seed,
-            compute=compute,
-            store=store,
-            table=known.devices[0].placement,
-            crops=job.search.crop,
-            costs=measured_costs(job, known.devices[0], model, known.methods, store),
-        )
-        splits = known.splits or no_images(model)
-        device = known.devices[0]
+        splits, device = known.splits or no_images(model), known.devices[0]
+        costs = measured_costs(job, device, model, known.methods, store)
+        pipeline = pipeline_of(job, model, baseline, device, compute, store, known.methods, costs)
         opened = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
         opened.space = known.space  # the same space, with its parameters known already
         return opened
@@ -262,17 +243,9 @@ class OpenedJob:
 
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized, in network order."""
-        uniform = next((m for m in self.methods if isinstance(m, Quantizer) and m.activation_bits), None)
-        try:
-            known = self.compose(Policy({"bits": "default"})).quantizers
-        except InvalidRecipe:
-            return []
-        if uniform is None or uniform.name not in known:
-            return []
-        widest = GroupBits(uniform.name, max(uniform.weight_bits), uniform.name, max(uniform.activation_bits))
-        everywhere = {group.name: widest for group in models.groups(self.model, self.job.granularity)}
-        recipe = Recipe(values={}, bits=everywhere, quantizers={uniform.name: known[uniform.name]})
-        return list(self.candidate(recipe, dry_run=True).float_layers)
+        groups = [group.name for group in models.groups(self.model, self.job.granularity)]
+        recipe = quantized_everywhere(self.space, self.methods, groups)
+        return [] if recipe is None else list(self.candidate(recipe, dry_run=True).float_layers)
 
     def placement(self) -> list[dict[str, Any]]:
         """Times of the baseline's regions in float and in integers; see :func:`placement_rows`."""
@@ -357,17 +330,8 @@ class OpenedJob:
         return layer_rows(self.model, base, artifact, self.methods, granularity, self.device, self.job.device)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
-        """Writes the ONNX file of the candidate, without kernel taps that only read padding.
-
-        Raises:
-            TrialFailed: if a standard runtime could not load it.
-        """
-        size = models.input_size(self.model)
-        deployed = cropped(candidate.model, candidate.crop)
-        export(deployed, file, size, artifact.metadata(self.model), layer_specs(self.methods))
-        if lacking := custom_operators(file):
-            raise TrialFailed(f"the file needs operators that a standard runtime lacks: {', '.join(sorted(lacking))}")
-        return Deployable(file, size, candidate.operators, lambda: deployed)
+        """Writes the ONNX file of the candidate; see :func:`candidates.write_file`."""
+        return write_file(candidate, file, self.model, self.methods)
 
     def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
         """See :func:`baseline.cropped_baseline`; also None if the job switches the tap crop off."""

@@ -1,4 +1,4 @@
-"""Steps of opening a job: its data sources, and the baseline measured on the judging images."""
+"""Steps of opening a job: its data sources, the measured baseline, the pipeline for candidates."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from torch import nn
 from autocompress import models
 from autocompress.compression.answers import answered
 from autocompress.compression.bounding import SHARE, UNLIMITED_SECONDS
+from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.sources import Sources
 from autocompress.compute import Compute
-from autocompress.contract import DataSource, Deployable, Manager, Method, Params, Space
+from autocompress.contract import DataSource, Deployable, Device, Manager, Method, Params, Space, TransferSet
 from autocompress.data import Split, Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.measuring import run_once
 from autocompress.devices.trying import told
 from autocompress.errors import InvalidRecipe
 from autocompress.files import cache_folder
+from autocompress.integer_placement import MeasuredCosts
 from autocompress.job import Job, Limits
 from autocompress.opened.agreement import judged_by_agreement
 from autocompress.opened.applicable import applicable, require_images
@@ -128,6 +130,38 @@ def measured(
     made = () if sources is None else sources.notes
     notes = (*splits.notes, *made, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
     return replace(splits, notes=notes), baseline
+
+
+def pipeline_of(
+    job: Job,
+    model: nn.Module,
+    baseline: Baseline,
+    device: Device,
+    compute: Compute,
+    store: Store,
+    methods: Sequence[Method],
+    costs: MeasuredCosts | None,
+    transfer: TransferSet | None = None,
+    sources: Sources | None = None,
+) -> Pipeline:
+    """The pipeline that makes the candidates of the job from ``model``.
+
+    ``transfer`` and ``sources`` are missing where only dry-run candidates are made.
+    """
+    return Pipeline(
+        baseline=model,
+        baseline_key=baseline.weights_key,
+        methods=methods,
+        transfer=transfer,
+        granularity=job.granularity,
+        seed=job.seed,
+        compute=compute,
+        store=store,
+        sources=sources,
+        table=device.placement,
+        crops=job.search.crop,
+        costs=costs,
+    )
 
 
 def default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
