@@ -81,7 +81,7 @@ class Forked:
         """Yields the messages of the process until it ends.
 
         Args:
-            most_seconds: that are waited for each message.
+            most_seconds: maximum number of seconds to wait for each message.
             meanwhile: called every tenth of a second.
         """
         end = time.monotonic() + most_seconds
@@ -134,13 +134,13 @@ class Claims:
         os.write(self._filled, b"".join(number.to_bytes(SIZE, "little") for number in range(count)) + END)
 
     def taken(self) -> Iterator[int]:
-        """Numbers for this process; waits while nothing was filled in."""
+        """Yields numbers that no other process has taken; waits until :meth:`fill` was called."""
         while (data := os.read(self._waiting, SIZE)) != END:
             yield int.from_bytes(data, "little")
-        os.write(self._filled, END)  # for the others
+        os.write(self._filled, END)  # the other processes need the mark too
 
     def close(self) -> None:
-        """Must be called once no process takes any more; not in forked ones, which end."""
+        """Closes the pipe. Call it in the process that made the object, when no process takes."""
         os.close(self._waiting)
         os.close(self._filled)
 

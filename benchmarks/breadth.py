@@ -52,7 +52,7 @@ FOLDER = Path("results/breadth")
 LIMIT = 60.0
 """Seconds of processor time for a row."""
 PATIENCE = 6
-"""Factor of the limit that a row may take by the clock, because the machine may be busy."""
+"""A row may take this many times ``LIMIT`` in wall time, because the machine may be busy."""
 
 
 class Table:
@@ -60,8 +60,8 @@ class Table:
 
     Args:
         path: the JSON file.
-        again: statuses of rows that are made again, once.
-        checked: whether only missing rows are made.
+        again: statuses of rows that are made again, once for each row.
+        checked: with ``--check``: rows only say whether a method would apply.
     """
 
     def __init__(self, path: Path, again: Sequence[str] = (), *, checked: bool = False) -> None:
@@ -99,7 +99,7 @@ def run(backbone: Backbone, cases: Sequence[Case], table: Table) -> None:
             if case != (BASELINE,):
                 todo.remove(case)
             elif not table.lacks(backbone.name, case):
-                continue  # a new process begins with it
+                continue  # each new process begins with the baseline, whose row exists after the first
             table.put(backbone, case, row)
             if case == (BASELINE,) and row["status"] != "applies":
                 todo = []

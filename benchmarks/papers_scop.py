@@ -81,8 +81,8 @@ COLUMNS = ("network", "data", "error_before", "error_after", "params_cut", "flop
 """Rows of ``PAPER``: top-1 errors in percent, percent of removed parameters and FLOPs."""
 
 NOTES = (
-    "Paper: Tang et al., arXiv 2010.10732; its own rows are at the end. It varies networks and rates; of its ablations "
-    "the digest has no figures, and claims about knockoffs, mixing and score epochs are the plugin's own questions.",
+    "Paper: Tang et al., arXiv 2010.10732; its own rows are at the end, for other networks and rates. Figures of its "
+    "ablations are not compared: claims about knockoffs, mixing and score epochs are questions of this project.",
     "Knockoffs: `gaussian` second-order on patches; `gan_uncond` what the official code does (images from noise); "
     "`permute` another image of the batch. Mixing: `pre_bn` the official code, `post_bn` the paper's figure.",
     "resnet10t-half is resnet10t with half its channels, 1.3 million parameters.",

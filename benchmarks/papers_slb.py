@@ -41,8 +41,8 @@ NOTES = (
     "Setting: start from trained weights, logits as fast as other parameters, T from 1 to 1000 exponentially between "
     "30 and 90 % of the steps, then arg-max; PACT below 32 bits; stem and classifier with weights of 8 bits "
     "(and activations of at least 8); learning rate 2e-3, no distillation.",
-    "Of the temperature's comparison (paper's figure 2) and of batch norm's the digest has orders only, the latter "
-    "from memory (61.3 against 61.0 on ImageNet without).",
+    "For the schedules of the temperature (paper's figure 2) and for batch norm, only the order of the paper's results "
+    "is compared; that of batch norm is quoted from memory (61.3 on ImageNet, 61.0 without).",
     "resnet10t-quarter is resnet10t with a quarter of its channels, 0.35 million parameters; ResNet-20 has 0.27.",
 )
 

@@ -1,15 +1,16 @@
 """The cost of a trial in addition to the work of its recipe.
 
-A short search runs with one worker. Of the wall time from row to row, training, exporting,
-measuring the latency and scoring the exported file are the work of the recipe. The rest is counted
-in two ways:
+A short search runs with one worker. The wall time from one row to the next is the time of a trial.
+Four stages are the work of the recipe: training, exporting, measuring the latency, and scoring the
+exported file. The rest of the time is counted in two ways:
 
-- ``own``: everything else, including building the dry-run candidate for gate 1, and comparing the
-  exported file with the torch model.
-- ``search``: the same without these two. It contains asking, Ray, telling and writing files.
+- ``own``: all of the rest. It includes building the dry-run candidate, whose costs are checked
+  before training, and comparing the exported file with the torch model.
+- ``search``: the rest without these two. It has Optuna's ask and tell, Ray, and writing files.
 
-In addition, ``driver`` is the processor time of the driver for each of 5,000 rows, without Ray Tune
-and Optuna: endings, front, model files, trials.csv.
+In addition, ``driver`` is the processor time of the driver for each of 5,000 made-up rows, without
+Ray Tune and Optuna: it checks whether the search is over, updates the front, deletes model files
+and writes trials.csv.
 
     python benchmarks/trial_overhead.py --trials 12 [--driver-rows 5000] [--out FILE]
 """
@@ -39,11 +40,11 @@ from autocompress.searching.progress import Silent
 WORK = ("train", "export", "measure", "accuracy")
 """Stages of a trial that are work of the recipe."""
 CHECKS = ("candidate", "agreement")
-"""Stages that the search adds: to end misses early, and to find wrong files."""
+"""Stages that the search adds: to end hopeless trials early, and to find wrong files."""
 TARGET_S = 0.3
-
-
+"""Target for ``own``, in seconds per trial."""
 DRIVER_TARGET_S = 0.01
+"""Target for ``driver``, in seconds per row."""
 
 
 def driver_seconds(count: int) -> float:
@@ -125,12 +126,10 @@ def main() -> None:
     table = pd.DataFrame([stages(row, wall) for row, wall in zip(clock.rows[1:], gaps(clock.at), strict=True)])
     own, search = float(table["own"].median()), float(table["search"].median())
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    print(
-        f"median without {', '.join(WORK)} (scoring counts as measuring): {own:.3f} s per trial (target {TARGET_S} s)"
-    )
-    print(f"median also without {' and '.join(CHECKS)} (asking, Ray, telling, writing): {search:.3f} s per trial")
+    print(f"median without the stages {', '.join(WORK)}: {own:.3f} s per trial (target {TARGET_S} s)")
+    print(f"median also without {' and '.join(CHECKS)} (ask, tell, Ray, writing): {search:.3f} s per trial")
     driver = driver_seconds(chosen.driver_rows)
-    print(f"the driver's own work: {1000 * driver:.2f} ms of a processor for each of {chosen.driver_rows} rows")
+    print(f"the driver's own work: {1000 * driver:.2f} ms of processor time for each of {chosen.driver_rows} rows")
     write_json(
         chosen.out,
         {

@@ -78,21 +78,16 @@ def test_it_is_the_negative_distance_and_the_bias(kernel: int, stride: int, padd
 def test_small_examples() -> None:
     adder = AdderConv2d(1, 1, 2)
     adder.weight.data = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]]])
-    assert adder(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).item() == -4  # check 1
-    assert adder(adder.weight.detach()).item() == 0  # check 2
+    assert adder(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).item() == -4
+    assert adder(adder.weight.detach()).item() == 0
     padded = AdderConv2d(1, 1, 3, padding=(1, 1))
     padded.weight.data.fill_(2.0)
     expected = torch.tensor([[[[-14.0, -12, -14], [-12, -9, -12], [-14, -12, -14]]]])
-    assert torch.equal(padded(torch.ones(1, 1, 3, 3)), expected)  # check 3
+    assert torch.equal(padded(torch.ones(1, 1, 3, 3)), expected)
 
 
 def test_the_filters_gradient_has_full_precision() -> None:
-    """Check 5: it is sum_m G (P - W), autograd's gradient of -
-
-    P - W
-
-    ^2 / 2.
-    """
+    """The gradient is sum_m G (P - W), as autograd computes it for ``-||P - W||^2 / 2``."""
     adder, x = layer(stride=2).double(), torch.randn(2, 4, 7, 7).double()
     slope = torch.randn(2, 6, 4, 4).double()
     adder(x).backward(slope)
@@ -106,7 +101,7 @@ def test_the_filters_gradient_has_full_precision() -> None:
 
 @pytest.mark.parametrize(("apart", "expected"), [(3.0, -1.0), (0.5, -0.5), (-3.0, 1.0)])
 def test_the_inputs_gradient_is_clipped(apart: float, expected: float) -> None:
-    """Check 6."""
+    """The gradient of the input is x - w, limited to -1..1 (HardTanh, AdderNet, section 3.2)."""
     adder = AdderConv2d(1, 1, 1)
     x = (adder.weight.detach() + apart).requires_grad_()
     adder(x).sum().backward()
@@ -115,10 +110,7 @@ def test_the_inputs_gradient_is_clipped(apart: float, expected: float) -> None:
 
 
 def test_mean_and_variance_of_outputs() -> None:
-    """Check 9.
-
-    The variance is (1 - 2/pi) K (Var X + Var F) with K = 576, and the mean -K sqrt(2/pi) sqrt(2).
-    """
+    """The variance is (1 - 2/pi) K (Var X + Var F) with K = 576, the mean -K sqrt(2/pi) sqrt(2)."""
     adder = AdderConv2d(576, 1024, 1)
     y = adder(torch.randn(8, 576, 16, 16)).detach().double()
     assert float(y.var()) == pytest.approx((1 - 2 / math.pi) * 576 * 2, rel=0.03)
@@ -136,7 +128,7 @@ def test_before_its_turn_it_is_a_convolution() -> None:
 
 
 def test_operators_are_counted_without_multiplications() -> None:
-    """Check 12: 2 M K O additions."""
+    """M output positions, O filters and K taps for each filter need 2 M K O additions."""
     model = OneLayer(layer(channels=4, filters=6, stride=2)).eval()
     counts = operator_counts(model, (4, 8, 8), [SPEC])
     taps = 16 * (4 * 9) * 6
@@ -162,7 +154,7 @@ def test_it_is_one_node_of_the_graph() -> None:
 )
 @settings(max_examples=20, deadline=None)
 def test_clipped_weights_add_a_constant(low: float, width: float, spread: float, seed: int, stride: int) -> None:
-    """Check 11, for any range that contains the inputs and the zero of the padding."""
+    """This holds for any range that contains the inputs and the zero of the padding."""
     torch.manual_seed(seed)
     high = max(low + width, 0.0)
     x = torch.rand(2, 3, 6, 6, dtype=torch.float64) * (high - low) + low
@@ -175,7 +167,6 @@ def test_clipped_weights_add_a_constant(low: float, width: float, spread: float,
 @given(scale=st.floats(0.01, 50), other=st.floats(1.2, 4), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_only_a_scale_shared_by_inputs_and_weights_scales_outputs(scale: float, other: float, seed: int) -> None:
-    """Check 10, the second half."""
     torch.manual_seed(seed)
     adder, x = AdderConv2d(3, 4, 3, padding=(1, 1)).double(), torch.randn(2, 3, 5, 5).double()
     scaled, unequal = copy.deepcopy(adder), copy.deepcopy(adder)
@@ -186,7 +177,7 @@ def test_only_a_scale_shared_by_inputs_and_weights_scales_outputs(scale: float, 
 
 
 def test_shifting_inputs_and_weights_equally_changes_nothing() -> None:
-    """Check 10, the first half, without padding."""
+    """There is no padding, because its zeros would not be shifted."""
     adder, x = layer(padding=0).double(), torch.randn(2, 4, 6, 6).double()
     shifted = copy.deepcopy(adder)
     shifted.weight.data += 1.7

@@ -61,7 +61,7 @@ def adder_model(model: nn.Module) -> nn.Module:
 
 
 def test_every_convolution_but_the_stem_is_replaced(model: nn.Module, adder_model: nn.Module) -> None:
-    """Check 13. The 1 x 1 convolutions of shortcuts become adder layers too (section 4)."""
+    """The 1 x 1 convolutions of shortcuts become adder layers too (AdderNet, section 4)."""
     exempt = {*models.stem(model), *models.classifier(model)}
     convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     assert set(adder_layers(adder_model)) == convolutions - exempt

@@ -81,7 +81,6 @@ def training(model: nn.Module, images: Split, epochs: float = 2, **changed: Any)
 @given(numel=st.integers(1, 200), size=st.floats(1e-9, 1e9), eta=st.floats(0.05, 1.0))
 @settings(max_examples=30, deadline=None)
 def test_the_root_mean_square_of_a_scaled_gradient_is_eta(numel: int, size: float, eta: float) -> None:
-    """Check 7."""
     gradient = (torch.rand(numel) + 0.1) * size
     direction = gradient / gradient.norm()
     scale_gradient(gradient, eta)
@@ -90,7 +89,7 @@ def test_the_root_mean_square_of_a_scaled_gradient_is_eta(numel: int, size: floa
 
 
 def test_the_example_of_sixty_numbers() -> None:
-    """Check 7, with the numbers of the paper."""
+    """The numbers are those of the paper."""
     gradient = torch.randn(60)
     scale_gradient(gradient, 0.2)
     assert gradient.norm().item() == pytest.approx(1.5492, abs=1e-4)
@@ -123,7 +122,7 @@ def gradients(factor: float) -> tuple[list[torch.Tensor], torch.Tensor]:
 
 
 def test_the_scale_of_the_loss_does_not_matter_to_filters() -> None:
-    """Check 8. A loss scale is such a factor."""
+    """Mixed precision multiplies the loss by such a factor."""
     (ours, stem), (theirs, larger) = gradients(1.0), gradients(1000.0)
     assert len(ours) == 2
     for one, other in zip(ours, theirs, strict=True):

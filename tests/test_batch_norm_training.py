@@ -55,7 +55,7 @@ def convolution(network: QuantizedNetwork) -> FakeLayer:
 @given(groups=st.sampled_from([1, 3]), bias=st.booleans(), seed=st.integers(0, 100), batch=st.integers(2, 9))
 @settings(max_examples=20, deadline=None)
 def test_without_quantization_it_is_batch_norm_in_training(groups: int, bias: bool, seed: int, batch: int) -> None:
-    """Phase 1 equals batch norm in training.
+    """Before the freeze of statistics, a layer equals a convolution and a batch norm in training.
 
     Outputs, long-term statistics and all gradients are equal.
     """
@@ -87,9 +87,9 @@ def test_without_quantization_the_frozen_phase_is_batch_norm_in_evaluation() -> 
 
 
 def test_weights_are_quantized_after_scaling_by_long_term_statistics() -> None:
-    """``w_corr = gamma W / sigma`` for every batch.
+    """The quantizer reads ``gamma W / sigma``, with the long-term sigma, for every batch.
 
-    If statistics are frozen, two batches have equal codes.
+    While long-term statistics stay the same, two batches have equal quantized weights.
     """
     network = trainable(model(), 4)
     layer = convolution(network).train()
@@ -119,7 +119,10 @@ def test_the_naive_treatment_scales_by_the_batch() -> None:
 
 
 def test_both_phases_are_equal_if_batch_and_long_term_statistics_are() -> None:
-    """``sigma_B = sigma`` gives c = 1. If also ``mu_B = mu``, both phases are equal."""
+    """Before the freeze, a layer corrects its outputs by ratios of batch to long-term statistics.
+
+    If both have equal mean and variance, the layer computes the same before and after the freeze.
+    """
     network = trainable(model(), 4)
     for fake in network.activation_fakes().values():
         fake.enabled = False  # the frozen phase rounds biases to steps of a quantized input
@@ -159,7 +162,7 @@ def test_after_the_freeze_only_the_affine_parameters_learn() -> None:
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_the_hardened_network_equals_the_trained_one(bits: int) -> None:
-    """Check 16: after training, fake-quantized evaluation and integer weights agree."""
+    """After training, the fake-quantized and the hardened network have equal outputs."""
     network = trainable(model(bias=True), bits)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     network.train()

@@ -92,8 +92,8 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
     assert correct_bias(network, batches) == 4
     after = errors(network, batches, wanted)
     for name, layer in network.fake_layers().items():
-        # The rest is rounding: biases are rounded to a step of the accumulator, before and after
-        # the correction.
+        # Biases are rounded to steps of the accumulator, before and after the correction. This
+        # error remains.
         assert layer.input_quantizer is not None
         step = float((layer.weight_quantizer.scale * layer.input_quantizer.scale).max())
         assert after[name] <= step + 1e-5
@@ -166,7 +166,7 @@ def test_bad_images_are_named() -> None:
 
 @pytest.mark.slow
 def test_a_trained_network_gains_at_few_bits(opened: OpenedJob) -> None:
-    """4-bit weights, 8-bit activations, one scale per layer: most of the loss is regained."""
+    """With 4-bit weights, 8-bit activations and one scale per layer, accuracy rises."""
     model = opened.model
     calibration = [batch for batch, _ in opened.splits.train.subset(128, 0).loader(64)]
     size = (1, 32, 32)
@@ -180,5 +180,5 @@ def test_a_trained_network_gains_at_few_bits(opened: OpenedJob) -> None:
         if corrected:
             correct_bias(network, calibration)
         accuracy[corrected] = evaluate(network, opened.splits.val)[0]
-    # Baselines differ by processor. The gain was between 8 and more than 10 points.
+    # The gain depends on the baseline, which differs by processor. It was 8 points or more.
     assert accuracy[True] > accuracy[False] + 5

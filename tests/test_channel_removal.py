@@ -59,7 +59,7 @@ def by_name(every: list[Coupling]) -> dict[str, Coupling]:
 
 @torch.no_grad()
 def assert_agree(model: nn.Module, mode: str, size: Size = IMAGE, specs: tuple = ()) -> nn.Module:
-    """Check 6: masked and sliced networks agree to 1e-5, and channels were removed."""
+    """Checks that channels are removed, and that this equals setting them to zero (to 1e-5)."""
     every = couplings(model, size, mode, specs)
     keep = half([c for c in every if c.safe])
     assert keep
@@ -106,7 +106,6 @@ def test_couplings_across_concatenations() -> None:
      (1, 0.9, 1, 1), (20, 0.0, 8, 20), (6, 0.5, 16, 6)],
 )  # fmt: skip
 def test_rates_give_counts(width: int, rate: float, multiple: int, kept: int) -> None:
-    """Check 5, and the multiples that are fast in a runtime."""
     assert counts(width, rate, multiple) == kept
 
 
@@ -134,10 +133,7 @@ def share_left(model: nn.Module, size: Size, rate: float, *, skip: Callable[[Cou
 
 @pytest.mark.slow
 def test_resnet50_by_the_official_scheme() -> None:
-    """Check 10.
-
-    Rate 0.35 for every block convolution; stem, shortcuts and residual width are kept.
-    """
+    """Rate 0.35 for every convolution of a block; stem, shortcuts and residual width are kept."""
     model = timm.create_model("resnet50").eval()
     whole = facts(model, (3, 224, 224))
     assert whole.params == pytest.approx(25.56e6, rel=1e-3)
@@ -155,7 +151,7 @@ def test_resnet56_by_the_official_scheme() -> None:
 
 
 def test_scatter_keeps_the_residual_width() -> None:
-    """Check 7: adding at the kept indices equals adding the tensor filled with zeros."""
+    """Adding at the kept indices equals adding the tensor filled up with zeros."""
     keep, small, residual = [0, 3, 4], torch.randn(2, 3, 5, 5), torch.randn(2, 6, 5, 5)
     torch.testing.assert_close(residual + Scatter(keep, 6)(small), residual.index_add(1, torch.tensor(keep), small))
     sliced = assert_agree(backbone("test_resnet"), "scatter")

@@ -72,7 +72,7 @@ def test_their_number_is_bounded(tmp_path: Any) -> None:
 
 
 def old_contenders(job: Job, rows: list[dict[str, Any]]) -> list[int]:
-    """The definition, applied to all rows with files."""
+    """Trials of the contenders by their definition, computed from all rows with files at once."""
 
     def costs(row: dict[str, Any], end: str = "latency_ratio") -> tuple[float, float]:
         return -row["accuracy"], row["latency"][end]
@@ -138,7 +138,7 @@ def test_a_complete_row_replaces_the_front_of_those_that_miss_a_bound(tmp_path: 
 
 
 def test_a_new_row_costs_no_more_after_three_thousand(tmp_path: Path) -> None:
-    """Counts the rows that are compared: rows that are no contenders are not."""
+    """Counts the rows with which a new row is compared: only contenders are among them."""
     job = toy_job(tmp_path)
     looked: Counter[int] = Counter()
 

@@ -1,6 +1,7 @@
-"""Decisions in the tables of papers.
+"""The benchmarks that repeat tables of papers decide from their rows whether a claim holds.
 
-Differences over seeds, verdicts, and rows of an interrupted run.
+Differences are averaged over seeds, each claim gets a verdict, and an interrupted run keeps its
+rows.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def filled(kind: str, conv: nn.Conv2d, ratio: int, kernel: int = 3, **activated:
 @pytest.mark.parametrize("kind", ["lstsq", "subset"])
 @pytest.mark.parametrize("bias", [False, True])
 def test_multiples_are_exact(kind: str, ratio: int, bias: bool) -> None:
-    """Check 5: if filters are multiples of others, the module equals the convolution."""
+    """If filters are multiples of others, the module equals the convolution."""
     conv = ghostable(20, ratio, bias=bias)
     module = filled(kind, conv, ratio)
     images = next(batches())[0]
@@ -73,7 +73,7 @@ def test_activated_multiples_are_exact(activation: nn.Module | None) -> None:
 
 
 def test_errors_fall_from_zero_kernel_to_centre_tap_to_least_squares() -> None:
-    """Check 6, on the images of the fit."""
+    """The errors are those on the images of the fit."""
     torch.manual_seed(0)
     maps = torch.randn(8, 5, 12, 12)
     smooth = nn.functional.avg_pool2d(maps, 3, 1, 1) + 0.3 * maps

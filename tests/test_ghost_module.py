@@ -1,6 +1,6 @@
 """The ghost module.
 
-Shapes, sizes, and the intrinsic map of each ghost (checks 1 to 4 of the digest).
+Shapes, sizes, and the intrinsic map of each ghost.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_activated_module_activates_before_the_cheap_convolution() -> None:
 
 
 def test_a_module_without_an_activation_has_negative_outputs() -> None:
-    """The second module of a bottleneck has no ReLU (check 10)."""
+    """The second module of a bottleneck has no ReLU."""
     module = GhostConv2d(nn.Conv2d(3, 16, 1), 2, 3, norm=nn.BatchNorm2d(16), restore=False).eval()
     out = module(torch.randn(4, 3, 5, 5))
     assert out[:, :8].min() < 0

@@ -1,6 +1,6 @@
 """The transform ``ghost`` on whole networks.
 
-Selected layers, equal outputs, and the resulting layers (checks 7, 9 and 11 of the digest).
+Selected layers, equal outputs, and the resulting layers.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
 def test_a_ghostable_network_computes_the_same_afterwards(
     architecture: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check 9: it is only equal if the order of channels is right."""
+    """The outputs are only equal if the order of channels is right."""
     monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     ratio = 2
     model = make_ghostable(example_model(architecture), ratio, variant)
@@ -246,7 +246,6 @@ def test_a_layer_with_a_shared_activation_stays_bare() -> None:
 
 
 def test_running_statistics_are_recalibrated(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check 11."""
     params = params_of(resnet, 4)
     after = ghosted(resnet, params).get_submodule("layer4.0.bn2").running_mean
     monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)

@@ -1,4 +1,4 @@
-"""Intervals of latency ratios contain later measurements; borderline files are repeated."""
+"""Intervals of latency ratios contain later measurements; a file near a bound is measured again."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ HALF = WHOLE | {"toy.width": 0.5}
 
 
 def simulated(random: np.random.Generator, between: float, within: float) -> list[list[float]]:
-    """Ratios around 1, of six sittings with six pairs each.
+    """Simulated latency ratios around 1: six sittings, each with six pairs of timed blocks.
 
-    They have changes slower than a measurement, an offset per sitting, and blocks with a long tail.
+    The noise has three parts: one offset for the whole measurement, one offset for each sitting,
+    and outliers of single blocks.
     """
     slow = 0.4 * between * random.standard_normal()
     sittings = slow + between * random.standard_normal((6, 1)) + within * random.standard_t(3, (6, 6))

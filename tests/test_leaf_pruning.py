@@ -1,6 +1,7 @@
 """Networks with leaf layers of plugins.
 
-Channels are removed by the pruner of the plugin, and masked equals sliced.
+The pruner of the plugin removes channels. A network with removed channels has the outputs of the
+full network in which these channels are set to zero.
 """
 
 from __future__ import annotations
@@ -62,15 +63,15 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
     net, spec = made()  # type: ignore[operator]
     every = couplings(net, SIZE, mode, [spec])
     offered = prunable(every)
-    # Only a leaf reads "first", which is private to its block. "second" and the stem share a stream
-    # that layers of both kinds read.
+    # Only a leaf layer reads "first", whose channels no shortcut adds to others. "second" and the
+    # stem are added, and leaf layers and convolutions read the sum.
     assert "first" in offered
     assert ("stem" in offered) == (mode == "group")
     if mode == "group":
         assert set(offered["stem"].producers) == {"stem", "second"}
         assert set(offered["stem"].consumers) == {"first", "third"}
     assert set(offered["first"].consumers) == {"second"}
-    assert offered["first"].safe, "a zero channel adds a constant to a leaf, which its pruner keeps"
+    assert offered["first"].safe, "a zero channel adds a constant in a leaf, and the pruner keeps this constant"
     generator = torch.Generator().manual_seed(0)
     orders = {name: c.ranked(torch.rand(c.channels, generator=generator).tolist()) for name, c in offered.items()}
     keep = {name: c.left_by(orders[name], c.kept(0.5)) for name, c in offered.items()}

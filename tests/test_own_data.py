@@ -1,6 +1,6 @@
-"""docs/data.md, "Your own data":
+"""Runs the job and all commands of the section "Your own data" of docs/data.md.
 
-the job and all commands of that section, on a small folder and network.
+The folder and the network are small.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Accessibility of the page: contrast, headings, labels, and use without a script.
 
-Of these, axe-core (``test_axe.py``) cannot judge the contrast of text in pictures.
+``test_axe.py`` checks more with axe-core, which cannot judge the contrast of text in pictures.
 """
 
 from __future__ import annotations

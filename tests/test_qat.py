@@ -86,10 +86,7 @@ def test_delay_and_freezes_are_at_their_fractions_of_the_training() -> None:
 
 
 def test_during_the_delay_outputs_are_float_and_ranges_are_updated() -> None:
-    """Check 15.
-
-    A disabled quantizer gives exactly the float outputs, while its observer continues.
-    """
+    """A disabled quantizer gives exactly the float outputs, while its observer continues."""
     model = network()
     schedule = QuantizationSchedule(PARAMS | {"norm": "frozen"})
     model.train()
@@ -116,7 +113,7 @@ def test_frozen_ranges_do_not_change() -> None:
 
 
 def test_master_weights_change_even_if_their_integers_do_not() -> None:
-    """Check 16: the float weights sum up changes that are smaller than one step of the grid."""
+    """The float weights sum up changes that are smaller than one step of the grid."""
     model = network()
     layer = model.fake_layers()["0"]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)

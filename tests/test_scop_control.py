@@ -1,6 +1,6 @@
 """Control scales.
 
-The mixing, its gradient, and that only beta changes (checks 1, 2, 3 and 8 of the digest).
+The mixing, its gradient, and that only beta changes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def split_of(x: torch.Tensor, labels: torch.Tensor) -> TensorSplit:
     return TensorSplit(x, labels, info)
 
 
-# --- check 1: the mixing --------------------------------------------------------------------------
+# --- the mixing -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)
@@ -128,7 +128,7 @@ def test_an_unknown_mixing_is_refused() -> None:
         pass
 
 
-# --- check 2: the gradient ------------------------------------------------------------------------
+# --- the gradient ---------------------------------------------------------------------------------
 
 
 def gradients(x: torch.Tensor, copy_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,7 +164,7 @@ def test_a_knockoff_equal_to_its_image_gives_no_gradient() -> None:
     assert torch.equal(found, torch.zeros(6))
 
 
-# --- check 3: only beta changes -------------------------------------------------------------------
+# --- only beta changes ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2, 33, 64])
@@ -212,7 +212,7 @@ def test_scales_depend_on_the_seed() -> None:
     assert (found[0]["layer1.0.conv1"] != 0.5).any()
 
 
-# --- check 8: planted redundancy ------------------------------------------------------------------
+# --- planted redundancy ---------------------------------------------------------------------------
 
 
 class Planted(nn.Module):

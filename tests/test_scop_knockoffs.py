@@ -1,6 +1,6 @@
 """Knockoff data.
 
-Their second moments (check 9 of the digest), the range of the images, and seeds.
+Their second moments, the range of the images, and seeds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def smooth_split(n: int = 96, size: int = 16, channels: int = 3) -> TensorSplit:
     return TensorSplit(images, torch.arange(n) % 4, info)
 
 
-# --- check 9 --------------------------------------------------------------------------------------
+# --- second moments -------------------------------------------------------------------------------
 
 
 def test_gaussian_knockoffs_have_the_covariance_of_the_data_and_s_less_with_it() -> None:

@@ -71,9 +71,9 @@ def test_it_applies_to_ghost_modules(opened: OpenedJob) -> None:
 
 @pytest.mark.slow
 def test_a_job_can_use_the_scheme_of_the_paper(opened: OpenedJob, tmp_path: Path) -> None:
-    """Mode "scatter":
+    """In the mode "scatter", the last convolution of each block is pruned too.
 
-    the last convolution of each block is pruned, and residual streams keep their width.
+    The sums of residual blocks keep their width.
     """
     del opened  # uses the baseline of the job above
     job = load_job(

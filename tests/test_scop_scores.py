@@ -1,6 +1,6 @@
-"""Importance.
+"""Importance of channels in SCOP.
 
-The numbers of the digest (checks 4 and 5), and scores of couplings from those of layers.
+Values of the score, and scores of couplings from those of layers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def coupling(name: str, *writers: str, width: int = 4) -> Coupling:
     return Coupling(name, width, parts, blocks=(tuple(range(width)),))
 
 
-# --- checks 4 and 5, and the score at the start (check 3) -----------------------------------------
+# --- values of the score --------------------------------------------------------------------------
 
 
 def test_the_numbers_of_the_digest() -> None:

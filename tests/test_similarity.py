@@ -1,6 +1,6 @@
 """Similarity of data to the training data of a model.
 
-Over all images together, with the right ranking, and errors.
+It is computed over all images together, it ranks data as expected, and it refuses other models.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_data_are_ranked_by_their_similarity_to_the_training_data() -> None:
 
 
 def test_real_digits_precede_blurred_ones_and_these_precede_noise() -> None:
-    """With the direction of the divergence of the authors.
+    """The divergence has the direction of the authors' code.
 
     The other direction hardly separates blurred digits from noise.
     """

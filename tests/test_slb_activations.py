@@ -1,4 +1,4 @@
-"""DoReFa and PACT: values, gradients, and initial values (digest, section 10, 16)."""
+"""DoReFa and PACT: values, gradients, and initial values."""
 
 from __future__ import annotations
 

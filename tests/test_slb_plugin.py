@@ -280,9 +280,9 @@ def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
 
 
 def test_a_student_finds_the_signs_of_its_teacher() -> None:
-    """1 bit, random data, annealing.
+    """One bit, random data, and a temperature that grows.
 
-    More than 95 % of the signs of a convolution (digest, section 10, 18).
+    More than 95 % of the signs of a convolution agree.
     """
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randint(0, 2, (6, 4, 3, 3), generator=generator) * 2.0 - 1

@@ -1,4 +1,4 @@
-"""SLB's values, expectation and arg-max: exact checks of the digest (section 10, 1-8, 14)."""
+"""SLB's values, expectation and arg-max: exact values."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_gap_is_bounded_at_every_temperature(bits: int, temperature: float, 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_weights_approach_one_value_as_the_temperature_grows(bits: int) -> None:
-    logits = random_logits(bits, 100_000)  # the digest drew 2000 weights once; at T = 16, results vary by a tenth
+    logits = random_logits(bits, 100_000)  # with 2,000 weights, results vary by a tenth at T = 16
     steps = [0.25, 0.5, 1, 2, 4, 8, 16]
     undecided = torch.stack([1 - probabilities(logits, t).amax(0) for t in steps])
     assert bool((undecided.diff(dim=0) <= 0).all())

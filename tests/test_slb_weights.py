@@ -1,6 +1,6 @@
 """SLB's weight quantizer.
 
-Initial values, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
+Initial values, training form, hard form, scales, state.
 """
 
 from __future__ import annotations

@@ -49,10 +49,7 @@ def images_of(transfer: TransferSet) -> torch.Tensor:
 
 
 def divergence(teacher: nn.Module, images: torch.Tensor, targets: torch.Tensor, tau: float) -> torch.Tensor:
-    """KL(y
-
-    T(x, tau)) of each image: the cross-entropy minus the entropy of its target.
-    """
+    """``KL(targets || teacher(x) at temperature tau)`` of each image, in nats."""
     answers = (teacher_logits(teacher, images) / tau).log_softmax(1)
     return (targets * (targets.clamp_min(1e-30).log() - answers)).sum(1)
 

@@ -32,8 +32,8 @@ class Roles:
     - Images without labels are for training. A held-out part of them is ``val`` where the job names
       nothing for ``val``. Images without labels are never the test images.
     - A role that is still missing gets an unused held-out split, else a part of the training
-      images. Weights that were trained elsewhere may have seen the training images. So with such
-      weights, a role that alone is missing gets half of the other held-out split.
+      images. But weights that were trained elsewhere may have seen the training images. With such
+      weights, if only one of ``val`` and ``test`` is missing, it gets half of the other one.
 
     Args:
         words: the name of the data set in the job, by role.

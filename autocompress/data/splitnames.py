@@ -9,7 +9,7 @@ NAMES = {
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-"""The names of each role. As in timm, ``eval`` is validation."""
+"""Common names of each split. As in timm, ``eval`` is validation."""
 
 ENDINGS = ("set", "split", "data", "images")
 """Suffixes that a name may have: ``test_set``, ``trainset``, ``Validation Images``."""
@@ -23,7 +23,7 @@ def role_of(name: str) -> str | None:
 
 
 def roles_within(name: str) -> set[str]:
-    """The roles that are words of ``name``, as in ``train2017``, ``my_test`` and ``valid.v1``.
+    """The splits whose names are words of ``name``: ``train2017``, ``my_test``, ``valid.v1``.
 
     A word is a sequence of letters.
     """

@@ -47,7 +47,7 @@ class Debugged:
     """The result of debugging a trial.
 
     Attributes:
-        trial: its number.
+        trial: number of the model's trial.
         layers: those that both networks have, in the order in which they run.
         others: layers of the baseline that the compressed network lacks or replaced.
         bits: bits of weights and activations as text, by layer.

@@ -62,7 +62,7 @@ class _Tracer(fx.Tracer):
         """Calls the module as torch's tracer does, and notes which module is being traced."""
         self.within.append((self.path_of_module(m), m))
         found = super().call_module(m, forward, args, kwargs)
-        self.within.pop()  # not reached where tracing stops
+        self.within.pop()  # after an exception, the module stays in the list
         return found
 
 

@@ -53,7 +53,10 @@ class DataConfig(Section):
     skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
     """Share of the pictures that may be left out because they cannot be read."""
     root: Annotated[Path, Field(strict=False)] | None = None
-    """Folder where relative paths begin. It also holds timm's data sets that name no folder."""
+    """Folder at which relative paths begin, and in which timm looks for its own data sets.
+
+    A data set with ``@FOLDER`` names its own folder.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -71,7 +74,7 @@ class DataConfig(Section):
     def _check_labels(cls, given: str | None) -> str | None:
         if given is not None and given.startswith(UNLABELLED):
             raise HintedError(
-                f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'"
+                f"cannot be '{given}'", "pictures without labels can only train and calibrate, so name them for 'train'"
             )
         return given
 
@@ -122,7 +125,7 @@ class AugmentConfig(Section):
     color_jitter: float = Field(default=0.2, ge=0, le=1)
     """Largest relative change of brightness, contrast and saturation.
 
-    timm leaves it out beside most policies.
+    With most policies in ``auto``, timm does not change colours in this way.
     """
     scale: float = Field(default=0.5, gt=0, le=1)
     """Smallest share of a picture's area that a crop has."""

@@ -22,14 +22,17 @@ LEAST_IMAGES = 32
 PROBED = 8
 """Number of images in the timed pass. An untimed pass runs before it."""
 OF_A_PASS = 0.6
-"""Time of a cell in passes: on average half of the network runs again, and layers are refitted."""
+"""A cell takes this share of the time of a pass through the whole network.
+
+On average, half of the network runs again, and some layers are refitted.
+"""
 MOST_BATCH = 256
 BATCH_PIXELS = MOST_BATCH * 64**2
 """Maximum number of pixels of a batch, because activations of larger images need more memory."""
 
 
 def batch_size(split: Split) -> int:
-    """Images of a batch."""
+    """Number of images in a batch."""
     _, height, width = split.input_size
     return max(1, min(MOST_BATCH, BATCH_PIXELS // (height * width)))
 

@@ -15,7 +15,10 @@ from autocompress.proposals.jobtables import MOST_DIVERGENCE, Tables
 from autocompress.proposals.tablemaker import TableMaker
 
 BETWEEN = 5
-"""Budgets that are added each time that proposals are made again, so that budgets differ."""
+"""How many budgets more there are each time that proposals are made again.
+
+With another number of budgets, the budgets differ from the earlier ones.
+"""
 UNKNOWN_ERROR = 0.05
 """Relative error of a predicted cost where it is not known."""
 TILTED = 8
@@ -189,7 +192,7 @@ class Proposer:
             yield proposals.allocate(problem, {cost: budget}, tilts=tilts)
 
     def _trained(self, tables: Tables, allocations: Sequence[proposals.Allocation]) -> Iterator[Point]:
-        """The deep proposals again, with an epoch of RECOVER, which helps after deep cuts."""
+        """The proposals with a large divergence again, with an epoch of training (RECOVER)."""
         deep = [own for own in allocations if WORTH_TRAINING < own.divergence <= MOST_DIVERGENCE]
         for allocation in sorted(deep, key=lambda own: own.divergence):
             shares = tables.shares(allocation.indices)
@@ -234,6 +237,6 @@ def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:
     order: list[int] = []
     step = len(made)
     while len(order) < len(made):
-        step = max(1, step // 2)  # with 1, all remaining ones
+        step = max(1, step // 2)  # a step of 1 adds all that are left
         order += [at for at in range(step - 1, len(made), step) if at not in order]
     return [made[at] for at in order]

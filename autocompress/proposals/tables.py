@@ -1,4 +1,8 @@
-"""Divergence tables: the loss of each choice of each part alone, measured within a time limit."""
+"""Divergence tables: the loss of each choice of each part alone, measured within a time limit.
+
+A part is a coupling or a group of layers. Its choices are shares of channels or numbers of bits
+(``choices.py``).
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ PAIR = 0.5
 ADDITIVE = 0.1
 """A pair is additive if its divergence differs from the sum by at most this share."""
 MOST_SCALE = 4.0
+"""Maximum of :meth:`Table.scale`; its minimum is the inverse."""
 Measure = Callable[[Selection], float]
 """Divergence of the network with these choices; raises or returns NaN on failure."""
 
@@ -32,7 +37,8 @@ class Cell:
     """A measured divergence.
 
     Attributes:
-        axis, name, choice: the choice, with all other parts neutral.
+        axis, name: axis and name of the part, see :class:`Part`.
+        choice: the choice of this part. All other parts are neutral.
         divergence: the divergence, in nats for a KL divergence.
     """
 
@@ -188,7 +194,7 @@ def measure(
             takes as long as the longest cell so far. The first two cells are always measured.
         known: an interrupted table; its cells are not measured again.
         clock: returns seconds.
-        keep: called with the table after each round.
+        keep: called with the table after the first cells, after the pairs, and at the end.
         thorough: whether to measure further cells, after the first ones and the pairs.
     """
     known = known or Table()

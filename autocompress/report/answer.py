@@ -57,7 +57,7 @@ class Answer:
     """The texts on the recommended model at the top of the page.
 
     Attributes:
-        trial: its number.
+        trial: number of the model's trial.
         speed: in words: "10.6 times as fast as the baseline".
         change: change of accuracy in words: "no accuracy lost".
         story: (step, description) of its recipe, in plain words.

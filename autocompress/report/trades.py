@@ -14,12 +14,12 @@ class TradeRow:
     """A model that is the cheapest one for some allowed drops.
 
     Attributes:
-        drop: points below the baseline; the model is the cheapest if this drop is allowed.
-        allowed: the drop as text.
-        trial: its number.
+        drop: accuracy drop of the model, in points. If this drop is allowed, no model is cheaper.
+        allowed: ``drop`` as text.
+        trial: number of the model's trial.
         gain: the cost as text: "10.6 times as fast".
         cost: ratio to the cost of the baseline.
-        change, test_change: change of accuracy, in points.
+        change, test_change: change of accuracy on validation and test images, in points.
         size: size of the file.
         fits: whether it meets the constraints of the job.
     """

@@ -36,7 +36,10 @@ from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
 GATE_SECONDS = 0.5
-"""Seconds of latency measurement at gate 1. The front is measured for longer at the end."""
+"""Seconds of latency measurement at the gate before training.
+
+The front is measured for longer at the end.
+"""
 BORDERLINE_SECONDS = 2.0
 """Seconds of each further measurement of a file whose interval contains a bound."""
 FILE, TORCH_MODEL = "file", "torch model"

@@ -108,7 +108,7 @@ class Measurer:
         return measure(self.device, candidate, baseline, self.config, seconds=seconds)
 
     def surely(self, candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
-        """:meth:`measure`, with a UserError if the device fails (:meth:`told`)."""
+        """As :meth:`measure`, but raises a UserError if the device fails."""
         with self.told():
             return self.measure(candidate, baseline, seconds=seconds)
 

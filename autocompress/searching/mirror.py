@@ -104,7 +104,7 @@ class Mirror:
             self.fetch_job()
             if not is_up_to_date and pieces:
                 log.info("the study is restored from %d pieces of %s", len(pieces), self.url)
-                for name in (SPOOL, "artifacts", "structures"):  # from a driver that lost the run
+                for name in (SPOOL, "artifacts", "structures"):  # left by a driver that was replaced
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                 journal.write_bytes(b"".join(pieces[name] for name in sorted(pieces)))
                 self._keep_state(len(pieces), journal.stat().st_size)

@@ -99,9 +99,9 @@ def feature_distance(first_multiplier: float = 1.0) -> Term:
 def competition(temperature: float = 3.0) -> Term:
     """1 - JS(teacher, student) at ``temperature``, mean over the batch; small if they disagree.
 
-    The value is between 1 - ln 2 and 1. The official code uses KL divergences in the other
-    direction, of clamped probabilities. Those are unbounded and clipped at 1, where the gradient
-    vanishes. This is the exact Jensen-Shannon divergence.
+    The value is between 1 - ln 2 and 1. JS is the exact Jensen-Shannon divergence. The official
+    code differs: it has KL(m || p) in place of KL(p || m), on clamped probabilities. This has no
+    upper bound, so the code clips it at 1, where the gradient vanishes.
     """
 
     def loss(view: View) -> torch.Tensor:

@@ -90,8 +90,9 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     Args:
         method: the transform.
         model: from ``autocompress.models``; the example model by default. It is not changed.
-        params: one point of its space; by default the defaults, the cheapest, a random point, and
-            the defaults with each value that only a job can name.
+        params: one point of its space. By default several are checked: the defaults, the cheapest
+            point, a random one, and the defaults with each value that samplers never draw
+            (``named`` of a parameter).
 
     Raises:
         ContractViolation: if a rule is broken; the message lists all broken rules.
@@ -238,7 +239,7 @@ def _check_layers(point: Point, result: nn.Module, plan: Plan) -> None:
             channels = spec.channel_map(module)
             require(
                 channels.dtype == torch.int64 and channels.ndim == 1 and len(set(channels.tolist())) == len(channels),
-                f"channel_map of {name} must map each output channel to another original channel, int64",
+                f"channel_map of {name} must give each output channel an original channel of its own, as int64",
             )
 
 
@@ -263,7 +264,7 @@ def _check_export(point: Point, result: nn.Module) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     try:
         program = torch.export.export(result, (images,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # whatever torch.export raises, it is the plugin's author who must read it
+    except Exception as error:  # torch.export raises many types, and the plugin's author needs the message
         text = f"torch.export must take the result: {type(error).__name__}: {str(error)[:300]}"
         raise ContractViolation(text) from None
     with torch.no_grad():

@@ -27,9 +27,9 @@ CHOICES = ("quantize:8", "quantize:4", "quantize:2", "slb:2", "slb:1")
 
 
 def run(model_name: str, size: int, classes: int, seconds: float, threads: int = 1) -> dict[str, Any]:
-    """Files of one backbone with random weights.
+    """Exports one backbone with random weights in several numbers of bits, and times the files.
 
-    The deployed structure needs no training (a dry run).
+    Nothing is trained, because size and latency do not depend on the values of weights.
 
     Args:
         model_name: name in timm.
@@ -39,7 +39,7 @@ def run(model_name: str, size: int, classes: int, seconds: float, threads: int =
         threads: threads of the runtime.
     """
     job = load_job(model=model_name, model_args={"num_classes": classes}, data="digits", device={"input_size": size})
-    model = models.create(job)  # without data, with the requested classes and size
+    model = models.create(job)  # no data are loaded, so the job gives classes and size
     found = manager().methods()
     methods = [method for method in found if isinstance(method, Quantizer) and method.name in QUANTIZERS]
     space = JobSpace(model, methods, Limits(), "model", epochs=1)

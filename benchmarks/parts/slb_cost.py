@@ -22,14 +22,14 @@ from shared.trained import Trained, job_of, trained
 TARGETS = {"time": 2.5, "memory": 5.0}
 BATCH = 128
 STEPS = 4
-"""Steps of one training before the other one has its turn."""
+"""Steps of one training before the next training has its turn."""
 
 
 @dataclass
 class Clock(Callback):
-    """Times whole steps without the loading of images.
+    """Times whole steps, from the first callback to the end of the optimizer's step.
 
-    From the first callback to the end of the optimizer's step.
+    The loading of images is not included.
     """
 
     steps: list[float] = field(default_factory=list)
@@ -48,12 +48,16 @@ class Clock(Callback):
 
 
 def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
-    """Float, SLB with 8-bit activations (as in QUANTIZE), and SLB with float activations.
+    """Times the steps of three trainings, and counts the bytes of their tensors.
+
+    They are a training in float, SLB with 8-bit activations as in a search, and SLB with float
+    activations.
 
     Args:
         model, data: the network, with random weights, and the data set.
         bits: bits of the weights.
-        rounds: number of rounds with ``STEPS`` steps of each; the first does not count.
+        rounds: number of rounds. In a round, each training does ``STEPS`` steps. The first round
+            does not count.
     """
     baseline = trained(job_of(model, data, 0))
     split = baseline.splits.train.subset(BATCH * STEPS)
@@ -113,8 +117,9 @@ def _float(baseline: Trained, split: Split, rounds: int) -> tuple[Training, Cloc
 
 
 def _slb(baseline: Trained, split: Split, bits: int, activations: int | None, rounds: int) -> tuple[Training, Clock]:
-    # Calibration is done between epochs, which are very short here, so it is left out. The hard
-    # tail is left out too, because its steps are cheaper.
+    # Batch norms are calibrated between epochs. Epochs are very short here, so this is left out.
+    # The last part of a training, which computes with the arg-max, is left out too, because its
+    # steps are cheaper.
     params = {"norm": "calibrate_end", "hard_tail": False}
     setting = Setting("slb", bits, activations, params, {}, exempt=True)
     network, methods, all_params, context = prepared(baseline, setting, seed=0, images=len(split))

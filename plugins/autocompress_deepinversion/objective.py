@@ -7,7 +7,7 @@ from autocompress_deepinversion.settings import Settings
 
 
 def objective(settings: Settings, has_student: bool) -> Objective:
-    """Weight and term by name.
+    """Returns the weight and the function of each term, by name.
 
         min over x of  L_CE(T(x), y) + R(x),  T the teacher         the loss of DeepDream
         R = alpha_tv R_TV + alpha_l2 R_l2                           R_prior

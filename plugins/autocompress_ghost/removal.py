@@ -2,8 +2,8 @@
 
 A ghost cannot be removed alone, because its cheap convolution would no longer be depthwise, and
 runtimes only have a fast kernel for that. An intrinsic map cannot be removed alone either, since
-its ghosts are computed from it. So there are m = ceil(n / s) units, each of s channels of the
-output (or s - 1 if its last ghost is surplus).
+its ghosts are computed from it. So a module with n outputs and ratio s has m = ceil(n / s) units,
+each of s outputs. If m s is more than n, the last units have one output less.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class GhostPruner(BasePruningFunc):
         if layer.activated:
             for norm in (layer.primary_norm, *layer.ghost_norms):
                 _keep_norm(norm, kept)
-        # the remaining places are still in the order of the concat, with the surplus at the end;
-        # channels keep their numbers in the host
+        # The remaining places are still in the order of the concat, with the unused ones at the
+        # end. Channels keep their numbers in the convolution that the module replaced.
         layer.channels = layer.channels[torch.as_tensor(stay, device=layer.channels.device)]
         layer.places = torch.argsort(layer.channels)
         layer.out_channels = len(stay)
@@ -71,12 +71,12 @@ class GhostPruner(BasePruningFunc):
         return layer
 
     def get_out_channels(self, layer: nn.Module) -> int:
-        """n."""
+        """The number of outputs, n."""
         assert isinstance(layer, GhostConv2d)
         return layer.out_channels
 
     def get_in_channels(self, layer: nn.Module) -> int:
-        """c."""
+        """The number of inputs, c."""
         assert isinstance(layer, GhostConv2d)
         return layer.primary.in_channels
 

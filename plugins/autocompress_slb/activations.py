@@ -59,7 +59,7 @@ class DoReFaFakeQuantizer(_Unsigned):
 
     @property
     def scale(self) -> torch.Tensor:
-        """1 / n."""
+        """Size of a step, 1 / n, with n = 2^bits - 1 steps from 0 to 1."""
         return self.step  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

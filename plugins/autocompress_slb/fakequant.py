@@ -1,10 +1,11 @@
 """SLB's weight quantizer: the expectation in training, the arg-max when finished.
 
-The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer compensates. Choices
-of ``scale`` are:
+SLB is "searching for low-bit weights". Each weight has one of m = 2^bits values v_1 .. v_m, which
+are equally spaced from -1 to 1 (``values.py``). The paper has no scale, because the batch norm
+behind the layer compensates. Choices of ``scale`` are:
 
 - "none": as in the paper. The statistics of the norm behind the layer contain the starting
-  magnitude s (``absorb``), and weights are plain values of V.
+  magnitude s (``absorb``), and weights are plain values v_i.
 - "fixed": weights are multiplied by s. With a batch norm behind, this is the same function, with
   the same gradient of the logits, since ``BN(s y) = BN(y)``. The statistics of the trained network
   stay valid without a correction, so this is the default.
@@ -51,7 +52,10 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     folds_norm = False
     magnitude: torch.Tensor
-    """s, float32 ``(channels,)`` or scalar: weight of the value 1; 0 before the first weight."""
+    """s, float32 ``(channels,)`` or scalar: the largest weight that can be represented.
+
+    It is 0 until it has been fitted to a weight.
+    """
     integers: torch.Tensor
     values: torch.Tensor
 
@@ -94,8 +98,8 @@ class SlbFakeQuantizer(FakeQuantizer):
     def absorb(self, norm: nn.Module, bias: torch.Tensor | None = None) -> None:
         """For ``scale`` "none": moves the magnitude into the statistics of the batch norm behind.
 
-        The ``bias`` of the layer is divided by it. Weights are then values of V, and outputs in
-        eval mode do not change.
+        The ``bias`` of the layer is divided by the magnitude. Weights are then plain values v_i,
+        and outputs in eval mode do not change.
         """
         mean, variance = norm.running_mean, norm.running_var
         assert isinstance(mean, torch.Tensor)
@@ -132,16 +136,16 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @property
     def starts_from_rounding(self) -> bool:
-        """Whether the settings ask for it."""
+        """Whether the logits start from weights that the engine rounded (``init: rounded``)."""
         return self.settings.init == "rounded"
 
     # --- the weight -------------------------------------------------------------------------------
 
     @property
     def scale(self) -> torch.Tensor:
-        """Scale of the odd integers, ``s / (m - 1)``, float32; 0 before the first weight.
+        """Scale of the odd integers, ``s / (m - 1)``, float32, in the shape of ``magnitude``.
 
-        It has the shape of ``magnitude``.
+        It is 0 until it has been fitted to a weight.
         """
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         return size / (2**self.bits - 1)
@@ -181,7 +185,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         return self._found[1]
 
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """Odd integers ``2 i - (m - 1)``; ``weight`` is needed if nothing was trained.
+        """Odd integers ``2 i - (m - 1)``, with i from 0; ``weight`` is the float weight.
 
         Raises:
             ValueError: if ``weight`` is missing.

@@ -1,5 +1,6 @@
-"""The temperature over a training: exponential in the paper, linear or constant otherwise.
+"""The temperature T over a training: exponential in the paper, linear or constant otherwise.
 
+T multiplies the logits (it is 1 / tau of the paper), so it grows, and distributions get sharper.
 Time is counted in units n = 1 .. N: steps (paper) or epochs (the released recipe). With s = int(N
 start) and e = int(N end):
 
@@ -9,7 +10,7 @@ start) and e = int(N end):
 
 The paper gives f (1.02 .. 1.2 by bits and epochs). Here f follows from ``last``, so that the
 distributions of a short training become as sharp as those of a long one. As in the published code,
-the unit e is already hard, so no step trains at ``last`` itself.
+unit e already computes with the arg-max, so no step trains at ``last`` itself.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class TemperatureSchedule:
 
     Attributes:
         kind: the form of the growth from ``first`` to ``last``; "constant" stays at ``first``.
-        first: T while the search runs (1 in the paper).
-        last: T at the end of the annealing; the paper's runs end between 3e2 and 1e7.
-        start, end: start and end of the annealing, as fractions of the training; ``start < end``.
+        first: T before the growth begins (1 in the paper).
+        last: T at the end of the growth; the paper's runs end between 3e2 and 1e7.
+        start, end: start and end of the growth, as fractions of the training; ``start < end``.
         hard_tail: after ``end``, training computes with the arg-max, and logits do not change.
 
     Raises:
-        ValueError: if the annealing is not within the training, or the temperature falls.
+        ValueError: if the growth is not within the training, or the temperature would fall.
     """
 
     kind: Kind = "exponential"
@@ -50,7 +51,7 @@ class TemperatureSchedule:
             raise ValueError(f"the temperature T must grow, not go from {self.first} to {self.last}")
 
     def ends(self, units: int) -> tuple[int, int]:
-        """(s, e) of a training of ``units``; at least one unit anneals."""
+        """The units (s, e) at which the growth of T starts and ends; it takes at least one unit."""
         s = int(units * self.start + 1e-9)
         return s, max(int(units * self.end + 1e-9), s + 1)
 

@@ -37,7 +37,7 @@ class Strip:
     """The layers of a model.
 
     Attributes:
-        trial: its number.
+        trial: number of the model's trial.
         widths: picture of the share of channels that each layer keeps.
         times: picture of the time of each layer before and after; empty if not measured.
         slowest: a sentence about the slowest layers.

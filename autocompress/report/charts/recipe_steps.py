@@ -61,7 +61,7 @@ class Steps:
     """The waterfall of a model.
 
     Attributes:
-        trial: its number.
+        trial: number of the model's trial.
         cost: name of the cost, for use in a sentence.
         rows: the steps in the order of the pipeline, without the baseline.
         limit: time limit of the measurement, as text.

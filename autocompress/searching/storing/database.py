@@ -48,7 +48,8 @@ def is_outage(error: Exception) -> bool:
 class DatabaseStorage(BaseStorage):
     """The storage of one study in a database.
 
-    If the answer to making a trial is lost, that trial stays in the study, and is never run.
+    If a trial is made but the server's answer is lost, another trial is made. The first one stays
+    in the study, and is never run.
 
     Args:
         inner: storage of Optuna.
