@@ -14,6 +14,8 @@ from toy_search import OpenedToy, ToyCandidate, ToyRecipe, offer_toy_device
 
 from autocompress.job import Job
 
+BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
+
 
 class ClimbingToy(OpenedToy):
     """Toy recipes with fewer channels can be promoted."""

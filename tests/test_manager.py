@@ -1,4 +1,4 @@
-"""The manager: plugins through entry points, broken ones named and skipped, methods in order."""
+"""The manager: plugins through entry points, broken ones named and skipped."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
+from fake_methods import fake, names
 
-from autocompress.contract import DataSource, Manager, Method, Params, Quantizer, Space, Stage, Transform, hookimpl
-from autocompress.contract.manager import order
-from autocompress.data import DatasetProvider
+from autocompress.contract import Manager, Method, Stage, Transform, hookimpl
 from autocompress.errors import Terminated, UserError
 
 Install = Callable[[str, str], None]
@@ -63,10 +61,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     yield make
     for name in made:
         sys.modules.pop(name, None)
-
-
-def names(methods: list[Method]) -> list[str]:
-    return [method.name for method in methods]
 
 
 def reasons(found: Manager) -> list[str]:
@@ -322,36 +316,6 @@ def test_a_faulty_plugin_registered_by_hand_is_refused_at_once() -> None:
     assert found.methods() == []
 
 
-def test_hooks_keep_the_order_and_the_wrappers_of_pluggy() -> None:
-    def offers(name: str, **options: bool) -> SimpleNamespace:
-        mark = hookimpl(**options)
-        return SimpleNamespace(autocompress_datasets=mark(lambda: [Set(name)]))
-
-    class Set(DatasetProvider):
-        def __init__(self, name: str) -> None:
-            self.name = name  # type: ignore[misc]
-
-        def load(self, spec: str) -> Any:
-            raise NotImplementedError
-
-    class Without:
-        @hookimpl(wrapper=True)
-        def autocompress_datasets(self) -> Any:
-            offered = yield
-            return [[one for one in some if one.name != "second"] for some in offered]
-
-    class Failing:
-        @hookimpl(wrapper=True)
-        def autocompress_datasets(self) -> Any:
-            yield
-            raise RuntimeError("no wrapping today")
-
-    plugins = [offers("last", trylast=True), offers("first"), offers("second"), offers("zeroth", tryfirst=True)]
-    found = Manager([*plugins, Without(), Failing()], entry_points=False)
-    assert [one.name for one in found.datasets()] == ["zeroth", "first", "last"]
-    assert [broken.reason for broken in found.broken] == ["RuntimeError: no wrapping today"]
-
-
 def test_a_logger_hook_may_take_some_arguments_and_have_defaults() -> None:
     heard: list[Any] = []
 
@@ -405,52 +369,3 @@ def test_a_registered_plugin_can_be_removed() -> None:
     assert names(found.methods()) == ["one"]
     found.unregister(plugin)
     assert found.methods() == []
-
-
-# --- order ----------------------------------------------------------------------------------------
-
-
-def fake(kind: type[Method], name: str, **attributes: Any) -> Method:
-    """A method of ``kind`` with a name and the given attributes."""
-
-    def search_space(self: Method, space: Space, model: nn.Module) -> Params:
-        del self, space, model
-        return {}
-
-    tags = {key: frozenset(value) if isinstance(value, set) else value for key, value in attributes.items()}
-    made = type(name, (kind,), {"name": name, "version": "1", "reference": "", "search_space": search_space, **tags})
-    made.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-    return made()
-
-
-def test_kinds_and_stages_come_in_the_order_of_a_recipe() -> None:
-    methods = [
-        fake(Quantizer, "a"),
-        fake(Transform, "b", stage=Stage.PRUNE),
-        fake(Transform, "c", stage=Stage.SUBSTITUTE),
-        fake(DataSource, "d"),
-    ]
-    assert names(order(methods)) == ["d", "c", "b", "a"]
-
-
-def test_methods_follow_those_that_provide_their_tags() -> None:
-    adder = fake(Transform, "adder", stage=Stage.SUBSTITUTE, takes={"convolution"})
-    ghost = fake(Transform, "ghost", stage=Stage.SUBSTITUTE, provides={"convolution"})
-    last = fake(Transform, "able", stage=Stage.SUBSTITUTE, takes={"sums"})
-    between = fake(Transform, "bridge", stage=Stage.SUBSTITUTE, takes={"convolution"}, provides={"sums"})
-    assert names(order([adder, ghost])) == ["ghost", "adder"]
-    ordered = names(order([last, adder, between, ghost]))
-    assert ordered.index("ghost") < ordered.index("bridge") < ordered.index("able")
-    assert ordered.index("ghost") < ordered.index("adder")
-
-
-def test_with_a_cycle_of_tags_every_method_comes_once() -> None:
-    a = fake(Transform, "a", stage=Stage.SUBSTITUTE, takes={"x"}, provides={"y"})
-    b = fake(Transform, "b", stage=Stage.SUBSTITUTE, takes={"y"}, provides={"x"})
-    assert sorted(names(order([b, a]))) == ["a", "b"]
-
-
-def test_tags_do_not_change_the_order_of_stages() -> None:
-    early = fake(Transform, "early", stage=Stage.SUBSTITUTE, takes={"x"})
-    late = fake(Transform, "late", stage=Stage.PRUNE, provides={"x"})
-    assert names(order([late, early])) == ["early", "late"]

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from browser import dumped, needs_browser
@@ -20,7 +19,6 @@ from autocompress.errors import UserError
 from autocompress.report import front_table, view, words, write_report
 from autocompress.report.charts.front_png import write_plot
 from autocompress.report.charts.interactive_data import chart_data
-from autocompress.report.charts.parameter_importance import explained, importance
 
 EVIL = "<script>alert(1)</script>\"'&</pre>"
 
@@ -267,123 +265,6 @@ def test_names_with_brackets_are_printed_unchanged(tmp_path: Path) -> None:
     console = Console(width=180, record=True)
     console.print(front_table(results.read(tmp_path)))
     assert "[red]x[/blue]" in console.export_text()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "text"),
-    [
-        ({}, "uncompressed"),
-        ({"ghost.ratio.layer1": "none", "bits.weight.layer1": "none", "prune.method": "none"}, "uncompressed"),
-        ({"prune.method": "scop", "prune.mode": "inner", "prune.keep.a": 1.0, "scop.mixing": "pre_bn"}, "uncompressed"),
-        (
-            {
-                **{"prune.method": "scop", "prune.mode": "group", "prune.multiple": 8, "scop.mixing": "pre_bn"},
-                **{"prune.keep.a.conv": 0.5, "prune.keep.b.conv": 0.5, "repair.fit": "auto", "repair.images": 512},
-            },
-            "scop keeps 0.5 of the channels everywhere (group)",
-        ),
-        (
-            {
-                **{"prune.method": "obs", "prune.mode": "inner", "ghost.ratio.a": 2, "recover.epochs": 1},
-                **{"prune.keep.a": 0.25, "prune.keep.b": 1.0, "prune.keep.c": 0.75},
-            },
-            "ghost ratio 2 in a; obs keeps 0.25 to 0.75 of the channels in 2 of 3 places (inner); 1 epoch of recovery",
-        ),
-        (
-            {"ghost.ratio.a": 2, "ghost.ratio.b": 2, "ghost.kernel": 3, "recover.epochs": 1},
-            "ghost ratio 2 everywhere (kernel 3); 1 epoch of recovery",
-        ),
-        ({"ghost.ratio.a": "none", "ghost.ratio.b": 2}, "ghost ratio 2 in b"),
-        ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed"),
-        ({"quantize.observer": "mse"}, "quantize observer mse"),
-        ({"bits.weight.a": "q:4", "qat.epochs": 0}, "int4 everywhere"),
-        ({"bits.weight.a": "q:4", "qat.epochs": 2, "qat.lr": 0.1}, "int4 everywhere; 2 epochs of training in low bits"),
-        (
-            {"bits.weight.stem": "none", "bits.weight.a": "q:8", "bits.activation.a": 8, "bits.weight.b": "q:8"},
-            "int8 everywhere but stem (float)",
-        ),
-        (
-            {"bits.weight.a": "q:8", "bits.weight.b": "slb:2", "bits.activation.b": 8},
-            "q int8 everywhere but b (slb W2A8)",
-        ),
-    ],
-)
-def test_recipes_in_words(recipe: dict[str, Any], text: str) -> None:
-    assert words.recipe(recipe) == text
-
-
-NEUTRAL = {"low.keep": 1.0, "low.rank.a": 9, "low.rank.b": 9}
-
-
-@pytest.mark.parametrize(
-    ("recipe", "text", "idle"),
-    [
-        ({"low.keep": 1.0, "low.start": "svd"}, "uncompressed", ["low"]),
-        ({"low.keep": 0.5, "low.start": "svd"}, "low keep 0.5, start svd", []),
-        ({"low.rank.a": 9, "low.rank.b": 4}, "low rank 4 in b", []),
-        ({"low.rank.a": 9, "low.rank.b": 9, "ghost.ratio.a": 2}, "ghost ratio 2 in a", ["low"]),
-        ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed", ["ghost"]),
-    ],
-)
-def test_neutral_values_are_left_out(recipe: dict[str, Any], text: str, idle: list[str]) -> None:
-    assert words.recipe(recipe, NEUTRAL) == text
-    assert words.idle(recipe, NEUTRAL) == idle
-
-
-def test_numbers_in_words() -> None:
-    assert [words.size(n) for n in (532, 11_200_000, 999_600)] == ["532 B", "11.2 MB", "1.00 MB"]
-    assert [words.microjoules(n) for n in (2.5, 212, 1600)] == ["2.50 µJ", "212 µJ", "1.60 mJ"]
-    assert [words.points(n) for n in (0.4, -0.4, -0.001)] == ["+0.40", "\N{MINUS SIGN}0.40", "0.00"]
-    assert [words.duration(n) for n in (12.4, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 5 min"]
-    assert {words.ratio(np.nan), words.percent(None), words.count(np.nan)} == {words.MISSING}
-
-
-def test_importance_is_the_share_that_is_explained() -> None:
-    draw = np.random.default_rng(0)
-    bits, noise = draw.choice(["4", "8"], 300), draw.normal(size=300)
-    assert explained(bits, (bits == "8") * 2.0) == 1.0
-    assert explained(bits, (bits == "8") * 2.0 + noise) == pytest.approx(0.5, abs=0.1)  # variances 1 and 1
-    assert explained(bits, noise) < 0.05
-    assert explained(draw.uniform(size=300), noise) < 0.05  # many values that explain nothing
-    assert explained(["a"] * 300, noise) == 0.0
-    assert explained(bits, np.full(300, 91.3)) == 0.0
-
-
-def test_importance_ranks_parameters() -> None:
-    draw = np.random.default_rng(1)
-    recipes = [{"a": int(draw.integers(3)), "b": int(draw.integers(3))} for _ in range(60)]
-    target = [float(recipe["b"]) if index else np.nan for index, recipe in enumerate(recipes)]
-    shares = importance(recipes, target)
-    assert shares == {"b": 1.0}  # the apparent importance of "a" is chance
-    assert importance(recipes[:19], target[:19]) == {}
-
-
-def test_a_fixed_parameter_explains_nothing_even_if_it_is_conditional() -> None:
-    draw = np.random.default_rng(2)
-    acting = draw.random(40) < 0.5
-    recipes: list[dict[str, Any]] = [{"act": bool(acts)} | ({"kernel": 1} if acts else {}) for acts in acting]
-    target = (acting * 1.0 + draw.normal(size=40) / 10).tolist()
-    shares = importance(recipes, target)
-    assert list(shares) == ["act"]
-    assert shares["act"] > 0.9
-    assert explained([recipe.get("kernel") for recipe in recipes], target) == 0.0
-
-
-def test_a_conditional_parameter_explains_a_part_of_the_variance() -> None:
-    acting = [index % 2 == 0 for index in range(80)]
-    inner = [index // 2 % 2 if acts else None for index, acts in enumerate(acting)]
-    target = [float(acts) * 4 + (value or 0) for acts, value in zip(acting, inner, strict=True)]
-    total = np.var(target) * 80
-    assert explained(inner, target) == pytest.approx(40 * 0.25 / total)
-
-
-def test_random_recipes_seldom_have_important_parameters() -> None:
-    draw = np.random.default_rng(3)
-    told = 0
-    for _ in range(60):
-        recipes = [{f"p{i}": int(draw.integers(3)) for i in range(12)} for _ in range(24)]
-        told += bool(importance(recipes, draw.normal(size=24).tolist()))
-    assert told <= 8  # 3 are expected
 
 
 def test_reasons_that_differ_only_in_numbers_count_as_one(run: Path) -> None:

@@ -271,3 +271,8 @@ def block(seed: int = 0, size: tuple[int, int, int] = (3, 8, 8), channels: int =
     with torch.no_grad():
         net(torch.randn(64, *size))
     return net.eval()
+
+
+def answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(images)
