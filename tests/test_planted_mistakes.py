@@ -15,7 +15,7 @@ from small_networks import TWO_BLOCKS
 from test_conformance import LowRank, _Defaults
 from torch import nn
 
-from autocompress.contract import Context, Coupling, Params, Plan, Pruner, Space, Transform
+from autocompress.contract import Context, Params, Plan, Space, Transform
 from autocompress.testing import ContractViolation, check_method, check_transform, example_model, transforms
 
 
@@ -397,40 +397,3 @@ def test_all_mistakes_are_reported_at_once(model: nn.Module) -> None:
     text = "\n".join(caught.value.rules)
     for rule in ("hooks are left on it", "in eval mode", "must not rescale weights"):
         assert rule in text
-
-
-# --- pruners --------------------------------------------------------------------------------------
-
-
-class FirstFirst(Pruner):
-    name, version, reference = "firstfirst", "1", "none"
-
-    def order(self, coupling: Coupling, params: Params, context: Context) -> list[int]:
-        return list(coupling.ranked(range(coupling.channels)))
-
-
-class LeavesAHookBehind(FirstFirst):
-    """orders must leave context.model as it is: hooks"""
-
-    def order(self, coupling: Coupling, params: Params, context: Context) -> list[int]:
-        assert context.model is not None
-        context.model.register_forward_hook(lambda *_: None)
-        return super().order(coupling, params, context)
-
-
-class OrdersAtRandom(FirstFirst):
-    """the orders must be equal for equal context.seed"""
-
-    def order(self, coupling: Coupling, params: Params, context: Context) -> list[int]:
-        return list(coupling.ranked(np.random.rand(coupling.channels).tolist()))
-
-
-def test_a_correct_pruner_conforms(model: nn.Module) -> None:
-    check_method(FirstFirst(), model)
-
-
-@pytest.mark.parametrize("broken", [LeavesAHookBehind, OrdersAtRandom], ids=lambda broken: broken.__name__)
-def test_a_mistake_of_a_pruner_is_found(broken: type[Pruner], model: nn.Module) -> None:
-    assert broken.__doc__
-    with pytest.raises(ContractViolation, match=broken.__doc__):
-        check_method(broken(), model)

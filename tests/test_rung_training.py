@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from autocompress.compression import answers
 from autocompress.compression.answers import with_logits
@@ -56,11 +56,6 @@ def at_rung(opened: OpenedJob, rung: int) -> Recipe:
     recipe = opened.at_rung(cut(opened), rung)
     assert recipe is not None
     return recipe
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    ours, theirs = first.state_dict(), second.state_dict()
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # --- how much a rung trains -----------------------------------------------------------------------
