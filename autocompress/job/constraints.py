@@ -34,7 +34,8 @@ class _Constraints(Section):
     amounts.
     """
 
-    # ``create_model`` leaves no source, for which pydantic would look in every frame of the stack.
+    # The subclass is made by ``create_model`` and has no source. pydantic would look for one in
+    # every frame of the stack, which takes time.
     model_config = ConfigDict(use_attribute_docstrings=False)
 
     def bounds(self) -> dict[str, Bound]:

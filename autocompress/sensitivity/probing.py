@@ -32,7 +32,10 @@ MOST_MACS = 3.5e11
 """Maximum multiply-accumulates of a table. Large networks and fine groups get fewer images."""
 BATCH = 64
 _PROBE = EXEMPT_BITS - 1
-"""Bits that find exempt tensors (stem, classifier, image): their bits differ from these."""
+"""Bits that are assigned to all groups once, to find the exempt tensors: these get other bits.
+
+Exempt are stem, classifier and image.
+"""
 log = logging.getLogger("autocompress.compression")
 
 
