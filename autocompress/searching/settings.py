@@ -37,7 +37,7 @@ class Settings:
             compose its recipes.
         deadline: no trial begins after it (seconds since the epoch); None: no limit.
         opener: opens the job, once per process.
-        handed: results of opening the job in the driver; None if workers share its cache.
+        handed: what the driver made when it opened the job; None if workers share its cache.
         stations: measurers by machine; empty if each worker measures on its own machine.
         measured_by: values on which latencies of the stations depend.
         environment: environment variables of the driver, for processes that lack them.

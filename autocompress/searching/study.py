@@ -1,7 +1,7 @@
 """The study: asks for recipes, and tells the sampler the row of each.
 
-A recipe is drawn by the sampler, or enqueued before its draws: starting points, proposals, and
-recipes that were interrupted. No recipe is tried twice. ``searching.records`` has everything else
+A recipe is drawn by the sampler, or was enqueued. Enqueued are starting points, proposals, and
+recipes that were interrupted; they are asked before the sampler draws. No recipe is tried twice. ``searching.records`` has everything else
 that a study records.
 """
 
@@ -247,7 +247,7 @@ class Study(Records):
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed, self._undrawn))
             key, values, row = recipe.key, dict(recipe.values), None
-        except (StudyAway, StorageInternalError):  # of the study, not of the recipe
+        except (StudyAway, StorageInternalError):  # errors of the study itself
             raise
         except Exception as error:  # an error of a plugin must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)
