@@ -33,7 +33,7 @@ def coupling(name: str, *writers: str, width: int = 4) -> Coupling:
 # --- values of the score --------------------------------------------------------------------------
 
 
-def test_the_numbers_of_the_digest() -> None:
+def test_values_of_the_score() -> None:
     found = importance(torch.tensor([-2.0, 3.0]), torch.tensor([0.75, 0.25]))
     assert found.tolist() == [1.0, -1.5]
     assert torch.equal(importance(torch.randn(7), torch.full((7,), 0.5)), torch.zeros(7)), "0 at the start, exactly"
@@ -43,7 +43,7 @@ def test_the_numbers_of_the_digest() -> None:
 @settings(max_examples=30, deadline=None)
 @given(gamma=st.floats(-50, 50), beta=st.floats(0, 1))
 def test_importance_is_within_gamma_and_negative_if_the_knockoff_wins(gamma: float, beta: float) -> None:
-    """Section 3: the range, and the sign."""
+    """The score is between -gamma and gamma, and its sign is that of the comparison (section 3)."""
     found = importance(torch.tensor([gamma], dtype=torch.float64), torch.tensor([beta], dtype=torch.float64))
     assert abs(float(found)) <= abs(gamma) * (1 + 1e-12)
     assert float(found) == pytest.approx(abs(gamma) * (beta - (1 - beta)), abs=1e-9)

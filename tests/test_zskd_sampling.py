@@ -68,7 +68,7 @@ def test_equal_rows_give_equal_concentrations() -> None:
 
 
 def test_beta_has_an_effect() -> None:
-    """The official code cancels it with a second normalisation."""
+    """In the official code it has no effect, because a second normalisation cancels it."""
     alpha = concentrations(class_similarity(torch.randn(5, 8)))
     assert torch.allclose(scaled(alpha, 2.0) - EPSILON, 2 * (scaled(alpha, 1.0) - EPSILON))
     assert not torch.allclose(scaled(alpha, 0.1), scaled(alpha, 1.0))

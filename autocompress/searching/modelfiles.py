@@ -57,7 +57,7 @@ class KeptModels:
             self._fastest = None
         before = [*self.rows, row]
         if row.get("reached") and not still_there(self._folder, [row]):
-            return  # it was no contender on its lower rung, and gained nothing
+            return  # on its lower rung it was no contender, and training gained nothing
         self._contenders.add(row)
         rivals = [one for one in (self._fastest, row) if one is not None]
         self._fastest = fastest_within(rivals, self._bar)
@@ -66,7 +66,7 @@ class KeptModels:
 
 
 def accuracy_bar(job: Job) -> float:
-    """Points of accuracy that a model may lose: the job's bound, or the usual one."""
+    """Points of accuracy that the fastest model may lose: the job's bound, or one point."""
     drop = job.constraints.all_bounds().get("accuracy_drop")
     return USUAL_BAR if drop is None else drop.value
 
