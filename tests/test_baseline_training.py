@@ -13,10 +13,7 @@ from autocompress import data, models
 from autocompress.data import Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import load_job
-from autocompress.training import (
-    checkpoint,
-    trainer,
-)
+from autocompress.training import checkpoint, trainer
 
 
 @pytest.fixture(scope="module")

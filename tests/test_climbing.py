@@ -22,14 +22,7 @@ from autocompress.results import SearchResult, frame
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.modelfiles import KeptModels
-from autocompress.searching.promotion.choosing import (
-    ETA,
-    FIRST_PASS,
-    TIMES_SCORING,
-    UNKNOWN_TIMES,
-    Climbing,
-    Promotion,
-)
+from autocompress.searching.promotion.choosing import ETA, FIRST_PASS, TIMES_SCORING, UNKNOWN_TIMES, Climbing, Promotion
 from autocompress.searching.promotion.gain import Climber, Gains
 from autocompress.searching.promotion.rows import begun, climbed
 from autocompress.searching.promotion.states import Standing, State

@@ -13,9 +13,7 @@ from toy_search import offer_toy_device, toy_job
 from autocompress.job import Job
 from autocompress.results import SearchResult, read
 from autocompress.searching import run
-from autocompress.searching.promotion.choosing import (
-    ETA,
-)
+from autocompress.searching.promotion.choosing import ETA
 from autocompress.searching.study import Study
 
 # --- searches -------------------------------------------------------------------------------------

@@ -12,16 +12,7 @@ import torch
 from small_networks import TWO_BLOCKS
 from torch import nn
 
-from autocompress.contract import (
-    Context,
-    Manager,
-    Method,
-    Params,
-    Plan,
-    Space,
-    Transform,
-    Value,
-)
+from autocompress.contract import Context, Manager, Method, Params, Plan, Space, Transform, Value
 from autocompress.testing import (
     ContractViolation,
     check_method,

@@ -18,12 +18,7 @@ from autocompress.contract import (
     TransferSet,
 )
 from autocompress.data import TensorSplit
-from autocompress.testing import (
-    ContractViolation,
-    check_method,
-    check_quantizer,
-    example_model,
-)
+from autocompress.testing import ContractViolation, check_method, check_quantizer, example_model
 
 
 @pytest.fixture(scope="module")

@@ -19,20 +19,17 @@ from violations import told
 
 from autocompress.authoring.examples.dataset import Example as Noise
 from autocompress.authoring.examples.device import Example as Runtime
-from autocompress.contract import (
-    Deployable,
-    Device,
-    Manager,
-    Measurement,
-    hookimpl,
-)
+from autocompress.contract import Deployable, Device, Manager, Measurement, hookimpl
 from autocompress.data import Source, load
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, DeviceConfig
-from autocompress.testing import (
-    check_device,
-    example_model,
-)
+from autocompress.testing import check_device, example_model
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return example_model()
+
 
 # --- devices --------------------------------------------------------------------------------------
 

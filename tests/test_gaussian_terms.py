@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from autocompress.synthesis import NormInput, View, feature_distance
-from autocompress.synthesis.terms_gaussian import (
-    batch_norm_divergence,
-    blur_residual,
-    blurred,
-    gaussian_divergence,
-)
+from autocompress.synthesis.terms_gaussian import batch_norm_divergence, blur_residual, blurred, gaussian_divergence
 from autocompress_knowledge_within.method import DIVERGENCES
 
 

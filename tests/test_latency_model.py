@@ -15,12 +15,7 @@ from autocompress.errors import TrialFailed
 from autocompress.export import export
 from autocompress.graph import trace
 from autocompress.graph.partial import PartialRunner
-from autocompress.proposals import (
-    LatencyModel,
-    Layer,
-    Part,
-    Profile,
-)
+from autocompress.proposals import LatencyModel, Layer, Part, Profile
 from autocompress.proposals.factors import Widths
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer

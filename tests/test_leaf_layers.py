@@ -12,15 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import nn
-from toy_leaf import (
-    Distance,
-    DistanceSpec,
-    FloatSpec,
-    HardenedDistance,
-    SimulatedDistance,
-    answers,
-    block,
-)
+from toy_leaf import Distance, DistanceSpec, FloatSpec, HardenedDistance, SimulatedDistance, answers, block
 
 from autocompress.compression.qat import QuantizationSchedule
 from autocompress.contract import Grid, LayerSpec, OperatorCount

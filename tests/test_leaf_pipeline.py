@@ -10,13 +10,7 @@ import pytest
 import torch
 from small_networks import TWO_BLOCKS
 from torch import nn
-from toy_leaf import (
-    DistanceSpec,
-    SlowSubstitute,
-    Substitute,
-    ToyPlugin,
-    answers,
-)
+from toy_leaf import DistanceSpec, SlowSubstitute, Substitute, ToyPlugin, answers
 
 from autocompress import models
 from autocompress.compression import artifact

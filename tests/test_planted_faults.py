@@ -29,13 +29,7 @@ from autocompress.contract import (
     hookimpl,
 )
 from autocompress.data import DataInfo, Source, TensorSplit
-from autocompress.testing import (
-    check_dataset,
-    check_observer,
-    check_pruner,
-    check_source,
-    example_model,
-)
+from autocompress.testing import check_dataset, check_observer, check_pruner, check_source, example_model
 from autocompress.testing.families import check_families
 
 

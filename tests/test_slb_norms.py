@@ -89,8 +89,7 @@ def train(model: nn.Module, callback: SlbCallback, x: torch.Tensor, steps: int =
     model.eval()
 
 
-# -- the layer
-# --------------------------------------------------------------------------------------------------
+# --- the layer ------------------------------------------------------------------------------------
 
 
 def test_each_state_has_its_own_statistics_and_they_share_gamma_and_beta() -> None:
@@ -135,8 +134,7 @@ def test_states_are_equal_if_weights_are() -> None:
         torch.testing.assert_close(layer.norm.continuous_var, layer.norm.running_var, atol=1e-5, rtol=1e-4)
 
 
-# -- two statistics in a network
-# --------------------------------------------------------------------------------------
+# --- two statistics in a network ------------------------------------------------------------------
 
 
 def test_a_batch_is_run_twice_the_second_time_with_the_deployed_weights() -> None:
@@ -179,8 +177,7 @@ def test_in_the_hard_tail_one_pass_is_enough() -> None:
     assert len(passes) == 1
 
 
-# -- calibration
-# --------------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------------------
 
 
 def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
@@ -251,8 +248,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert not torch.equal(before["3.norm.running_var"], after["3.norm.running_var"])
 
 
-# -- which norms
-# --------------------------------------------------------------------------------------------------
+# --- which norms ----------------------------------------------------------------------------------
 
 
 def test_norms_before_the_search_are_not_changed() -> None:

@@ -83,7 +83,7 @@ def test_it_is_found_through_its_entry_point() -> None:
     assert method.min_epochs >= 1
 
 
-def test_its_space_has_the_defaults_of_the_digest_and_changes_no_structure() -> None:
+def test_its_space_has_the_documented_defaults_and_changes_no_structure() -> None:
     space = Space(Policy({"slb": "default"}))
     params = Slb().search_space(space.scope("slb"), nn.Identity())
     assert Settings.of(params) == Settings()
@@ -109,8 +109,7 @@ def test_exempt_layers_are_rounded_on_a_uniform_grid() -> None:
     assert type(Slb().apply(weight_spec(8), {}, Context(input_size=(3, 8, 8)))) is UniformFakeQuantizer
 
 
-# -- refusals
-# --------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 class _Memory:
@@ -152,8 +151,7 @@ def test_models_and_jobs_without_searched_layers_are_refused() -> None:
     assert "not finite" in Slb().check(broken, example_job())[0]
 
 
-# -- training
-# --------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_logits_train_in_a_group_of_their_own() -> None:

@@ -24,14 +24,7 @@ from autocompress.contract import Callback
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import TrialFailed
 from autocompress.job import load_job
-from autocompress.training import (
-    SoftTargets,
-    Training,
-    TrainSettings,
-    evaluate,
-    recalibrate_batch_norm,
-    train,
-)
+from autocompress.training import SoftTargets, Training, TrainSettings, evaluate, recalibrate_batch_norm, train
 
 
 @pytest.fixture(scope="module", autouse=True)

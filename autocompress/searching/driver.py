@@ -67,7 +67,7 @@ log = logging.getLogger("autocompress.search")
 
 
 LARGE_LOSS = 1.0
-"""Loss of 8 bits, in points, from which float groups are tried even if it is not certain."""
+"""If 8 bits lose this many points, float groups are tried even if the interval contains 0."""
 FIRST_PROPOSALS = 2
 """Number of proposals at the constraints that are tried before recipes with float groups."""
 
@@ -90,7 +90,8 @@ class Driver:
         self._recorded, self._observer = recorded, Unbreakable(recorded)
         self._job, self._folder, self._plugins = job, folder, plugins
         self._progress = Steps(self._observer)
-        # From the file, as in a resume: it has the limits of spaces, and absolute paths.
+        # The job is read from the file, as in a resume. There, limits are written out and paths are
+        # absolute.
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
         if (known := read_begun(folder, job.search.storage)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
@@ -203,7 +204,7 @@ class Driver:
         return None if minutes is None else max(0.0, 60.0 * minutes - self._seconds)
 
     def go(self) -> SearchResult:
-        """Runs what the budget leaves, and closes."""
+        """Runs the trials that the budget still allows, and closes."""
         self._clock.go_on_from(self._study.seconds)
         rows = self._study.rows()
         self._int8_loses = any(is_int8_with_loss(row) for row in rows)
@@ -232,7 +233,7 @@ class Driver:
             raise
 
     def _searched(self, done: int) -> SearchResult:
-        """Runs what the budget leaves beside ``done`` trials, and closes."""
+        """Runs the trials that the budget allows in addition to ``done``, and closes."""
         if not done:
             self._observer.on_note(self._forecast())
         left = self._seconds_left()

@@ -1,8 +1,8 @@
 """The study: asks for recipes, and tells the sampler the row of each.
 
 A recipe is drawn by the sampler, or was enqueued. Enqueued are starting points, proposals, and
-recipes that were interrupted; they are asked before the sampler draws. No recipe is tried twice. ``searching.records`` has everything else
-that a study records.
+recipes that were interrupted; they are asked before the sampler draws. No recipe is tried twice.
+``searching.records`` has everything else that a study records.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params 
         method: the pruner.
         model: from ``autocompress.models``; the example model by default. It is not changed.
         params: one point of its space; by default the defaults, a random point, and the defaults
-            with each value that only a job can name.
+            with each value that samplers never draw (``named`` of a parameter).
 
     Raises:
         ContractViolation: if a rule is broken; the message lists all broken rules.

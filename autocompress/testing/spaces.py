@@ -91,7 +91,7 @@ def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, S
 
 
 def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
-    """The defaults with each value that only a job can name (``named`` of a parameter)."""
+    """The defaults with each value that samplers never draw (``named`` of a parameter)."""
     _, defaults = ask(method, model, by_rule("default"))
     for name, parameter in defaults.asked.items():
         for value in parameter.named:

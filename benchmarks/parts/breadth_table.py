@@ -65,7 +65,7 @@ def is_good(row: Row, *, built: bool) -> bool:
 
 
 def figures(rows: Sequence[Row], *, built: bool) -> dict[str, int]:
-    """The counts for the targets."""
+    """The numbers of backbones and of rows that are compared with the targets."""
     backbones = by_backbone(rows)
     stages = {name: [works(own, stage, built=built) for stage in STAGES] for name, own in backbones.items()}
     methods = [row for row in rows if row["methods"] != [BASELINE]]

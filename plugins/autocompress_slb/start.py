@@ -17,7 +17,7 @@ COPIES = 5
 
 
 def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor:
-    """The magnitude of the value 1, float32 ``(channels,)`` along ``axis``; a scalar for None.
+    """The weight that the value 1 stands for, float32 ``(channels,)`` along ``axis``, or a scalar.
 
     It is ``max |W|``, for 1 bit ``mean |W|``, and never 0, since a dead channel needs a scale
     as well.
@@ -53,8 +53,9 @@ def trained_logits(
 def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> torch.Tensor:
     """He-normal logits, float32 ``(m, *shape)``, as in the published code.
 
-    The fan-out is over the kernel of the weight and the values. With zeros, all values would be
-    equally probable: every weight would have the lowest value, and there would be no gradient.
+    The fan-out of the initialisation counts the kernel of the weight and the values. If all logits
+    were zero, all values would be equally probable. Then every weight would have the lowest value,
+    and there would be no gradient.
     """
     fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
     return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)
