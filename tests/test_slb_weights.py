@@ -124,9 +124,9 @@ def test_when_hard_logits_have_no_gradient_and_the_norm_still_has() -> None:
 
 
 def test_the_arg_max_is_updated_after_steps_of_the_optimizer() -> None:
-    """Also if it was read before.
+    """It is updated even if it was computed before the step.
 
-    A fused optimizer changes the logits without counting a change.
+    A fused optimizer changes the logits without changing their version.
     """
     layer = searched(2)
     fake = start(layer)
@@ -213,7 +213,7 @@ def test_after_a_delay_the_search_starts_from_the_trained_weights() -> None:
     fake.enabled = True
     logits = fake.logits
     fake(layer.weight)
-    assert fake.logits is logits  # the optimizer has it
+    assert fake.logits is logits  # the optimizer already has this parameter
     fresh = fake_of(searched(2))
     assert torch.equal(fake.eval()(layer.weight), fresh.eval()(layer.weight))
 

@@ -34,9 +34,9 @@ MOST = 127
 
 
 class Distance(nn.Module):
-    """``(N, C, H, W)`` to ``(N, O, H', W')``.
+    """Minus the L1 distance of zero-padded patches to filters.
 
-    Minus the L1 distance of zero-padded patches to filters.
+    Its input is ``(N, C, H, W)``, its output ``(N, O, H', W')``.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> None:
@@ -238,10 +238,7 @@ class ToyPlugin:
 
 
 class Block(nn.Module):
-    """A residual network with distances in its block.
-
-    Stem, two distances with norms, addition, classifier.
-    """
+    """A residual network: stem, two distance layers with norms, an addition and a classifier."""
 
     def __init__(self, channels: int = 8) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Tables of the three papers on data-free compression.
 
-Rows of other parts beside those of each paper, and a contact sheet of the images.
+Each table has rows of the parts ``students`` and ``uses`` next to the figures of the paper. A
+contact sheet shows the images.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from shared.trained import environment, job_of, trained
 
 ON_SHEET = 32
 BESIDE = (free_students.REAL, "noise")
-"""Ways that belong to no paper. A teacher with these only is not in the table of a paper."""
+"""Kinds of images that belong to no paper; a teacher with no other kind is left out of tables."""
 COMMAND = "python benchmarks/data_free.py --parts students uses papers"
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What one folder holds.
+    """What the folder of one paper holds.
 
     Attributes:
         title: title of the paper with authors and source.
-        ways: rows of students, by names in ``free_students.WAYS``; real images are always shown.
-        sources: rows of uses, by names in ``free_uses.SOURCES``.
-        sheet: the way whose images are on the contact sheet.
-        figures: rows of the paper: headers, then lines.
-        remark: a remark about these rows.
-        heading: heading of these rows.
+        ways: kinds of images on which students are trained, by names in ``free_students.WAYS``;
+            real images are always shown.
+        sources: images for compression, by names in ``free_uses.SOURCES``.
+        sheet: the kind of images on the contact sheet.
+        figures: the figures of the paper: headers, then lines.
+        remark: a remark about these figures.
+        heading: heading of these figures.
     """
 
     title: str
@@ -63,8 +65,8 @@ PAPERS = {
             ("DeepInversion", "84.16", "83.82", "91.43"),
             ("adaptive DeepInversion", "90.78", "90.36", "93.26"),
         ),
-        "From memory but for the last row's second and third figure, which a later paper repeats. A student gets 250 "
-        "epochs of 195 steps there.",
+        "Quoted from memory, except for the second and third figure of the last row, which are quoted from a later "
+        "paper. A student gets 250 epochs of 195 steps there.",
     ),
     "knowledge_within": Paper(
         "The Knowledge Within: Gaussian statistics of each layer (Haroush et al., CVPR 2020, arXiv 1912.01274)",
@@ -76,7 +78,7 @@ PAPERS = {
             ("W8A8, ranges", "69.60", "69.57"),
             ("W4A8, ranges and more", "68.91", "68.64"),
         ),
-        "The paper's own tables could not be read; these figures are another toolkit's, with images by the statistics "
+        "These figures are not the paper's, but those of another toolkit, with images by the statistics "
         "of batch norms and an l2 distance. The paper says that the loss against real data is negligible.",
         "Others' figures",
     ),
@@ -92,7 +94,7 @@ PAPERS = {
             ("ZSKD, half as wide", "98.77", "79.62", "69.56"),
             ("its images", "24,000", "48,000", "40,000"),
         ),
-        "CIFAR-10 from memory, the others from a second source.",
+        "Figures of CIFAR-10 are quoted from memory, the others are quoted from a source that repeats them.",
     ),
 }
 
@@ -106,7 +108,8 @@ def run(
         parts: results of ``students`` and ``uses``.
         teacher: data set and backbone for the contact sheets.
         epochs: epochs of the training of that teacher.
-        images, iterations: of the sheets' sets; those of a run of students are not made again.
+        images, iterations: number of images and iterations of the sets on the contact sheets. Sets
+            that the part ``students`` has made are used again.
         folder: folder for all papers.
     """
     written = []
