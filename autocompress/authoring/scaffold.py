@@ -91,7 +91,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise UserError(
             f"'{name}' cannot name a plugin",
-            "a letter, then letters, digits and _, all lower-case; no word of Python",
+            "use lower-case letters, digits and _, a letter first, and no keyword of Python",
         )
     if kind not in KINDS:
         raise UserError(f"unknown kind '{kind}'", did_you_mean(kind, KINDS))

@@ -99,7 +99,7 @@ class Roles:
             return self._both(apart["val"])
         found = {role: self._held_out(role, word) for role, word in apart.items()}
         if len(found) == 2 and self._same(found["val"], found["test"]):
-            raise UserError(f"'{apart['val']}' and '{apart['test']}' hold the same images", "name one for both")
+            raise UserError(f"'{apart['val']}' and '{apart['test']}' hold the same images", "name one of them for both")
         return found
 
     def _both(self, word: str) -> dict[str, Split]:

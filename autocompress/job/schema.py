@@ -181,7 +181,8 @@ class Job(_Section):
     def _check_name(cls, given: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", given):
             raise HintedError(
-                f"cannot be {clipped(repr(given))}", "it names a folder: letters, digits, '.', '_' and '-'"
+                f"cannot be {clipped(repr(given))}",
+                "it becomes the name of a folder: use letters, digits, '.', '_' and '-'",
             )
         return given
 

@@ -133,7 +133,7 @@ def _made_by_task(job: Job, args: dict[str, Any], task: TaskRef) -> nn.Module:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"the task '{task.title}' cannot make its network of '{job.model}': {type(error).__name__}: {reason}",
-            "look at its 'network'",
+            "correct the method 'network' of the task",
         ) from error
     if not isinstance(made, nn.Module):
         raise UserError(f"the task '{task.title}' cannot be used: 'network' must give a torch module", "return it")
