@@ -48,7 +48,7 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ("budget: 3\n", "job.yaml:3: 'budget' must be a mapping, not 3"),
         ("seed: -1\nworkers: 0\n", "job.yaml:3: 'seed' must be at least 0, not -1 (also wrong: 'workers')"),
         ("name: 2024\n", "job.yaml:3: 'name' must be text, not 2024 (put it in quotes)"),
-        ("name: a/b\n", "job.yaml:3: 'name' cannot be 'a/b' (it names a folder: use letters, digits, '.', '_' and '-')"),
+        ("name: a/b\n", "job.yaml:3: 'name' cannot be 'a/b' (it names a folder: use letters, digits, '.', '_', '-')"),
         ("objectives: [acuracy]\n", "job.yaml:3: 'objectives' cannot be 'acuracy' (did you mean 'accuracy'?)"),
         ("objectives: [size, size]\n", "job.yaml:3: 'objectives' names 'size' twice"),
         ("objectives: []\n", "job.yaml:3: 'objectives' must not be empty"),

@@ -182,7 +182,7 @@ class Job(_Section):
         if not re.fullmatch(r"\w[\w.-]*", given):
             raise HintedError(
                 f"cannot be {clipped(repr(given))}",
-                "it names a folder: use letters, digits, '.', '_' and '-'",
+                "it names a folder: use letters, digits, '.', '_', '-'",
             )
         return given
 
