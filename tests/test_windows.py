@@ -63,6 +63,22 @@ def test_windows_are_quantized(model: nn.Module, tmp_path: Path) -> None:
     assert check_agreement(tmp_path / "m.onnx", model, images).labels == 1.0
 
 
+class Cast(nn.Sequential):
+    """The node between its layers has the name ``to``, as a method of modules has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[1](self[0](x).to(x.dtype))
+
+
+def test_a_node_may_have_the_name_of_a_method() -> None:
+    model = Cast(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).eval()
+    config = {name: LayerBits("q") for name in ("0", "1")}
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE)
+    images = torch.randn(16, *SIZE)
+    calibrate(network, [images])
+    assert harden(network)(images).shape == (16, 8, 3, 3)
+
+
 class Attention(nn.Module):
     """Attention over the rows of an image, whose tensors have ``rank`` dimensions."""
 

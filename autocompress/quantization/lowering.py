@@ -24,6 +24,7 @@ def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
     """
     _norms_to_convolutions(module, float_layers)
     _split_gated_activations(module)
+    _rename_methods(module)
     tidy(module)
 
 
@@ -115,6 +116,13 @@ def _fold_layer_scale(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
             break
+
+
+def _rename_methods(module: fx.GraphModule) -> None:
+    """Renames nodes such as ``to``: no quantizer can have the name of a method of modules."""
+    for node in module.graph.nodes:
+        if hasattr(nn.Module, node.name):
+            node._rename(f"{node.name}_value")
 
 
 def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
