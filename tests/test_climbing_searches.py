@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from toy_search import offer_toy_device, toy_job
 
 from autocompress.job import Job
 from autocompress.results import SearchResult, read
-from autocompress.searching import run
+from autocompress.searching import gates, run
 from autocompress.searching.promotion.choosing import ETA
 from autocompress.searching.study import Study
 
@@ -21,6 +23,13 @@ from autocompress.searching.study import Study
 
 class Killed(BaseException):
     """The process is killed, at any place."""
+
+
+@pytest.fixture
+def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial takes a second for each of its steps: only so much time may be spent on trainings."""
+    seconds = itertools.count()
+    monkeypatch.setattr(gates, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
 
 
 def climbing_job(folder: Path, **settings: Any) -> Job:
@@ -35,7 +44,7 @@ def search_or_resume(job: Job) -> SearchResult:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("search_here")
+@pytest.mark.usefixtures("search_here", "_counted")
 def test_a_search_promotes_recipes_after_its_first_pass(tmp_path: Path) -> None:
     result = run.search(climbing_job(tmp_path), opener=open_climbing_toy)
     trials = result.trials
@@ -69,7 +78,7 @@ def test_worker_processes_train_promoted_recipes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("search_here")
+@pytest.mark.usefixtures("search_here", "_counted")
 def test_a_training_that_fails_leaves_the_model_of_the_rung_below(tmp_path: Path) -> None:
     job = climbing_job(tmp_path, space={"toy": {"fault": "nan"}})
     result = run.search(job, opener=open_climbing_toy)
@@ -81,7 +90,7 @@ def test_a_training_that_fails_leaves_the_model_of_the_rung_below(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("search_here")
+@pytest.mark.usefixtures("search_here", "_counted")
 def test_a_search_that_is_killed_between_any_two_steps_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
