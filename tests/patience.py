@@ -7,6 +7,9 @@ import time
 
 from autocompress.processors import usable_processors
 
+REFERENCE_S = 0.06
+"""Seconds of the work of :func:`slowness` where the limits of tests that judge time were set."""
+
 
 def patient(seconds: float) -> float:
     """``seconds``, multiplied by the number of running processes per processor.
@@ -15,6 +18,16 @@ def patient(seconds: float) -> float:
     """
     waiting = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return seconds * max(1.0, waiting / usable_processors())
+
+
+def slowness() -> float:
+    """How many times as long as there this machine needs for the same work now, at least 1.
+
+    Tests that judge time multiply their limits by it.
+    """
+    began = time.perf_counter()
+    sum(number * number for number in range(1_000_000))
+    return max(1.0, (time.perf_counter() - began) / REFERENCE_S)
 
 
 class Patience:
