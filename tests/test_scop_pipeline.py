@@ -100,9 +100,11 @@ def test_a_job_can_use_the_scheme_of_the_paper(opened: OpenedJob, tmp_path: Path
     assert {m.width for m in streams} == set(NARROW["channels"])
     assert all(len(m.keep) == m.width // 2 for m in streams)
     images = next(iter(own.splits.val.loader(64)))[0]
-    for name, candidate in (("int8", own.candidate(own.compose(by_scop(RULES)))), ("float", real)):
+    int8 = own.candidate(own.compose(by_scop(RULES)))
+    # A value between two integers may be rounded to either one, which may change one label.
+    for name, candidate, least in (("int8", int8, 63 / 64), ("float", real, 1)):
         deployable = own.export(candidate, tmp_path / f"{name}.onnx")
-        assert check_agreement(deployable.file, candidate.model, images).labels == 1
+        assert check_agreement(deployable.file, candidate.model, images).labels >= least
     own.save_artifact(real, deployable, tmp_path / "artifact", {})
     with torch.no_grad():
         assert torch.equal(artifact.load(tmp_path / "artifact")(images), real.model(images))
