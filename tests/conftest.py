@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 gc.set_threshold(20_000, 20, 20)  # before libraries are loaded: each collection looks at all of them
 
 import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 if TYPE_CHECKING:
     from cli_here import Commands
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
 
-# Without a deadline, because an example may take long on a busy machine. Every run has the same
-# examples, so that a failure can be repeated.
-settings.register_profile("any machine", deadline=None, max_examples=60, derandomize=True)
+# No limit of time for an example or its drawing, which may take long on a busy machine.
+# Every run has the same examples, so that a failure can be repeated.
+settings.register_profile(
+    "any machine", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 

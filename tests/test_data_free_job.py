@@ -216,9 +216,9 @@ def test_two_processes_do_not_make_the_same_set(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=other)
         thread.start()
-        assert waited.wait(10), "a waiting process gives way to measurements"
+        assert waited.wait(60), "a waiting process gives way to measurements"
         assert not store.has("mine")
-    thread.join(10)
+    thread.join(60)
     assert store.has("mine")
     with store.making("another"), Store(tmp_path).making("third"):
         pass

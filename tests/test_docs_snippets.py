@@ -15,6 +15,7 @@ import typer
 import yaml
 from cli_here import Commands
 from doc_pages import ROOT, Block, blocks
+from patience import patient
 from test_delivery import write_pictures
 
 from autocompress.checking.limits import read_limits
@@ -115,7 +116,9 @@ def test_every_command_of_a_page_runs(page: str, commands: Commands) -> None:
             code = commands.run(*quick(words)).code
             assert code == 0 or (words[0] == "check" and code == 3), text  # 3: noise
         else:
-            subprocess.run([sys.executable if program == "python" else program, *words], check=True, timeout=120)
+            subprocess.run(
+                [sys.executable if program == "python" else program, *words], check=True, timeout=patient(120)
+            )
 
 
 @pytest.mark.usefixtures("scratch")

@@ -104,7 +104,7 @@ def test_it_pauses_while_workers_start(crew: Callable[..., Crew]) -> None:
 
 
 def test_worker_processes_replace_the_forked_process_first(crew: Callable[..., Crew]) -> None:
-    own = crew(trials=50)
+    own = crew(trials=1000)  # so many that the thread alone does not try all before the forked process has begun
     own.worker.start(with_recipe=True)
     own.until(lambda: len(own.processes) == 2)
     own.driver.dispatcher.started()

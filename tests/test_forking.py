@@ -1,5 +1,6 @@
 """Work in a forked process: its messages arrive, and it ends with its parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ def test_a_process_that_fails_or_hangs_sends_nothing_more() -> None:
     assert not list(Forked.started(lambda _: os._exit(1)).messages(30))
     calls: list[int] = []
     forked = Forked.started(lambda _: time.sleep(60))
-    assert not list(forked.messages(0.35, lambda: calls.append(1)))
+    assert not list(forked.messages(1.0, lambda: calls.append(1)))
     forked.end()
     assert len(calls) >= 2
 
@@ -84,7 +85,7 @@ def test_numbers_end_even_if_another_process_keeps_the_pipe_open() -> None:
     forked = Forked.started(work)
     try:
         claims.fill(3)
-        (others,) = forked.messages(5)  # a pipe that does not end would deliver nothing
+        (others,) = forked.messages(50)  # a pipe that does not end would deliver nothing
         assert others + len(list(claims.taken())) == 3
     finally:
         forked.end()
@@ -102,7 +103,7 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        child.wait(10)  # raises TimeoutExpired if it is still running
+        child.wait(50)  # raises TimeoutExpired if it is still running
 
 
 def test_no_fork_beside_a_working_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,16 +123,22 @@ def test_a_cell_that_hangs_is_given_up_and_measurements_go_first(monkeypatch: py
         def build(self, *_: object) -> list[object]:
             return []
 
+    taken = multiprocessing.get_context("fork").Event()
+
+    def hang(selection: object) -> None:
+        taken.set()
+        time.sleep(60)
+
     def measures(breathe: object) -> tuple[list[dict[str, int]], object]:
         del breathe
-        return [{}], lambda selection: time.sleep(60)
+        return [{}], hang
 
     monkeypatch.setattr(helping, "MOST_LATE", 0.5)
     helper = helping.Helper.started(Builds(), [], [], measures)  # type: ignore[arg-type]
     try:
         helper.offer(1)
         assert helper.probes([], [], lambda: None) == []
-        time.sleep(0.5)  # the other process takes this cell
+        assert taken.wait(50), "the other process takes this cell"
         calls: list[int] = []
         began = time.monotonic()
         assert helper.cells([{}], lambda selection: 1.0, began, lambda: calls.append(1)) == [None]

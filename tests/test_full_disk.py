@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from little_room import no_file_larger_than, small_disk
+from patience import Patience
 from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, models
@@ -91,13 +92,15 @@ def test_a_row_without_room_does_not_damage_the_study(study: Study, more: int) -
 def test_a_finished_trial_waits_for_room(
     study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 20.0)
+    monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 120.0)
     teller = threading.Thread(target=study.tell, args=(1, {**ROW, "trial": 1}))
     with no_file_larger_than(room(study, 40)):
         teller.start()
-        time.sleep(0.2)
+        patience = Patience(10)
+        while "waits for room" not in caplog.text and not patience.is_over:
+            time.sleep(0.01)
         assert teller.is_alive()
-    teller.join(10)
+    teller.join(60)
     assert [row["trial"] for row in again(study).rows()] == [0, 1]
     assert caplog.text.count("waits for room") == 1
 

@@ -133,7 +133,9 @@ def test_nested_aliases_are_refused_at_once(tmp_path: Path) -> None:
     assert "is no key of a job" in error_of(HEAD + "a0: &a0 [x]\n" + "\n".join(levels), tmp_path)
 
 
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),

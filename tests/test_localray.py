@@ -124,7 +124,7 @@ def test_files_of_a_killed_process_are_removed(short_folder: Path) -> None:
 
 
 TWO_CLUSTERS = """
-import json, os, psutil, ray, signal
+import json, os, psutil, ray, signal, time
 from pathlib import Path
 from autocompress.searching import localray
 
@@ -142,11 +142,15 @@ for _ in range(2):
             for connection in process.net_connections()
             if connection.status == "LISTEN"
         }
+    def left():
+        return [process.pid for process in started if process.is_running() and process.status() != "zombie"]
+    ends = time.monotonic() + 30
+    while left() and time.monotonic() < ends:  # the system needs a moment to end killed processes
+        time.sleep(0.05)
     facts.append({
         "worker": pid in [process.pid for process in started],
         "listening": sorted(listening),
-        "left": [process.pid for process in started
-                 if process.is_running() and process.status() != "zombie"],
+        "left": left(),
         "scratch": scratch.exists(),
         "handler": signal.getsignal(signal.SIGTERM) is handler,
     })

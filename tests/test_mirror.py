@@ -204,7 +204,7 @@ def test_a_running_driver_excludes_others(place: str, tmp_path: Path, monkeypatc
     job = job_on(place)
     first = begun(job)
     with pytest.raises(UserError, match=r"another process is running the search in file://.*/toy \(wait for it"):
-        Mirror(first.url, tmp_path / "two").claim(wait_s=1.0)
+        Mirror(first.url, tmp_path / "two").claim(wait_s=60.0)  # it ends at the first renewal
     first.release()
     Mirror(first.url, tmp_path / "two").claim(wait_s=60.0)
 

@@ -113,8 +113,8 @@ def test_a_measurement_waits_for_its_turn(device: Device, small: Deployable) -> 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(30)
-    threading.Timer(0.5, free.set).start()
     began = time.perf_counter()
+    threading.Timer(0.5, free.set).start()
     measure(device, small, small, DeviceConfig(), seconds=0.1)
     assert time.perf_counter() - began > 0.45
     thread.join()

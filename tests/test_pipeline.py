@@ -158,10 +158,10 @@ def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Pa
     def first() -> None:
         learned.append("first")
         other.start()
-        waited.wait(10)  # the other worker is at the same state now
+        waited.wait(60)  # the other worker is at the same state now
 
     worker(first)
-    other.join(30)
+    other.join(60)
     assert waited.is_set(), "the second waits for the first, and calls its pause meanwhile"
     assert learned == ["first"], "the second worker reads the state of the first"
 

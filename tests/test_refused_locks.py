@@ -73,7 +73,7 @@ def test_one_process_makes_an_entry_and_the_others_wait(tmp_path: Path) -> None:
     thread = threading.Thread(target=other)
     with store.making("key"):
         thread.start()
-        assert waited.wait(10)
+        assert waited.wait(60)
         store.put("key", {"x": torch.ones(1)}, {})
-    thread.join(10)
+    thread.join(60)
     assert made == ["found"]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from patience import Patience
 from test_onnxruntime_cpu import SIZE, save_network
 from torch import nn
 from toy_search import OpenedToy, open_toy, toy_job
@@ -37,9 +38,17 @@ def split_of(count: int, size: tuple[int, int, int] = SIZE) -> TensorSplit:
     return TensorSplit(torch.zeros(count, *size), torch.zeros(count, dtype=torch.int64), info)
 
 
+def wait_for_a_measurement(folder: Path) -> None:
+    """Makes the first chunk last until a measurement waits for the machine."""
+    lock, patience = MachineLock(folder), Patience(30)
+    while not lock._somebody_waits():
+        assert not patience.is_over
+        time.sleep(0.001)
+
+
 def measured_meanwhile(folder: Path, started: threading.Event) -> tuple[float, float]:
     """The time at which a measurement that begins after ``started`` had the machine."""
-    assert started.wait(30)
+    assert started.wait(60)
     with MachineLock(folder).exclusive():
         begin = time.perf_counter()
         time.sleep(5 * CHUNK_S)
@@ -56,13 +65,15 @@ def assert_stepped_aside(spans: Spans, measurement: tuple[float, float]) -> None
 class SlowScorer(Scorer):
     """Records when it computes."""
 
+    folder: Path = field(default_factory=Path)
     spans: Spans = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
 
     def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
         begin = time.perf_counter()
         self.started.set()
-        time.sleep(CHUNK_S)
+        if not self.spans:
+            wait_for_a_measurement(self.folder)
         logits = super().predict(deployable, images)
         self.spans.append((begin, time.perf_counter()))
         return logits
@@ -78,14 +89,16 @@ class SlowToy(OpenedToy):
             for _ in range(CHUNKS):
                 begin = time.perf_counter()
                 self.started.set()
-                time.sleep(CHUNK_S)
+                if not self.spans:
+                    wait_for_a_measurement(self.locks)
                 self.spans.append((begin, time.perf_counter()))
                 assert pause is not None
                 pause()
         return super().accuracy(deployable, split)
 
-    def watch(self) -> None:
-        """Records from now on."""
+    def watch(self, locks: Path) -> None:
+        """Records from now on, beside measurements that have their locks in this folder."""
+        self.locks = locks
         self.spans: Spans = []
         self.started = threading.Event()
 
@@ -97,7 +110,8 @@ def in_a_thread(work: Callable[[], Any]) -> threading.Thread:
 
 
 def test_scoring_a_file_gives_way_to_a_measurement(tmp_path: Path) -> None:
-    scorer, file, folder = SlowScorer(), save_network(tmp_path / "model.onnx"), tmp_path / "locks"
+    file, folder = save_network(tmp_path / "model.onnx"), tmp_path / "locks"
+    scorer = SlowScorer(folder=folder)
     split = split_of(CHUNKS * images_between_pauses(SIZE))
 
     def work() -> None:
@@ -118,7 +132,7 @@ def test_a_search_gives_way_while_it_scores(tmp_path: Path, who: str) -> None:
     measurer = Measurer.of(job, open_toy(job).device)
     row = baseline_row(opened, measurer)
     values = {"toy.width": 0.5, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
-    opened.watch()
+    opened.watch(folder)
 
     def work() -> None:
         lock = MachineLock(folder)

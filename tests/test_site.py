@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from doc_pages import ROOT
+from patience import patient
 
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 ROW = re.compile(r"^\| (.+) \|$", flags=re.MULTILINE)
@@ -67,7 +68,7 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the extra 'docs' is not installed")
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=patient(300))
     assert done.returncode == 0, done.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -163,7 +164,8 @@ def stubs(folder: Path, exit_code: int) -> dict[str, str]:
     }.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:/usr/bin:/bin", "SAID": str(folder / "said"), "SLURM_JOB_ID": "7"} | {
+    return {"PATH": f"{folder}:/usr/bin:/bin", "SAID": str(folder / "said")} | {
+        "SLURM_JOB_ID": str(os.getpid()),  # its folder in /tmp is of this process alone
         "SLURM_JOB_NODELIST": "n[1-2]",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "4",
@@ -205,4 +207,4 @@ def test_a_batch_script_runs(
     assert (tmp_path / "bin" / "said.mode").read_text() == "600\n"
     assert token not in text
     assert not list(tmp_path.glob(".My_Run*"))
-    assert not Path("/tmp/ac-7").exists()
+    assert not Path(f"/tmp/ac-{environment['SLURM_JOB_ID']}").exists()

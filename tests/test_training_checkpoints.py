@@ -73,7 +73,9 @@ def undisturbed() -> dict[str, torch.Tensor]:
     return trained(None)[0].state_dict()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(killed_at=st.integers(0, STEPS - 1), every=st.integers(1, 6), again=st.integers(0, STEPS))
 def test_a_killed_training_gives_the_same_model(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor], killed_at: int, every: int, again: int
