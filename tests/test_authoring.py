@@ -188,14 +188,12 @@ def test_check_plugin_checks_the_tasks_of_a_file(tmp_path: Path) -> None:
         "nan.py": ("return 100.0 * float(", "return 0 * float('inf') * float("),
         "batches.py": ("(expected.exp() * (expected - got)).sum(1)", "(expected - got).square().sum(1) * len(got)"),
         "constant.py": ("outputs.log_softmax(1)", "outputs.detach().log_softmax(1)"),
-        "maps.py": ("targets.ndim == 1", "targets.ndim == 3"),
     }
     words = [
         "has 'metrc_name', which is no member of a task (did you mean 'metric_name'?",
         "its metric is nan",
         "'divergences' of an image must not depend on the other images",
         "'divergences' must have a gradient",
-        "needs one class for each image",
     ]
     for (name, (right, wrong)), expected in zip(texts.items(), words, strict=True):
         (tmp_path / name).write_text(file.read_text().replace(right, wrong))
@@ -203,6 +201,23 @@ def test_check_plugin_checks_the_tasks_of_a_file(tmp_path: Path) -> None:
         assert done.exit_code == ExitCode.WRONG_USE
         assert "broken: task Depth: " in done.output
         assert expected in done.output
+
+
+def test_check_plugin_says_which_tasks_it_cannot_check(tmp_path: Path) -> None:
+    file, told = new_plugin("depth", "task", tmp_path)[0], list[str]()
+    text = file.read_text()
+    file.write_text(text.replace("targets.ndim == 1", "targets.ndim == 3"))
+    done = CliRunner().invoke(app, ["check-plugin", str(file)])
+    assert done.exit_code == 0
+    assert done.output.startswith("not checked: task Depth: the targets of 'digits' do not fit: it needs one class ")
+    assert "\nchecked" not in done.output
+    taking = text + "\n    def __init__(self, scale, power=2):\n        self.scale = scale\n"
+    (tmp_path / "taking.py").write_text(taking)
+    assert check_plugin(module_of(str(tmp_path / "taking.py")), tell=told.append) == []
+    assert told[0].startswith("task Depth: its constructor needs 'scale'; a test can give options to ")
+    (tmp_path / "lacking.py").write_text(taking.replace("def marks", "def mark"))
+    with pytest.raises(ContractViolation, match="did you mean 'marks'"):
+        check_plugin(module_of(str(tmp_path / "lacking.py")))
 
 
 def test_a_task_is_checked_with_the_data_set_beside_it() -> None:

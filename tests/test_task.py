@@ -216,21 +216,27 @@ def test_a_task_needs_labels() -> None:
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("metric_name", "metrc_name"), ("divergences", "divergance"), ("self.power", "self.augment")],
+    [("metric_name", "metrc_name"), ("divergences", "divergance"), ("metric_name", "metric_nmae")],
 )
 def test_a_misspelt_member_is_named(own: Path, right: str, wrong: str) -> None:
     own.write_text(OWN.replace(right, wrong))
     with pytest.raises(UserError) as caught:
         load_task(TaskRef.of(f"{own}:Regression"))
-    name = wrong.removeprefix("self.")
-    assert f"the task 'own.py:Regression' has '{name}', which is no member of a task" in caught.value.message
-    assert f"did you mean '{'augments' if name == 'augment' else right}'?" in caught.value.hint
+    assert f"the task 'own.py:Regression' has '{wrong}', which is no member of a task" in caught.value.message
+    assert f"did you mean '{right}'?" in caught.value.hint
 
 
 def test_names_of_the_author_are_not_misspelt_members(own: Path) -> None:
     names = "    def losses(self): pass\n    _metrc_name = 1\n    def divergence(self): pass\n    scale = 1\n"
+    names += "    answer = arguments = intervals = networks = masks = metrics = scaled_loss = output_size = 1\n"
     own.write_text(OWN.replace('    metric_name = "closeness"\n', f'    metric_name = "closeness"\n{names}'))
     assert load_task(TaskRef.of(f"{own}:Regression")).metric_name == "closeness"
+
+
+@pytest.mark.parametrize("name", ["output_size", "augment", "metrc"])
+def test_attributes_that_a_task_sets_are_its_own(own: Path, name: str) -> None:
+    own.write_text(OWN.replace("self.power", f"self.{name}"))
+    assert getattr(load_task(TaskRef.of(f"{own}:Regression")), name) == 2
 
 
 # --- members that fail ----------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from autocompress.task.task import Task
 BUILT_IN: dict[str, type[Task]] = {"classification": Classification, "multilabel": Multilabel}
 VERSION = 1
 """Version of the built-in tasks besides classification, part of content keys."""
+SPELLING = 0.88
+"""Least similarity of a name in a class to that of a member of which it is a misspelling."""
 _HOW = "derive a class from autocompress.contract.Task and write task: module:Class, or task: FILE.py:Class"
 
 
@@ -76,28 +78,44 @@ def load_task(ref: TaskRef) -> Task:
         UserError: if the name is unknown, the module cannot be imported, the class is not a task or
             lacks a member or has a misspelt one, or the options are wrong.
     """
-    kind = _class_of(ref)
-    _check_spelling(ref, [name for one in _own(kind) for name in vars(one)])
-    if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
-        named = " and ".join(f"'{name}'" for name in lacking)
-        raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md describes each member")
+    kind = check_class(ref)
     options = json.loads(ref.options)
     try:
-        task = kind(**options)
+        return kind(**options)
     except Exception as error:  # a class of the user may raise any type
         given = f" with the options {options}" if options else ""
         raise UserError(f"the task '{ref.title}' cannot be made{given}: {error}", "see task.options") from error
-    _check_spelling(ref, list(getattr(task, "__dict__", ())))
-    return task
 
 
-def _check_spelling(ref: TaskRef, names: Sequence[str]) -> None:
-    """Refuses a name that is close to that of a member which the class leaves as it is."""
+def check_class(ref: TaskRef) -> type[Task]:
+    """The class that ``ref`` names, without making a task.
+
+    Raises:
+        UserError: if there is no such class, or it is no task, lacks a member or misspells one.
+    """
+    kind = _class_of(ref)
+    lacking = sorted(getattr(kind, "__abstractmethods__", ()))
+    _check_spelling(ref, kind, lacking)
+    if lacking:
+        named = " and ".join(f"'{name}'" for name in lacking)
+        raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md describes each member")
+    return kind
+
+
+def _check_spelling(ref: TaskRef, kind: type[Task], lacking: Sequence[str]) -> None:
+    """Refuses a name that is very close to that of a member which the class does not define.
+
+    A class that lacks members cannot be used, so a name that is less close to one of these is named
+    too. An ordinary name such as ``losses`` or ``metrics`` is not refused.
+    """
+    own = dict.fromkeys(name for one in _own(kind) for name in vars(one))
     members = [name for name in dir(Task) if not name.startswith("_")]
-    own = {name for one in _own(_class_of(ref)) for name in vars(one)}
-    for name in names:
-        close = "" if name.startswith("_") or name in members else closest(name, members)
-        if close and close not in own:
+    for name in own:
+        if name.startswith("_") or name in members:
+            continue
+        close = closest(name, lacking) or closest(name, members, SPELLING)
+        is_other_form = close not in lacking and (name.startswith(close) or close.startswith(name))
+        if close and close not in own and not is_other_form:
             raise UserError(
                 f"the task '{ref.title}' has '{name}', which is no member of a task",
                 f"did you mean '{close}'? A name of your own may begin with _",

@@ -16,20 +16,24 @@ from autocompress.testing.commands import check_command
 from autocompress.testing.datasets import check_dataset
 from autocompress.testing.devices import check_device
 from autocompress.testing.observers import check_observer
-from autocompress.testing.rules import ContractViolation, Report, require
+from autocompress.testing.rules import ContractViolation, NotChecked, Report, require
 from autocompress.testing.samplers import check_sampler
 from autocompress.testing.suite import check_method
 from autocompress.testing.tasks import check_task, tasks_in
 
 
-def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
+def check_plugin(
+    plugin: object, model: nn.Module | None = None, tell: Callable[[str], object] | None = None
+) -> list[str]:
     """Checks everything that a plugin offers, and the tasks that a module defines.
 
-    Tasks are checked with the data sets of the plugin, or with the built-in ``digits``.
+    Tasks are checked with the data sets of the plugin, or with the built-in ``digits``. A task is
+    left out if its constructor needs options, or if ``digits`` has no targets for it.
 
     Args:
         plugin: a module or an object with hooks.
         model: the model for the checks of methods and devices; the example model by default.
+        tell: called with a text for each task that is left out.
 
     Returns:
         The names of the checked parts, for example "method lowrank".
@@ -61,8 +65,13 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         own.check(check, item)
         report.rules += [f"{checked[-1]}: {rule}" for rule in own.rules]
     for task in tasks:
-        checked.append(f"task {task.__name__}")
-        report.rules += [f"{checked[-1]}: {rule}" for rule in _broken(task, alone.datasets())]
+        part = f"task {task.__name__}"
+        try:
+            report.rules += [f"{part}: {rule}" for rule in _broken(task, alone.datasets())]
+            checked.append(part)
+        except NotChecked as reason:
+            if tell is not None:
+                tell(f"{part}: {reason}")
     observed = Report()
     checked += [f"hook {hook}" for hook in observed.check(check_observer, plugin) or []]
     report.rules += observed.rules
@@ -71,7 +80,11 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
 
 
 def _broken(task: type[Task], datasets: Sequence[DatasetProvider]) -> list[str]:
-    """The rules that a task breaks, with that data set with which it breaks the fewest."""
+    """The rules that a task breaks, with that data set with which it breaks the fewest.
+
+    Raises:
+        NotChecked: if the task cannot be checked.
+    """
     found = []
     choices: Sequence[DatasetProvider | None] = datasets or [None]
     for dataset in choices:

@@ -33,6 +33,10 @@ class ContractViolation(AssertionError):
         super().__init__("\n".join([*shown, *more]))
 
 
+class NotChecked(ContractViolation):
+    """A part cannot be checked as it was asked; it may be right nevertheless."""
+
+
 def require(holds: bool, rule: str) -> None:
     """Raises :class:`ContractViolation` with ``rule`` unless it ``holds``."""
     if not holds:
@@ -50,9 +54,14 @@ class Report:
 
         Returns:
             Its result; None where it found a violation, or where the plugin raised an error.
+
+        Raises:
+            NotChecked: if the rule cannot be checked.
         """
         try:
             return rule(*arguments)
+        except NotChecked:
+            raise
         except ContractViolation as violation:
             self.rules += violation.rules
         except Exception as error:

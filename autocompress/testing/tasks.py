@@ -17,7 +17,8 @@ from autocompress.modulefiles import path_of
 from autocompress.task import TaskRef
 from autocompress.task.checking import IMAGES
 from autocompress.task.checking import check_task as call_members
-from autocompress.testing.rules import ContractViolation, Report, require
+from autocompress.task.ref import check_class
+from autocompress.testing.rules import ContractViolation, NotChecked, Report, require
 
 
 def check_task(
@@ -35,7 +36,8 @@ def check_task(
         model: name of the backbone.
 
     Raises:
-        ContractViolation: if a rule is broken; the message lists all broken rules.
+        ContractViolation: if a rule is broken; the message lists all broken rules. Also if the
+            class needs more options, or its targets are not those of ``digits``.
     """
     spec = "digits" if dataset is None else dataset.name
     file = path_of(task.__module__)
@@ -45,10 +47,13 @@ def check_task(
     try:
         job = load_job(settings=settings)
         ref = task_of(job)
+        _check_options(check_class(ref), job.task.options)
         ref.task()
         providers = None if dataset is None else [dataset]
         splits = data.load(job.data, providers, preview=True, **models.preprocessing(job))
         images, targets = next(iter(splits.val.subset(IMAGES).loader(IMAGES)))
+        if dataset is None and (fault := ref.task().check_targets(targets, splits.info.num_classes)):
+            raise NotChecked(f"the targets of 'digits' do not fit: it {fault}; put a data set for it into the file")
         network = models.create(job, splits.info)
         call_members(ref, network, images, targets, splits.info.num_classes)
     except UserError as error:
@@ -58,6 +63,20 @@ def check_task(
     report.check(_check_gradients, ref, outputs)
     report.check(_check_images_alone, ref, outputs, targets)
     report.end()
+
+
+def _check_options(task: type[Task], options: Mapping[str, Any]) -> None:
+    """Refuses a class whose constructor has arguments without a default that ``options`` lacks."""
+    lacking = [
+        f"'{name}'"
+        for name, one in inspect.signature(task).parameters.items()
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and name not in options
+    ]
+    if lacking:
+        raise NotChecked(
+            f"its constructor needs {' and '.join(lacking)}; a test can give options to "
+            f"autocompress.testing.check_task({task.__name__}, options=...)"
+        )
 
 
 def _check_gradients(ref: TaskRef, outputs: torch.Tensor) -> None:

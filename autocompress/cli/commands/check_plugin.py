@@ -17,12 +17,15 @@ def check_plugin(
     from autocompress import authoring
     from autocompress.testing import ContractViolation
 
-    console = Console()
+    console, unchecked = Console(), list[str]()
     try:
-        checked = authoring.check_plugin(authoring.module_of(plugin))
+        checked = authoring.check_plugin(authoring.module_of(plugin), tell=unchecked.append)
     except ContractViolation as violation:
         for rule in violation.rules:
             console.print(f"broken: {rule}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(ExitCode.WRONG_USE) from None
-    for item in checked or ["hooks"]:
+    finally:
+        for item in unchecked:
+            console.print(f"not checked: {item}", markup=False, highlight=False, soft_wrap=True)
+    for item in checked or ([] if unchecked else ["hooks"]):
         console.print(f"checked: {item}", markup=False, highlight=False, soft_wrap=True)
