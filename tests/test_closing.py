@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -149,10 +150,42 @@ def test_a_device_that_fails_for_several_models_gives_one_note(tmp_path: Path) -
     closing.close(rows, 1.5, "all trials are spent", manager())
     (note,) = told
     assert note.startswith("the device 'toy' raised KeyError: 'board' (test_closing.py:")
-    assert note.endswith("; 2 of 2 models keep their first latency")
+    assert note.endswith("; the models of trials 0 and 1 keep their first latency")
     found = results.read(job.folder)
     assert found.summary["notes"] == [note]
     assert list(found.models["latency_ratio"]) == [row["latency_ratio"] for row in rows]
+
+
+class Failing(ToyDevice):
+    """Fails with one error for the first model, and with another one for all others."""
+
+    deterministic = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+
+    def open(self, deployable: Deployable, images: Any, config: object) -> Any:
+        self.opened += 1
+        raise KeyError("board" if self.opened == 1 else "clock")
+
+
+def test_each_error_of_a_device_in_the_closing_is_told(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    opened = open_toy(job)
+    measurer, told = Measurer.of(job, opened.device), list[str]()
+    baseline, lock = baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
+    recipes = [WHOLE, EIGHT_BIT, WHOLE | {"toy.bits": 4}, HALF | {"toy.bits": 8}, HALF | {"toy.bits": 4}]
+    rows = [Trial(opened, measurer, lock, n, job.folder, baseline).run(one) for n, one in enumerate(recipes)]
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    closing = Closing(opened, replace(measurer, device=Failing()), job.folder, baseline, tell=told.append)
+    closing.close(rows, 1.5, "all trials are spent", manager())
+    assert len(told) == 2
+    assert "KeyError: 'board'" in told[0]
+    assert re.search("; the model of trial . keeps its first latency$", told[0])
+    assert "KeyError: 'clock'" in told[1]
+    assert re.search("; 4 of 5 models keep their first latency$", told[1])
 
 
 @pytest.mark.usefixtures("search_here")

@@ -47,8 +47,8 @@ from autocompress.searching.summary import Summary, only
 log = logging.getLogger("autocompress.search")
 FRONT_SECONDS = 3.0
 """Seconds of latency measurement for each model of the front."""
-FIRST_LATENCY = "the model keeps its first latency"
-"""What becomes of a model that cannot be measured again."""
+MOST_NAMED = 3
+"""Maximum number of trials that a note names; it counts more of them."""
 
 
 def save_trials(folder: Path, rows: Sequence[Row]) -> None:
@@ -59,6 +59,15 @@ def save_trials(folder: Path, rows: Sequence[Row]) -> None:
 def _is_slow(row: Mapping[str, Any]) -> bool:
     """Whether the search scored the torch model instead of the file."""
     return row.get("accuracy_of") == TORCH_MODEL
+
+
+def _first_latency(trials: Sequence[int], models: int) -> str:
+    """What becomes of the models of ``trials`` that cannot be measured again, of ``models``."""
+    if len(trials) > MOST_NAMED:
+        return f"{len(trials)} of {models} models keep their first latency"
+    if len(trials) == 1:
+        return f"the model of trial {trials[0]} keeps its first latency"
+    return f"the models of trials {words.join(map(str, trials))} keep their first latency"
 
 
 @dataclass
@@ -87,7 +96,8 @@ class Closing:
     _whole: np.ndarray | None = None
     _crop: Mapping[str, Any] = field(default_factory=dict)
     _also: Sequence[dict[str, Any]] = ()
-    _failed: list[tuple[str, str]] = field(default_factory=list)
+    _failed: list[tuple[str, str | int]] = field(default_factory=list)
+    """The errors of a device, each with what is missing, or with the trial of an old latency."""
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
@@ -209,7 +219,7 @@ class Closing:
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
         if not self.measurer.deterministic:
-            with self._noted(FIRST_LATENCY), self.measurer.told():
+            with self._noted(int(row["trial"])), self.measurer.told():
                 measured = self.measurer.latency(
                     deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.opened.job.constraints
                 )
@@ -298,10 +308,10 @@ class Closing:
         write_json(file, metrics)
 
     @contextmanager
-    def _noted(self, without: str) -> Iterator[None]:
+    def _noted(self, without: str | int) -> Iterator[None]:
         """Keeps the UserError of a device that fails for a note, because trials need a report.
 
-        ``without`` says what is missing then.
+        ``without`` says what is missing then, or is the trial whose model keeps its first latency.
         """
         try:
             yield
@@ -310,22 +320,19 @@ class Closing:
             self._failed.append((error.message, without))
 
     def _tell_failures(self, models: int) -> None:
-        """Tells in one note what a failing device left out.
+        """Tells in one note for each error of a device what it left out.
 
         Args:
             models: number of models that were measured again.
         """
-        if not self._failed:
-            return
-        lacking = [without for _, without in self._failed]
-        if kept := lacking.count(FIRST_LATENCY):
-            keep = "keeps its" if kept == 1 else "keep their"
-            others = [without for without in lacking if without != FIRST_LATENCY]
-            lacking = [f"{kept} of {models} models {keep} first latency", *others]
-        note = f"{self._failed[0][0]}; {words.join(lacking)}"
+        for message in dict.fromkeys(message for message, _ in self._failed):
+            left_out = [without for own, without in self._failed if own == message]
+            trials = [one for one in left_out if isinstance(one, int)]
+            lacking = [_first_latency(trials, models)] if trials else []
+            note = f"{message}; {words.join([*lacking, *(one for one in left_out if isinstance(one, str))])}"
+            self.notes = (*self.notes, note)
+            self.tell(note)
         self._failed.clear()
-        self.notes = (*self.notes, note)
-        self.tell(note)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
         """The baseline's latency: its median over the rows, or measured alone if there are none."""
