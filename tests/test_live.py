@@ -29,7 +29,6 @@ from autocompress.results import read, write_trials
 from autocompress.results.status import OVER, STATUS_FILE, STOPPED, Status, read_status, write_status
 from autocompress.searching import recorded, run
 from autocompress.searching.progress import Silent
-from autocompress.searching.recorded import Recorded
 
 LIVING = Status(phase="searching", total=30, trials=3, front=2, workers=2, hypervolume=0.25, seconds_left=75.0)
 
@@ -87,69 +86,6 @@ def test_an_interrupted_search_says_so(tmp_path: Path) -> None:
     assert status.phase == STOPPED
 
 
-def test_the_file_is_written_at_most_once_per_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Status] = []
-    monkeypatch.setattr(recorded, "write_status", lambda folder, status: written.append(status))
-    now = [0.0]
-    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: now[0])
-    for step in range(100):
-        now[0] += 0.1
-        observer.on_progress(step / 100, "baseline")
-    assert 10 <= len(written) <= 12
-    observer.phase("closing")
-    assert written[-1].phase == "closing"
-
-
-def test_a_note_is_shown_until_the_next_phase_or_trial(tmp_path: Path) -> None:
-    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
-
-    def note() -> str:
-        return observer._status.note
-
-    observer.on_note("epoch 19")
-    assert note() == "epoch 19"
-    observer.on_start(3)
-    assert note() == ""
-    observer.on_note("profiling")
-    observer.on_trial({"trial": 0, "status": "complete"}, [], 0.0, 1, None)
-    assert note() == ""
-
-
-def test_a_note_on_a_constraint_is_shown_until_a_trial_meets_it(tmp_path: Path) -> None:
-    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
-
-    def trial(number: int, **excess: float) -> list[str]:
-        row = {"trial": number, "status": "infeasible", "excess": excess}
-        observer.on_trial(row, [], 0.0, number + 1, None)
-        return list(observer._status.standing.values())
-
-    observer.on_start(5)
-    observer.stands("latency", "no recipe can meet latency 0.1x")
-    observer.stands("size", "no recipe can meet size 0.2x")
-    observer.stands("size", "no recipe can meet size 0.1x")
-    assert trial(0, size=0.3) == ["no recipe can meet latency 0.1x", "no recipe can meet size 0.1x"]
-    assert trial(1, size=-0.1, latency=0.4) == ["no recipe can meet latency 0.1x"]
-    assert trial(2, latency=0.0) == []
-
-
-def test_a_note_on_a_step_is_not_shown_beside_its_progress(tmp_path: Path) -> None:
-    observer = Recorded(Silent(), tmp_path, 1, clock=lambda: 0.0)
-    observer.on_note("training the baseline, epoch 1")
-    observer.on_progress(0.5, "training the baseline, epoch 7")
-    assert (observer._status.step, observer._status.note) == ("training the baseline, epoch 7", "")
-    observer.on_note("another")
-    observer.on_progress(0.6, "training the baseline, epoch 8")
-    assert observer._status.note == "another"
-
-
-def test_a_full_disk_does_not_end_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path, status: Status) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(recorded, "write_status", full)
-    Recorded(Silent(), tmp_path, 1).on_note("goes on")
-
-
 def test_a_dead_process_is_recognised(tmp_path: Path) -> None:
     write_status(tmp_path, LIVING)
     assert read_status(tmp_path).is_running is True
@@ -164,7 +100,8 @@ def test_a_dead_process_is_recognised(tmp_path: Path) -> None:
 
 def test_a_damaged_status_is_an_error_and_a_missing_one_is_none(tmp_path: Path) -> None:
     assert read_status(tmp_path) is None
-    for text in ("[", "[]", "3"):
+    damaged = ['{"standing": null}', '{"standing": [1]}', '{"under_way": [1]}', '{"baseline": 3}', '{"fraction": "a"}']
+    for text in ("[", "[]", "3", '{"trials": null}', *damaged):
         (tmp_path / STATUS_FILE).write_text(text)
         with pytest.raises(UserError, match="cannot be read"):
             read_status(tmp_path)

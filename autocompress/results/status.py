@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,18 @@ the front is measured again. A search that ended is "over"; one that was interru
 """
 _SAME_PROCESS_S = 2.0
 """Maximum difference in seconds of two readings of the start time of one process."""
+
+
+_CONVERTED: Mapping[Any, Callable[[Any], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "float | None": lambda value: None if value is None else float(value),
+    "Mapping[str, Any] | None": lambda value: None if value is None else dict(value),
+    "Mapping[str, str]": lambda value: {str(name): str(text) for name, text in dict(value).items()},
+    "tuple[Mapping[str, Any], ...]": lambda value: tuple(dict(one) for one in value),
+}
+"""By the type of a field, what makes its value of JSON, and raises an error if it cannot."""
 
 
 def _began() -> float:
@@ -100,11 +112,10 @@ def read_status(folder: Path) -> Status | None:
     """
     file = folder / STATUS_FILE
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        known = {one.name for one in fields(Status)}
-        values = {name: value for name, value in told.items() if name in known}
-        return Status(**{**values, "under_way": tuple(values.get("under_way", ()))})
+        told = {**json.loads(file.read_text(encoding="utf-8"))}
+        values = {one.name: _CONVERTED[one.type](told[one.name]) for one in fields(Status) if one.name in told}
+        return Status(**values)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{file} cannot be read: {error}", "the files of a run must not be changed") from None
