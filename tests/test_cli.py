@@ -283,6 +283,20 @@ def test_a_pipe_gets_few_lines_of_a_long_training(monkeypatch: pytest.MonkeyPatc
     assert len(lines) == 1 + 10 + 1
 
 
+def test_the_same_step_again_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    steps = Steps(Lines(Console(file=text)))
+    for _ in range(2):
+        for epoch in range(10):
+            steps(0.01 * epoch, f"epoch {epoch}")
+            now[0] += 1.0
+        now[0] += 100.0
+    first, second = "epoch 0", "epoch 5: 5%, 1 min 35 s left"
+    assert text.getvalue().splitlines() == [first, second] * 2
+
+
 def test_the_time_left_is_at_most_the_budget() -> None:
     rows, front = example_rows(3)
     text = io.StringIO()

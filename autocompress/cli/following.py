@@ -14,11 +14,12 @@ from rich.text import Text
 
 from autocompress.cli import output
 from autocompress.cli.output import say
-from autocompress.cli.progress import SAY_EVERY_S, front_table
+from autocompress.cli.progress import front_table
 from autocompress.report import live
 from autocompress.results import TRIALS_FILE, SearchResult, read
 from autocompress.results.sofar import baseline_so_far, models_so_far
 from autocompress.results.status import OVER, Status, read_status
+from autocompress.searching.progress import SAY_EVERY_S
 
 
 def follow(folder: Path, *, once: bool, every: float) -> None:

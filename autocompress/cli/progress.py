@@ -15,15 +15,10 @@ from rich.text import Text
 
 from autocompress.report import words
 from autocompress.report.lines import Row, baseline_words, figures, trial_words
-from autocompress.searching.progress import Silent, Steps, same_step
+from autocompress.searching.progress import Silent, Step, Steps
 
 MOST_ROWS = 12
 """Maximum number of rows of the front on a terminal during a search."""
-LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
-"""A log mentions a step after the first number of seconds, and again at intervals of the second.
-
-If it was mentioned, it is mentioned at its end, too.
-"""
 FIGURES_WIDTH, LEAST_RECIPE = 60, 10
 """Columns of the terminal for the figures, and least columns for a recipe."""
 
@@ -62,8 +57,8 @@ class Lines:
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Prints the progress of a step that takes over five seconds, at most twice a minute."""
-        if self._step.is_due(fraction, text):
-            self._say(f"{text}: {fraction:.0%}{self._step.left(fraction)}")
+        if line := self._step.line(fraction, text):
+            self._say(line)
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -119,44 +114,6 @@ class Screen(Lines):
         head.add_row(f"{trials_done} of {self._total} trials", bar, f"hypervolume {hypervolume:.3f}", left)
         last = Text(f"last: {trial_words(row)}", style="dim", no_wrap=True, overflow="ellipsis")
         self._draw(head, front_table(front_rows, self._console.width, self._baseline), last)
-
-
-class Step:
-    """The current step of a search: when it began, and the expected time left.
-
-    A step may be one of several that share a fraction. So the pace is that of the fraction since
-    the step began. The epochs of a training are one step (``same_step``).
-    """
-
-    def __init__(self) -> None:
-        self._text, self._began, self._said, self._first = "", 0.0, 0.0, 0.0
-        self._is_open = False
-
-    def begin(self, fraction: float, text: str) -> None:
-        """Starts the clock if this is another step, or the same one again."""
-        if not same_step(text, self._text) or fraction < self._first:
-            self._began, self._first, self._is_open = time.monotonic(), fraction, False
-            self._said = self._began + LONG_STEP_S - SAY_EVERY_S
-        self._text = text
-
-    def is_due(self, fraction: float, text: str) -> bool:
-        """Whether to print a line: after five seconds, then at intervals, and at the end."""
-        self.begin(fraction, text)
-        now = time.monotonic()
-        if fraction >= 1:
-            is_last, self._is_open = self._is_open, False
-            return is_last
-        if now - self._said < SAY_EVERY_S:
-            return False
-        self._said, self._is_open = now, True
-        return True
-
-    def left(self, fraction: float) -> str:
-        """``, 12 s left`` at the pace so far; empty while it is unknown."""
-        spent, done = time.monotonic() - self._began, fraction - self._first
-        if not 0 < fraction < 1 or done <= 0 or spent < 1:
-            return ""
-        return f", {words.duration(spent * (1 - fraction) / done)} left"
 
 
 def step_bar(fraction: float, text: str, left: str = "") -> Table:

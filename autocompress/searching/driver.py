@@ -207,6 +207,7 @@ class Driver:
         """Runs the trials that the budget still allows, and closes."""
         self._clock.go_on_from(self._study.seconds)
         rows = self._study.rows()
+        self._recorded.drop_met(rows)
         self._int8_loses = any(is_int8_with_loss(row) for row in rows)
         self._ledger = Ledger(self._folder, rows)
         self._kept = KeptModels(self._folder, self._job, self._baseline, rows)

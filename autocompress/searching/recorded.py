@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ from autocompress.files import kept_if_possible
 from autocompress.report.lines import baseline_words, trial_words
 from autocompress.results import COLUMNS, Row
 from autocompress.results.status import OVER, STOPPED, Status, write_status
-from autocompress.searching.progress import Observer, same_step
+from autocompress.searching.progress import Observer, Step, same_step
 
 log = logging.getLogger("autocompress.search")
 EVERY_S = 1.0
@@ -23,7 +24,7 @@ UnderWay = Callable[[], Sequence[Mapping[str, Any]]]
 
 
 class Recorded:
-    """Records the progress of a search, then passes it on.
+    """Records the progress of a search, then passes it on. Several threads may call it.
 
     Args:
         observer: the other observer.
@@ -40,14 +41,18 @@ class Recorded:
         self._not_before = -1.0
         self._began = clock()
         self._done_before: int | None = None
+        self._met = set[str]()
+        self._logged = Step(clock)
+        self._lock = threading.RLock()
         self.under_way: UnderWay = tuple
         """Returns the recipes that are being tried."""
         self.phase("preparing")
 
     def phase(self, name: str, step: str = "") -> None:
         """Begins another phase, and writes the file at once."""
-        self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None, note="")
-        self._write(at_once=True)
+        with self._lock:
+            self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None, note="")
+            self._write(at_once=True)
 
     def __enter__(self) -> Self:
         return self
@@ -58,15 +63,17 @@ class Recorded:
 
     def on_start(self, total: int) -> None:
         """The first trial is about to run."""
-        self._began = self._clock()
-        self._status = replace(self._status, total=total)
-        self.phase("searching")
+        with self._lock:
+            self._began = self._clock()
+            self._status = replace(self._status, total=total)
+            self.phase("searching")
         self._observer.on_start(total)
 
     def on_baseline(self, row: Row) -> None:
         """The row of the baseline is known."""
         log.info("baseline: %s", baseline_words(row))
-        self._status = replace(self._status, baseline={name: row.get(name) for name in COLUMNS})
+        with self._lock:
+            self._status = replace(self._status, baseline={name: row.get(name) for name in COLUMNS})
         self._observer.on_baseline(row)
 
     def on_trial(
@@ -74,37 +81,53 @@ class Recorded:
     ) -> None:
         """A trial has finished."""
         log.info("[%d/%d] %s", trials_done, self._status.total, trial_words(row))
-        self._status = replace(
-            self._status,
-            trials=trials_done,
-            front=len(front_rows),
-            hypervolume=hypervolume,
-            seconds_left=self._left(trials_done, seconds_left),
-            note="",  # a note tells of the work since the last trial
-            standing={about: text for about, text in self._status.standing.items() if not _is_met(about, row)},
-        )
-        self._write()
+        with self._lock:
+            self.drop_met([row])
+            self._status = replace(
+                self._status,
+                trials=trials_done,
+                front=len(front_rows),
+                hypervolume=hypervolume,
+                seconds_left=self._left(trials_done, seconds_left),
+                note="",  # a note tells of the work since the last trial
+            )
+            self._write()
         self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)
 
     def stands(self, about: str, text: str) -> None:
         """Keeps a note in the status, in the place of an earlier one about the same.
 
-        A note about a constraint, named by its quantity, is dropped when a trial meets it.
+        A note about a constraint, named by its quantity, is dropped when a trial meets it, and not
+        kept if a trial has met it.
         """
-        self._status = replace(self._status, standing={**self._status.standing, about: text})
+        with self._lock:
+            if about not in self._met:
+                self._status = replace(self._status, standing={**self._status.standing, about: text})
+
+    def drop_met(self, rows: Iterable[Row]) -> None:
+        """Drops the notes about constraints that a trial of ``rows`` meets, also later ones."""
+        with self._lock:
+            for row in rows:
+                self._met.update(name for name, beyond in (row.get("excess") or {}).items() if _is_met(beyond))
+            kept = {about: text for about, text in self._status.standing.items() if about not in self._met}
+            self._status = replace(self._status, standing=kept)
 
     def on_note(self, text: str) -> None:
         """A note for the user."""
         log.info("%s", text)
-        self._status = replace(self._status, note=text)
-        self._write()
+        with self._lock:
+            self._status = replace(self._status, note=text)
+            self._write()
         self._observer.on_note(text)
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Progress of a step."""
-        note = "" if same_step(self._status.note, text) else self._status.note
-        self._status = replace(self._status, step=text, fraction=round(fraction, 4), note=note)
-        self._write()
+        with self._lock:
+            if line := self._logged.line(fraction, text):
+                log.info("%s", line)
+            note = "" if same_step(self._status.note, text) else self._status.note
+            self._status = replace(self._status, step=text, fraction=round(fraction, 4), note=note)
+            self._write()
         self._observer.on_progress(fraction, text)
 
     def _left(self, trials_done: int, seconds_left: float | None) -> float:
@@ -125,7 +148,6 @@ class Recorded:
             write_status(self._folder, self._status)
 
 
-def _is_met(quantity: str, row: Row) -> bool:
-    """Whether the trial of ``row`` meets the bound on ``quantity``; False if that is not known."""
-    beyond = (row.get("excess") or {}).get(quantity)
+def _is_met(beyond: float | None) -> bool:
+    """Whether a trial meets a bound, given its distance beyond it; False if that is not known."""
     return beyond is not None and beyond <= 0
