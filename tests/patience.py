@@ -25,9 +25,12 @@ def slowness() -> float:
 
     Tests that judge time multiply their limits by it.
     """
-    began = time.perf_counter()
-    sum(number * number for number in range(1_000_000))
-    return max(1.0, (time.perf_counter() - began) / REFERENCE_S)
+    samples = []
+    for _ in range(3):
+        began = time.perf_counter()
+        sum(number * number for number in range(1_000_000))
+        samples.append(time.perf_counter() - began)
+    return max(1.0, min(samples) / REFERENCE_S)
 
 
 class Patience:

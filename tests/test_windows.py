@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from autocompress.export import check_agreement, export
+from autocompress.graph.trace import UntraceableModel, trace
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.quantization.lowering import tidy
 
 SIZE = (3, 7, 7)
 
@@ -51,6 +53,58 @@ def model() -> nn.Module:
 def test_windows_are_written(model: nn.Module, tmp_path: Path) -> None:
     export(model, tmp_path / "m.onnx", SIZE)
     assert check_agreement(tmp_path / "m.onnx", model, torch.randn(16, *SIZE)).max_error < 1e-5
+
+
+class Views(nn.Module):
+    """Has views by keyword, by a shape and by a dtype, and dropout between layout and layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout, self.flat, self.head = nn.Conv2d(3, 8, 3), nn.Dropout(), Rows(), nn.Linear(200, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.flat(self.dropout(self.layer(x).permute(0, 2, 3, 1).contiguous()))
+        return self.head(x.contiguous().view(size=(-1, 200)).view(x.shape).view(x.dtype))
+
+
+class Rows(nn.Module):
+    """Is one node of a traced graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), -1) if x.ndim == 4 else x
+
+
+def test_views_of_all_kinds_are_kept() -> None:
+    model, images = Views().eval(), torch.randn(4, *SIZE)
+    module = trace(model)
+    tidy(module)
+    assert torch.equal(module(images), model(images))
+
+
+class Configured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.config(x)
+
+
+def test_a_module_with_a_name_that_quantization_needs_is_refused() -> None:
+    with pytest.raises(UntraceableModel, match="rename its module 'config'"):
+        quantize(Configured(), {}, lambda _, spec: UniformFakeQuantizer(spec), input_size=(4,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["boolean", "causal"])
+def test_masked_attention_of_three_dimensions_is_written(kind: str, tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.flatten(2)
+            mask = torch.ones(rows.shape[1], rows.shape[1], dtype=torch.bool).triu() if kind == "boolean" else None
+            return F.scaled_dot_product_attention(rows, rows, rows, mask, is_causal=kind == "causal").flatten(1)
+
+    export(Attention(), tmp_path / "m.onnx", SIZE)
+    assert check_agreement(tmp_path / "m.onnx", Attention(), torch.randn(4, *SIZE)).max_error < 1e-5
 
 
 def test_windows_are_quantized(model: nn.Module, tmp_path: Path) -> None:

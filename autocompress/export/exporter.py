@@ -59,10 +59,14 @@ def _attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """Attention of tensors ``(..., tokens, channels)``; the exporter's own has four dimensions."""
-    if is_causal or enable_gqa or dropout or (mask is not None and mask.dtype == torch.bool):
-        raise NotImplementedError("attention of other than four dimensions with a causal or boolean mask")
+    if enable_gqa or dropout:
+        raise NotImplementedError("attention of other than four dimensions with dropout or grouped queries")
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    return (scores if mask is None else scores + mask).softmax(-1) @ value
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ value
 
 
 def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import cuda, nn
 
 from autocompress import models
 from autocompress.compression.answers import answered
@@ -188,15 +188,18 @@ def try_untrained(job: Job, plugins: Manager, shape: nn.Module) -> None:
 def try_devices(job: Job, plugins: Manager, network: Deployable) -> None:
     """Runs a network once on each device of the job: for latency, energy, and those of ``also``.
 
-    Nothing is tried if nodes of a cluster measure, because this machine may not have the device.
+    Two kinds are only tried if they compute costs by a formula: devices that nodes of a cluster
+    have, because this machine may lack them, and those that might use the GPU of this process,
+    because a process that did cannot fork.
 
     Raises:
         UserError: if a device fails, or cannot be used here.
     """
-    if job.cluster.device_nodes is not None:
-        return
     energy = [] if job.energy_device is None else [(job.energy_device, job.device)]
     for name, config in [*energy, *((one.name, one) for one in (job.device, *job.also))]:
         device = plugins.device(name)
         with told(device):
-            run_once(device, network, config)
+            is_elsewhere = job.cluster.device_nodes is not None
+            forks = cuda.is_available() and not cuda.is_initialized()
+            if device.deterministic or not (is_elsewhere or (forks and not device.is_in_thread(config))):
+                run_once(device, network, config)

@@ -68,17 +68,32 @@ def _drop_identities(module: fx.GraphModule) -> None:
     A ``view`` may need the ``contiguous`` before it, so it becomes a ``reshape``. A module that is
     one node may have such a ``view`` inside, so it keeps its ``contiguous``.
     """
-    for node in list(module.graph.nodes):
-        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
-            node.target = "reshape"
-        if kind(node) not in ("identity", "dropout") or not isinstance(node.args[0], fx.Node):
-            continue
+    identities = [
+        node
+        for node in module.graph.nodes
+        if kind(node) in ("identity", "dropout") and isinstance(node.args[0], fx.Node)
+    ]
+    for node in sorted(identities, key=lambda node: node.target == "contiguous"):  # last: all else is gone by then
         if node.target == "contiguous" and any(
             user.op == "call_module" and kind(user) == "other" for user in node.users
         ):
             continue
         node.replace_all_uses_with(node.args[0])
         module.graph.erase_node(node)
+    for node in module.graph.nodes:
+        lengths = node.args[1:] or (node.kwargs.get("size"),)
+        if node.op == "call_method" and node.target == "view" and all(map(_is_length, lengths)):
+            node.target, node.args, node.kwargs = "reshape", (node.args[0], *lengths), {}
+
+
+def _is_length(argument: Any) -> bool:
+    """Whether an argument of ``view`` is one or several lengths; it may also be a dtype."""
+    lengths = argument if isinstance(argument, tuple | list) else (argument,)
+    return all(isinstance(length, int) or (isinstance(length, fx.Node) and not _is_dtype(length)) for length in lengths)
+
+
+def _is_dtype(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is getattr and str(node.args[1]) == "dtype"
 
 
 _OUT_OF_PLACE: dict[object, Callable[..., torch.Tensor]] = {operator.iadd: operator.add, operator.imul: operator.mul}

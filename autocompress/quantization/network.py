@@ -13,7 +13,7 @@ from torch import fx, nn
 from autocompress.contract import FakeQuantizer, LayerSpec, PlacementTable, TensorSpec
 from autocompress.graph.kinds import module_of
 from autocompress.graph.shapes import propagate_shapes
-from autocompress.graph.trace import evaluating
+from autocompress.graph.trace import UntraceableModel, evaluating
 from autocompress.quantization import ops
 from autocompress.quantization.equalise import equalise as equalise_layers
 from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
@@ -105,8 +105,11 @@ def quantize(
             default, all layers of ``config`` compute on integers.
 
     Raises:
-        UntraceableModel: if ``model`` cannot be traced.
+        UntraceableModel: if ``model`` cannot be traced, or has a module whose name a quantized
+            network needs.
     """
+    if taken := [name for name, _ in model.named_children() if name == FAKES or name in vars(QuantizedNetwork)]:
+        raise UntraceableModel(type(model).__name__, f"rename its module '{taken[0]}', a name that quantization needs")
     leaves = integer_leaves(model, config, specs)
     modules = dict(model.named_modules())
     trained = {name for name in config if trainable and leaf_spec(modules.get(name), specs) is None}

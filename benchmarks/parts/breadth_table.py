@@ -158,7 +158,8 @@ def _reasons(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
         found.items(), key=lambda item: (item[0][0], -sum(map(len, item[1].values())))
     ):
         told = "; ".join(f"{method}: {', '.join(names)}" for method, names in methods.items())
-        yield f"| {status} | {reason.replace('|', '/')} | {told} |"
+        plain = reason.replace("|", "/").replace("](", "] (")  # neither cells nor links
+        yield f"| {status} | {plain} | {told} |"
 
 
 def pattern(reason: str) -> str:
