@@ -195,11 +195,11 @@ def try_devices(job: Job, plugins: Manager, network: Deployable) -> None:
     Raises:
         UserError: if a device fails, or cannot be used here.
     """
+    is_elsewhere = job.cluster.device_nodes is not None
+    keeps_off_gpu = cuda.is_available() and not cuda.is_initialized()
     energy = [] if job.energy_device is None else [(job.energy_device, job.device)]
     for name, config in [*energy, *((one.name, one) for one in (job.device, *job.also))]:
         device = plugins.device(name)
         with told(device):
-            is_elsewhere = job.cluster.device_nodes is not None
-            forks = cuda.is_available() and not cuda.is_initialized()
-            if device.deterministic or not (is_elsewhere or (forks and not device.is_in_thread(config))):
+            if device.deterministic or not (is_elsewhere or (keeps_off_gpu and not device.is_in_thread(config))):
                 run_once(device, network, config)

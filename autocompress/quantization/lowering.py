@@ -31,6 +31,7 @@ def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
 def tidy(module: fx.GraphModule) -> None:
     """The part of :func:`lower` that is also useful for a float model."""
     _drop_identities(module)
+    _views_to_reshapes(module)
     _out_of_place(module)
     _fold_layer_scale(module)
     module.graph.eliminate_dead_code()
@@ -65,8 +66,7 @@ def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]
 def _drop_identities(module: fx.GraphModule) -> None:
     """Removes operators without effect in eval mode, which would prevent fusions.
 
-    A ``view`` may need the ``contiguous`` before it, so it becomes a ``reshape``. A module that is
-    one node may have such a ``view`` inside, so it keeps its ``contiguous``.
+    A module that is one node may have a ``view`` inside, so it keeps its ``contiguous``.
     """
     identities = [
         node
@@ -80,6 +80,10 @@ def _drop_identities(module: fx.GraphModule) -> None:
             continue
         node.replace_all_uses_with(node.args[0])
         module.graph.erase_node(node)
+
+
+def _views_to_reshapes(module: fx.GraphModule) -> None:
+    """Makes each ``view`` a ``reshape``, because the ``contiguous`` before it may be gone."""
     for node in module.graph.nodes:
         lengths = node.args[1:] or (node.kwargs.get("size"),)
         if node.op == "call_method" and node.target == "view" and all(map(_is_length, lengths)):
