@@ -89,7 +89,7 @@ class TooLittleMemory(TrialFailed):
 
 
 def closest(name: str, known: Iterable[str], similarity: float = 0.75) -> str:
-    """The name of ``known`` of which ``name`` is probably a misspelling; empty if there is none.
+    """The known name that ``name`` probably misspells; empty if there is none.
 
     Args:
         name: a name that was found.
@@ -100,7 +100,7 @@ def closest(name: str, known: Iterable[str], similarity: float = 0.75) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the closest known names, or all of them.
+    """A hint with the closest known names, or the first twelve.
 
     Example: ``did you mean 'resnet18'?``
     """

@@ -108,7 +108,7 @@ def test_an_undecided_measurement_is_repeated_and_all_count(
     (latency,) = found.judged
     assert latency.verdict is Verdict.MET
     assert latency.note == "measured 2 times"
-    assert "up to 2 times" in found.policy
+    assert "up to 2 times" in found.basis
 
 
 def test_a_missed_limit_outweighs_an_undecided_one(

@@ -1,4 +1,4 @@
-"""The conformance suite: our methods pass, and faulty transforms are told their rule."""
+"""The conformance suite: our methods pass, and faulty transforms are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ SMALL: dict[str, dict[str, Value]] = {
 @pytest.mark.parametrize("name", INSTALLED)
 def test_every_installed_method_conforms(name: str, model: nn.Module) -> None:
     method = INSTALLED[name]
-    job = example_job().model_copy(update={"objectives": ("accuracy", "energy"), "cost_model": "45nm"})  # adder asks
+    job = example_job().model_copy(update={"objectives": ("accuracy", "energy"), "cost_model": "45nm"})
+    # adder only applies to jobs with energy.
     limits = {f"{name}.{parameter}": value for parameter, value in SMALL.get(name, {}).items()}
     space = Space(_Defaults(), "model", limits)
     check_method(method, model, job, method.search_space(space.scope(name), model))
@@ -95,6 +96,7 @@ def test_the_example_plugin_is_found_and_conforms(two_blocks: nn.Module) -> None
 
 
 # --- transforms that break one rule each ----------------------------------------------------------
+# The docstring of each class is a regular expression for the expected message.
 
 
 class _Defaults:
@@ -169,7 +171,7 @@ class CheapestOutside(LowRank):  # type: ignore[valid-type,misc]
         return super().search_space(space, model)
 
 
-class NamesWhatItDraws(LowRank):  # type: ignore[valid-type,misc]
+class NamedValueIsAlsoDrawn(LowRank):  # type: ignore[valid-type,misc]
     """is either drawn or named by a job"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
@@ -177,7 +179,7 @@ class NamesWhatItDraws(LowRank):  # type: ignore[valid-type,misc]
         return super().search_space(space, model)
 
 
-class NamedByDefault(LowRank):  # type: ignore[valid-type,misc]
+class DefaultIsOnlyNamed(LowRank):  # type: ignore[valid-type,misc]
     """its default value 'c' is not one of a [|] b .*, which a search draws"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
@@ -185,7 +187,7 @@ class NamedByDefault(LowRank):  # type: ignore[valid-type,misc]
         return super().search_space(space, model)
 
 
-class NamedIsBroken(LowRank):  # type: ignore[valid-type,misc]
+class FaultyAtNamedValue(LowRank):  # type: ignore[valid-type,misc]
     """for equal context.seed"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
@@ -251,9 +253,9 @@ BROKEN = [
     TouchesTeacher,
     NeverLeavesAlone,
     CheapestOutside,
-    NamesWhatItDraws,
-    NamedByDefault,
-    NamedIsBroken,
+    NamedValueIsAlsoDrawn,
+    DefaultIsOnlyNamed,
+    FaultyAtNamedValue,
     SecretlyStructural,
     SaysNothing,
     LosesClasses,
@@ -266,7 +268,8 @@ BROKEN = [
 def test_a_faulty_transform_is_told_its_rule(
     broken: type[Transform], two_blocks: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms, "_check_export", lambda *_: None)  # without a seed, half of the runs would pass
+    # The check of the exported file takes half of the time, and none of these classes fails it.
+    monkeypatch.setattr(transforms, "_check_export", lambda *_: None)
     assert broken.__doc__
     with pytest.raises(ContractViolation, match=broken.__doc__):
         check_method(broken(), two_blocks)

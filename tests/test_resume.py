@@ -57,7 +57,7 @@ def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
     before = results.read(tmp_path / "toy").trials
     ran_before = len(runs_file.read_text().splitlines())
     assert len(before) >= 4
-    # trials.csv may be older than the study, and some trials do not run.
+    # The study may have more trials than trials.csv. It also counts those that were not run.
     trials_in_all = len(Study(tmp_path / "toy", toy_job(tmp_path), {}).rows()) + MORE
     edit(tmp_path / "toy", "budget.trials", trials_in_all)
 
@@ -74,7 +74,7 @@ def test_a_killed_search_is_resumed(tmp_path: Path) -> None:
     assert not ran_again & {json.dumps(recipe, sort_keys=True) for recipe in before["recipe"]}
     noted = [one["key"] for one in runs]
     twice = [key for key, count in Counter(noted).items() if count > 1]
-    assert len(twice) <= 1, "only the recipe of the worker may run again"
+    assert len(twice) <= 1, "only the recipe that was running at the kill may run again"
     rows = [json.dumps(recipe, sort_keys=True) for recipe in found.trials["recipe"]]
     assert len(set(rows)) == trials_in_all
 

@@ -94,9 +94,9 @@ def test_moments_reduce_the_error(grid: Levels) -> None:
 
 
 def test_gptq_follows_its_equation() -> None:
-    """Compared with plain steps in float64.
+    """The expected result is computed in float64, column by column.
 
-    Round a column, and distribute its error to those after it.
+    The error of a column is distributed over the later ones.
     """
     weight, moments = problem(1, 1, 4, 150)
     levels = GRIDS[0]
@@ -128,13 +128,12 @@ def test_descent_ends_when_no_single_change_helps() -> None:
 
 
 def test_few_samples_give_the_result_of_their_covariance() -> None:
-    weight, known = problem(3, 1, 4, 30)
+    weight, _ = problem(3, 1, 4, 30)
     drawn = torch.randn(20, 30, dtype=torch.float64)
     whole = moments_of(drawn)
     dual = replace(whole, covariance=None, samples=(drawn - drawn.mean(0)).float()[None])
     one, other = (rounded(weight, own, GRIDS[0], "descent")[0] for own in (whole, dual))
     assert error(weight, other, whole) == pytest.approx(error(weight, one, whole), rel=0.05)
-    del known
 
 
 def test_dead_channels_and_constant_inputs_are_rounded_too() -> None:
@@ -246,7 +245,7 @@ def loss(model: nn.Module, made: nn.Module, images: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 3])
-def test_networks_lose_less_accuracy(model: nn.Module, images: torch.Tensor, bits: int) -> None:
+def test_outputs_differ_less_than_with_nearest_rounding(model: nn.Module, images: torch.Tensor, bits: int) -> None:
     other = smooth(128, seed=2)
     ways: Sequence[Mapping[str, Any]] = [{"rounding": "nearest", "weight_range": "mse"}, {"rounding": "gptq"}, {}]
     lost = [loss(model, quantized(model, images, bits, **way), other) for way in ways]
@@ -264,10 +263,7 @@ def test_eight_bits_need_no_moments(model: nn.Module, images: torch.Tensor, monk
 
 
 def test_chosen_integers_are_in_the_network(model: nn.Module, images: torch.Tensor) -> None:
-    """Calibration and bias correction do not change weights and scales.
-
-    Other layers have no copies.
-    """
+    """Calibration does not change rounded weights and their scales."""
     layers = facts(model, SIZE).layers
     made = network.quantize(
         model,

@@ -124,7 +124,7 @@ def test_a_manifest_contains_the_job_and_its_plugins(commands: Commands, tmp_pat
         (("--print", "slurm", "--results", "s3://runs"), "needs --results in a folder that the nodes share"),
         (("--print", "slurm", "--results", "/my runs"), "Slurm cannot read output '/my runs/"),
         (("--print", "slurm", "--results", "/runs", "--time", "1:0\n#SBATCH --x"), "Slurm cannot read time"),
-        ((), "the job has no destination"),
+        ((), "the job needs one destination"),
     ],
 )
 def test_invalid_orders_give_one_sentence(commands: Commands, options: tuple[str, ...], sentence: str) -> None:

@@ -285,7 +285,7 @@ def test_training_data_of_a_model_come_first(here: Command, checkpoint: Path) ->
     assert values == sorted(values)
     assert values[0] < values[1] / 3
     assert {row[1] for row in found.values()} == {"300"}
-    assert "the reading is relative" in printed
+    assert "J only compares data sets" in printed
     assert "about 1 / images in deep layers" in printed
     other = here("similarity", *of(checkpoint), "digits", "--images", 300, "--divergence", "recorded")
     noise = [float(cells["Gaussian noise"][2]) for cells in (found, rows(other, ["Gaussian noise"]))]
@@ -312,6 +312,6 @@ def test_folders_work_and_the_smallest_data_set_decides_the_number_of_images(
 def test_invalid_arguments_of_similarity(here: Command, checkpoint: Path, without_norms: Path) -> None:
     assert "did you mean 'digits'" in here("similarity", *of(checkpoint), "digit", code=2)
     message = here("similarity", *of(without_norms), "digits", code=2)
-    assert message.startswith("similarity cannot be read from test_vit: it has no batch norm")
+    assert message.startswith("J cannot be computed for test_vit: it has no batch norm")
     assert "--set lr means nothing here" in here("similarity", *of(checkpoint), "digits", "--set", "lr=1", code=2)
     assert "give --checkpoint" in here("similarity", "--model", "resnet18", "digits", code=2)

@@ -1,4 +1,4 @@
-"""Removes channels of one layer: weights, biases, statistics and stated sizes."""
+"""Removes channels of one layer: of weights, biases, statistics, and attributes with sizes."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
-def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Sequence[int] | None, pruner: Any) -> None:
+def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Sequence[int] | None, slicer: Any) -> None:
     """Keeps only these inputs and outputs of ``layer``, in place; None keeps all of a side.
 
     Args:
-        layer: convolution, linear layer, norm, or a layer that ``pruner`` takes.
+        layer: convolution, linear layer, norm, or a layer that ``slicer`` takes.
         keep_in, keep_out: ascending indices; equal for depthwise layers and norms.
-        pruner: a torch-pruning ``BasePruningFunc`` for a layer type of a plugin; None for torch's
+        slicer: torch-pruning's ``BasePruningFunc`` for a layer type of a plugin; None for torch's
             layers.
 
     Raises:
-        Refused: for an unknown type of layer, or unequal counts per group of a grouped convolution.
+        Refused: for an unknown type of layer, for unequal counts per group of a grouped
+            convolution, or for inputs of a convolution that standardises its weights.
     """
-    if pruner is not None:
-        _by_pruner(layer, keep_in, keep_out, pruner)
+    if slicer is not None:
+        _by_slicer(layer, keep_in, keep_out, slicer)
     elif is_depthwise(layer):
         assert isinstance(layer, nn.Conv2d)
         keep = keep_out if keep_out is not None else keep_in
@@ -59,7 +60,7 @@ def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Seque
         known = function.PrunerBox.get(ops.module2type(layer))
         if known is None:
             raise Refused(f"{type(layer).__name__} is not a layer that can lose channels")
-        _by_pruner(layer, keep_in, keep_out, known)
+        _by_slicer(layer, keep_in, keep_out, known)
 
 
 def slice_parameter(model: nn.Module, path: str, keep: Sequence[int], dim: int) -> None:
@@ -121,12 +122,13 @@ def _per_group(keep: Sequence[int], channels: int, groups: int, what: str) -> li
     return inside
 
 
-def _by_pruner(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Sequence[int] | None, pruner: Any) -> None:
-    through = pruner.prune_in_channels == pruner.prune_out_channels
+def _by_slicer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Sequence[int] | None, slicer: Any) -> None:
+    # One function removes inputs and outputs together, as for a depthwise layer.
+    is_one_function = slicer.prune_in_channels == slicer.prune_out_channels
     if keep_out is not None:
-        pruner.prune_out_channels(layer, _dropped(keep_out, pruner.get_out_channels(layer)))
-    if keep_in is not None and not (through and keep_out is not None):
-        pruner.prune_in_channels(layer, _dropped(keep_in, pruner.get_in_channels(layer)))
+        slicer.prune_out_channels(layer, _dropped(keep_out, slicer.get_out_channels(layer)))
+    if keep_in is not None and not (is_one_function and keep_out is not None):
+        slicer.prune_in_channels(layer, _dropped(keep_in, slicer.get_in_channels(layer)))
 
 
 def _dropped(keep: Sequence[int], size: int) -> list[int]:

@@ -7,18 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from autocompress.contract import Coupling
 from autocompress.contract.scores import origin_of
 
-Share = Mapping[str, float]
+Shares = Mapping[str, float]
 """Coupling of the baseline, or a layer that writes one -> share of channels to keep, in (0, 1]."""
 
 
-def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
-    """The share of each layer of the baseline that writes a coupling with a share."""
+def of_layers(shares: Shares, baseline: Sequence[Coupling]) -> dict[str, float]:
+    """Gives each layer that writes a coupling the share of that coupling.
+
+    Other layers are left out.
+    """
     return {
         layer: shares[coupling.name] for coupling in baseline if coupling.name in shares for layer in coupling.producers
     }
 
 
-def share_of(coupling: Coupling, layers: Share) -> float:
+def share_of(coupling: Coupling, layers: Shares) -> float:
     """The largest share of the layers that write ``coupling``; 1 if none of them has a share.
 
     Where a transform joined layers with different shares, the largest share decides.
@@ -31,8 +34,10 @@ def share_of(coupling: Coupling, layers: Share) -> float:
     return max((layers[origin] for origin in origins if origin is not None), default=1.0)
 
 
-def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str, list[int]]:
-    """The number of channels to keep in each block, for the couplings that lose channels.
+def widths(every: Sequence[Coupling], layers: Shares, multiple: int) -> dict[str, list[int]]:
+    """The number of channels to keep in each block of channels (``Coupling.blocks``).
+
+    Couplings that lose none are left out.
 
     Args:
         every: the couplings of the network.
@@ -49,7 +54,10 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
 
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The input channels that each layer loses, over all couplings that it reads, ascending."""
+    """The input channels that each layer loses, over all couplings that it reads, ascending.
+
+    Couplings with ``scatter`` lose none, because their output keeps its width.
+    """
     lost: dict[str, set[int]] = {}
     for coupling in couplings:
         if coupling.name not in keep or coupling.scatter:
@@ -61,7 +69,10 @@ def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]
 
 
 def kept_outputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The outputs that each writer keeps, ascending; only for writers that lose some."""
+    """The outputs that each writer keeps, ascending; only for writers that lose some.
+
+    Writers of couplings with ``scatter`` are left out.
+    """
     gone: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
     for coupling in couplings:

@@ -25,6 +25,7 @@ from autocompress.searching.measurer import Measurer
 
 RECORDED = "figures are those that the run recorded; latency was measured when it ended"
 INTERRUPTED = "figures are those of the trials: the search was interrupted, and its front not measured again"
+NEW = "figures are those of the file; latency is not limited and was not measured"
 _STANDARD = ("", "ai.onnx")
 
 
@@ -49,15 +50,15 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
         return _file(subject, limits)
     result = read(subject)
     row = _row(result, trial)
-    policy = INTERRUPTED if result.is_interrupted else RECORDED
+    basis = INTERRUPTED if result.is_interrupted else RECORDED
     if row is None:
-        wish = Judged("model", "meets the constraints of the job", "no model of the front does", Verdict.MISSED)
-        return Checked(str(subject), [wish], policy)
+        unmet = Judged("model", "meets the constraints of the job", "no model of the front does", Verdict.MISSED)
+        return Checked(str(subject), [unmet], basis)
     name, file = f"{subject}, trial {row['trial']}", subject / str(row["artifact"]) / "model.onnx"
     if limits.reference is not None or limits.data is not None:
         found = _file(file, limits)
-        return Checked(name, found.judged, found.policy)
-    return Checked(name, judged(limits, _recorded(result, row, file, limits)), policy)
+        return Checked(name, found.judged, found.basis)
+    return Checked(name, judged(limits, _recorded(result, row, file, limits)), basis)
 
 
 def _row(result: SearchResult, trial: int | None) -> pd.Series | None:
@@ -71,7 +72,7 @@ def _row(result: SearchResult, trial: int | None) -> pd.Series | None:
 
 
 def _recorded(result: SearchResult, row: pd.Series, file: Path, limits: Limits) -> Figures:
-    """The recorded figures of the run; accuracy on the test split, if there is one."""
+    """The recorded figures of the model; accuracy on the test split, if there is one."""
     known = {str(name): None if _is_missing(value) else value for name, value in row.items()}
     base = {str(name): None if _is_missing(value) else value for name, value in result.baseline.items()}
     tested = known.get("test_accuracy") is not None
@@ -101,8 +102,8 @@ def _is_missing(value: Any) -> bool:
 def _file(file: Path, limits: Limits) -> Checked:
     """The verdicts on a file, from new measurements."""
     bounds = limits.bounds()
-    if unfit := [name for name in limits.limits.relative() if limits.reference is None]:
-        raise UserError(f"the limit on {unfit[0].replace('_', ' ')} is relative", "name a file in 'reference:'")
+    if limits.reference is None and (relative := list(limits.limits.relative())):
+        raise UserError(f"the limit on {relative[0].replace('_', ' ')} is relative", "name a file in 'reference:'")
     candidate = deployable(file, limits.device)
     base = None if limits.reference is None else deployable(limits.reference, limits.device)
     row: dict[str, Any] = {"size_bytes": file.stat().st_size}
@@ -126,7 +127,7 @@ def _file(file: Path, limits: Limits) -> Checked:
         times = latency["environment"].get("measured", 1)
         notes["latency"] = "measured once" if times == 1 else f"measured {times} times"
     figures = Figures(row, reference, latency, drop, _nodes(file, limits), _fused(file, limits), notes)
-    return Checked(str(file), judged(limits, figures), _policy(limits))
+    return Checked(str(file), judged(limits, figures), _basis(limits))
 
 
 def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> dict[str, Any]:
@@ -138,7 +139,9 @@ def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> di
     return asdict(measured)
 
 
-def _policy(limits: Limits) -> str:
+def _basis(limits: Limits) -> str:
+    if "latency" not in limits.bounds():
+        return NEW
     again = f"measured again, up to {limits.reruns} times" if limits.reruns else "not measured again"
     return (
         f"latency is measured for {limits.seconds:g} s and, if the limit lies within the 95 % interval, {again}; all "
@@ -147,12 +150,12 @@ def _policy(limits: Limits) -> str:
 
 
 def _nodes(file: Path, limits: Limits) -> dict[str, int]:
-    """The nodes of the file by name, if the budget limits them."""
+    """The number of nodes by operator, if the budget limits them."""
     return {} if limits.operators is None else nodes_of(file)
 
 
 def _fused(file: Path, limits: Limits) -> dict[str, int]:
-    """The nodes that ONNX Runtime runs, if the budget limits them."""
+    """The number of nodes that ONNX Runtime runs, by operator, if the budget limits them."""
     return {} if limits.fused_operators is None else operator_histogram(file)
 
 

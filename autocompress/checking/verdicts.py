@@ -51,12 +51,12 @@ class Checked:
     Attributes:
         subject: the file or the trial.
         judged: one entry for each limit.
-        policy: a sentence about the treatment of noise.
+        basis: a sentence that says how the figures were obtained.
     """
 
     subject: str
     judged: Sequence[Judged]
-    policy: str
+    basis: str
 
     @property
     def verdict(self) -> Verdict:
@@ -73,4 +73,4 @@ class Checked:
         """The result as JSON values."""
         judged = [asdict(one) | {"verdict": str(one.verdict)} for one in self.judged]
         told = {"subject": self.subject, "verdict": str(self.verdict), "exit_code": int(self.exit_code)}
-        return told | {"policy": self.policy, "checks": judged}
+        return told | {"policy": self.basis, "checks": judged}

@@ -51,11 +51,14 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
     fit, refused = applicable(methods, model, job)
-    # Data sources are checked as in a job that uses them: with a trained model.
+    # Data sources only act in a job without training data, and need a trained model. So they are
+    # checked again with both.
     sources = [method for method in methods if isinstance(method, DataSource)]
     names = [source.name for source in sources]
-    found, unfit = applicable(sources, _as_if_trained(model), job.model_copy(update={"data": DataConfig()}))
-    fit, refused = [*found, *fit], {**{name: why for name, why in refused.items() if name not in names}, **unfit}
+    without_data = job.model_copy(update={"data": DataConfig()})
+    fit_sources, refused_sources = applicable(sources, _as_if_trained(model), without_data)
+    fit = [*fit_sources, *fit]
+    refused = {**{name: why for name, why in refused.items() if name not in names}, **refused_sources}
     spaces = {method.name: _space_of(method, model, job) for method in fit}
     lines = [f"methods, with their parameters on {job.model}:"]
     for method in methods:
@@ -83,7 +86,10 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
 
 
 def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> dict[str, Parameter]:
-    """The engine's parameters if ``methods`` act, with training data and without."""
+    """The engine's own parameters for ``methods``.
+
+    Two spaces are joined: one with the data sources, and one without them.
+    """
     names = {method.name for method in methods}
     found: dict[str, Parameter] = {}
     for acting in (methods, [method for method in methods if not isinstance(method, DataSource)]):
@@ -141,6 +147,6 @@ def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()
 
 
 def _parameter_lines(parameters: dict[str, Parameter]) -> list[str]:
-    # Those that are tied (prune.keep of the couplings of a group) are one line.
+    # Tied parameters are one line, for example prune.keep of all couplings of a group.
     parameters = {parameter.tie or name: parameter for name, parameter in parameters.items()}
     return [f"  {name}: {p.describe()}, by default {p.default}" for name, p in parameters.items()]

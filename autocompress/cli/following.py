@@ -42,7 +42,7 @@ def follow(folder: Path, *, once: bool, every: float) -> None:
         _lines(watched, console, every)
         return
     with Live(watched.picture(console.width), console=console, auto_refresh=False) as screen:
-        while watched.is_going_on and not output.is_broken():
+        while watched.is_going_on and not output.is_closed():
             time.sleep(every)
             watched.look()
             screen.update(watched.picture(console.width), refresh=True)
@@ -56,7 +56,7 @@ def _lines(watched: Watched, console: Console, every: float) -> None:
         if line != last and (watched.events != known or time.monotonic() >= not_before):
             say(console, line)
             last, known, not_before = line, watched.events, time.monotonic() + SAY_EVERY_S
-        if not watched.is_going_on or output.is_broken():
+        if not watched.is_going_on or output.is_closed():
             return
         time.sleep(every)
         watched.look()

@@ -86,12 +86,12 @@ RecipesFrom = Annotated[
     ),
 ]
 Plugins = Annotated[
-    list[Path] | None, _plugins("Python file with plugin hooks; may be given several times.", with_earlier, _HOW)
+    list[Path] | None, _plugins("Python file with plugin hooks. May be given several times.", with_earlier, _HOW)
 ]
 OwnPlugins = Annotated[
     list[Path] | None,
     _plugins(
-        "Python file with plugin hooks, used by this command without installing it; may be given several times.",
+        "Python file with plugin hooks. It need not be installed. May be given several times.",
         add_files,
         is_eager=True,
     ),
@@ -106,7 +106,10 @@ Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
 Trials = Annotated[int | None, _flag("Maximum number of trials.", _SPEND)]
 Minutes = Annotated[float | None, _flag("Maximum duration of the search, in minutes.", _SPEND)]
-Epochs = Annotated[float | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
+Epochs = Annotated[
+    float | None,
+    _flag("Maximum number of training epochs per trial; rungs take 100 and 400 steps if that is more.", _SPEND),
+]
 TrialMinutes = Annotated[float | None, _flag("Maximum duration of one trial, in minutes.", _SPEND)]
 Stall = Annotated[
     int | None, _flag("End after this number of finished trials without a gain in hypervolume.", _SPEND, "TRIALS")
@@ -122,7 +125,7 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Set any key of a job: --set baseline.epochs=20. Can be given several times.",
+        help="Set any key of a job: --set baseline.epochs=20. May be given several times.",
         rich_help_panel="Output",
         metavar="KEY=VALUE",
         show_default=False,

@@ -39,7 +39,7 @@ PLAIN = {
 }
 """Replacements for characters that a terminal cannot show."""
 MOST_SAID = 2000
-"""Maximum length of a sentence about a run; reasons of failed trials may be long."""
+"""Maximum length of a sentence or a path in the output; reasons of failed trials may be long."""
 WIDEST = 1000
 """Maximum width of a table in characters, where the output is not a terminal."""
 ERROR_HANDLER = "autocompress.plain"
@@ -53,9 +53,9 @@ def protect() -> None:
     sys.stderr = _protected(sys.stderr, 2)
 
 
-def is_broken() -> bool:
+def is_closed() -> bool:
     """Whether the pipe or terminal of standard output is closed."""
-    return isinstance(sys.stdout, _Unbreakable) and sys.stdout.is_broken
+    return isinstance(sys.stdout, _Quiet) and sys.stdout.is_closed
 
 
 def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
@@ -63,7 +63,7 @@ def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
         return Path(os.devnull).open("w", encoding="utf-8", errors=ERROR_HANDLER)
     if isinstance(stream, io.TextIOWrapper) and _descriptor(stream) == descriptor:
         stream.reconfigure(errors=ERROR_HANDLER)
-        return cast("TextIO", _Unbreakable(stream))
+        return cast("TextIO", _Quiet(stream))
     return stream  # replaced by a test or a notebook
 
 
@@ -104,12 +104,12 @@ def _ascii(character: str) -> str:
     return without_accents or "?"
 
 
-class _Unbreakable(io.TextIOBase):
+class _Quiet(io.TextIOBase):
     """A text stream that discards everything after the first error."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
-        self.is_broken = False
+        self.is_closed = False
 
     def write(self, text: str) -> int:
         """Writes ``text`` if that is possible."""
@@ -128,7 +128,7 @@ class _Unbreakable(io.TextIOBase):
 
     def _give_up(self) -> None:
         """Points the descriptor to the null device, so that Python's last flush raises nothing."""
-        self.is_broken = True
+        self.is_closed = True
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -173,7 +173,7 @@ def has_width(console: Console) -> bool:
 
 
 def print_table(console: Console, table: Table | Group) -> None:
-    """Prints a table. Where nothing limits its width, no name is broken."""
+    """Prints a table. Where nothing limits the width, names are not wrapped."""
     if not has_width(console):
         wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -186,7 +186,7 @@ def say(console: Console, text: str) -> None:
 
 
 def one_line(path: Path) -> str:
-    """A path on one line, without unseen characters."""
+    """A path on one line, without control characters."""
     from autocompress.report.markdown import plain
 
     return plain(path, MOST_SAID)

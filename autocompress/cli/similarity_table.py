@@ -1,4 +1,7 @@
-"""The table of ``autocompress similarity``: J of several data sets and of noise."""
+"""The table of ``autocompress similarity``: J of several data sets and of noise.
+
+J is the distance of images from the training data (``synthesis/similarity.py``).
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,10 @@ def rows_of(
     console: Console,
     divergence: Divergence = "measured",
 ) -> tuple[list[Row], tuple[int, int], list[str]]:
-    """J of each data set and of noise, lowest first; size of the images; notes on the data sets.
+    """Computes J of each data set and of noise, from equally many images of one size.
 
-    All J are computed from equally many images of one size.
+    Returns:
+        The rows, lowest J first; height and width of the images; notes on the data sets.
     """
     own = data_info(teacher)
     asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
@@ -52,7 +56,7 @@ def rows_of(
         # A checkpoint has no image size. All data sets get the size of the first one, so that
         # statistics can be compared.
         asked["input_size"] = splits.info.size
-        chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
+        chosen[word] = _split_with_enough({"val": splits.val, "train": splits.train}, images)
     least = min([images, *(len(split) for _, split in chosen.values())])
     device = default_device()
     rows: list[Row] = []
@@ -86,8 +90,8 @@ def _on_normalisation(teacher: nn.Module, split: Split) -> str:
     return note_on_normalisation(teacher, split, macs, Store(), teacher_key(teacher))
 
 
-def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
-    """The validation images, or the larger split if they are too few."""
+def _split_with_enough(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
+    """The validation split if it has ``images`` images; else the larger split."""
     if len(splits["val"]) >= images:
         return "val", splits["val"]
     role = max(splits, key=lambda name: len(splits[name]))

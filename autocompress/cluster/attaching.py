@@ -66,7 +66,7 @@ def check_answers(address: str) -> None:
     try:
         compat.ask_head(address, ANSWERS_WITHIN_S)
     except Exception as error:
-        raise _told(address, error) from None
+        raise _connection_error(address, error, START) from None
 
 
 @contextmanager
@@ -100,11 +100,14 @@ def _connect(address: str) -> None:
         raise Terminated from error
     except Exception as error:
         log.info("cannot connect to %s", address, exc_info=True)
-        raise _told(address, error) from error
+        raise _connection_error(address, error, "log.txt has the whole message") from error
 
 
-def _told(address: str, error: Exception) -> UserError:
-    """The reason why a connection failed, as one sentence."""
+def _connection_error(address: str, error: Exception, otherwise: str) -> UserError:
+    """The error that tells a user why a connection failed.
+
+    ``otherwise`` is the hint for an unknown reason.
+    """
     lines = [line.strip() for one in _chain(error) for line in str(one).splitlines() if line.strip()]
     text = " ".join(lines)
     if isinstance(error, ray.exceptions.AuthenticationError):
@@ -127,12 +130,12 @@ def _told(address: str, error: Exception) -> UserError:
         )
     return UserError(
         f"cannot connect to the cluster at {address}: {lines[0] if lines else type(error).__name__}",
-        "log.txt has the whole message",
+        otherwise,
     )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes, because the last error of Ray has no reason."""
+    """The error and its causes, because the outermost error of Ray does not tell the reason."""
     while error is not None:
         yield error
         error = error.__cause__

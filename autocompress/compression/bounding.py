@@ -1,11 +1,11 @@
-"""Reduces images and iterations of transfer sets that would take too long.
+"""Reduces the images and passes of transfer sets that would take too long.
 
 Images are made by gradient descent on pixels. The time of a set is therefore the number of images
 times the number of passes times the seconds of one pass. On a processor, a pass takes some
 milliseconds per image of 32 pixels, and some hundreds of milliseconds per image of 224. One pass is
 timed first. If a set may only take a share of its time, its number of passes is multiplied by the
 square root of this share (at least 100 passes remain). Then the number of images is reduced until
-the set fits (at least 64 images remain).
+the set fits. At least 64 training images and 64 held-out images remain, if as many were asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autocompress.compute import warm_seconds
 from autocompress.contract import DataSource, Params
 
 SHARE = 0.3
-"""Largest share of the minutes of a search for all images."""
+"""Making images may take at most this share of the minutes of a search."""
 UNLIMITED_SECONDS = 1800.0
 """Seconds for all images if the search has no limit."""
 LEAST_PASSES, LEAST_IMAGES = 100, 64

@@ -34,7 +34,7 @@ def export(
     """Writes ``model`` as one ONNX file (opset 21, no external data), atomically.
 
     The input ``image`` is float32 ``(batch, channels, height, width)`` with a free batch axis,
-    normalised; the output is ``logits`` ``(batch, classes)``.
+    normalised. The output ``logits`` is that of the network, batch first.
 
     Weights below 8 bits are packed (see :mod:`.packing`).
 
@@ -49,7 +49,7 @@ def export(
     Raises:
         TrialFailed: if a layer's integers do not fit its bits.
     """
-    deployable = _flat(model, specs)
+    deployable = _folded(model, specs)
     with evaluating(deployable), _plain_pools(deployable):
         proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
@@ -64,11 +64,11 @@ def export(
         onnx.save_model(proto, str(temporary))
 
 
-def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
-    """The float model with folded norms and without in-place operators, which exports faster.
+def _folded(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
+    """Folds norms of a float model and removes in-place operators, because it then exports faster.
 
-    Every runtime would fold norms when it loads the file. A model that cannot be traced is returned
-    unchanged.
+    Every runtime would fold norms when it loads the file. A hardened model, and one that cannot be
+    traced, are returned unchanged.
     """
     if isinstance(model, fx.GraphModule):
         return model

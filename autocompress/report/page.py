@@ -15,7 +15,7 @@ from autocompress.report import datafree, view, words
 from autocompress.report.answer import answer
 from autocompress.report.brief import BRIEF_FILE, brief
 from autocompress.report.charts.front_svg import picture
-from autocompress.report.charts.heat_tables import heat_table, width_table
+from autocompress.report.charts.heat_tables import bits_table, width_table
 from autocompress.report.charts.hypervolume_race import Race, race, read_benchmark
 from autocompress.report.charts.interactive_data import chart_data
 from autocompress.report.charts.layer_strip import strip
@@ -107,7 +107,7 @@ def render(result: SearchResult, beside: Race | None = None) -> str:
         rungs=view.rungs(result),
         seconds=words.duration(result.summary.get("seconds")),
         hypervolume=result.summary.get("hypervolume"),
-        heat=heat_table(result),
+        heat=bits_table(result),
         cut_heat=width_table(result),
         also=result.summary.get("also") or [],
         paying=by_group(rows := result.summary.get("placement") or []),

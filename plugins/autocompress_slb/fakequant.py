@@ -1,16 +1,20 @@
-"""SLB's weight quantizer: the expectation in training, the arg-max when finished.
+"""SLB's weight quantizer.
+
+In training, a weight is the expectation of its values under the softmax of its logits. In eval mode
+and in the hard tail, it is the value with the largest logit.
 
 SLB is "searching for low-bit weights". Each weight has one of m = 2^bits values v_1 .. v_m, which
 are equally spaced from -1 to 1 (``values.py``). The paper has no scale, because the batch norm
-behind the layer compensates. Choices of ``scale`` are:
+behind the layer compensates. s is the largest weight of a channel that can be represented
+(``magnitude``). Choices of ``scale`` are:
 
-- "none": as in the paper. The statistics of the norm behind the layer contain the starting
-  magnitude s (``absorb``), and weights are plain values v_i.
-- "fixed": weights are multiplied by s. With a batch norm behind, this is the same function, with
-  the same gradient of the logits, since ``BN(s y) = BN(y)``. The statistics of the trained network
-  stay valid without a correction, so this is the default.
-- "learned": s exp(l), with one l for each channel. Only without a batch norm; with one, gamma is
-  that scale, and l would have no gradient.
+- "none": as in the paper. Weights are plain values v_i. The layer's outputs are then 1 / s as
+  large, so ``absorb`` divides the norm's mean by s and its variance by s^2.
+- "fixed": weights are multiplied by s. With a batch norm behind, outputs and gradients of the
+  logits are those of "none", since ``BN(s y) = BN(y)``. The statistics of the trained network stay
+  valid without a correction, so this is the default.
+- "learned": weights are multiplied by s exp(l), and each channel learns its l. With a batch norm,
+  it acts as "fixed": gamma is already such a scale, so l would have no gradient.
 
 Without a batch norm, "none" acts as "fixed", because an unscaled layer would multiply its outputs
 by 1 / s.
@@ -38,7 +42,8 @@ class SlbFakeQuantizer(FakeQuantizer):
     Logits are made when training begins (``start_search``, or the first forward in training), from
     the float weight or at random. A network that never trains, as in a dry run, has no logits and
     uses the nearest value of each weight. When there are logits, the float weight is not used any
-    more.
+    more, except while observing or disabled. The file stores a value v_i as the odd integer
+    (m - 1) v_i.
 
     Args:
         spec: spec of a weight.
@@ -72,14 +77,13 @@ class SlbFakeQuantizer(FakeQuantizer):
         learned = self.settings.scale == "learned" and not spec.normed
         self.log_scale = nn.Parameter(torch.zeros(shape)) if learned else None
         self.logits: nn.Parameter | None = None
-        self._behind = False
         self._settled = False  # the engine chose the magnitude
         self._found: tuple[int, torch.Tensor] | None = None
 
     # --- the search -------------------------------------------------------------------------------
 
     def start_search(self, weight: torch.Tensor) -> None:
-        """Makes the logits ``(m, *weight)``, float32, if there are none; in place if there are."""
+        """Makes new logits ``(m, *weight)``, float32. Existing ones are overwritten in place."""
         if not self._is_fitted():
             self._fit(weight)
         settings = self.settings
@@ -93,7 +97,6 @@ class SlbFakeQuantizer(FakeQuantizer):
                 self.logits = nn.Parameter(logits)
             else:
                 self.logits.copy_(logits)
-        self._behind = False
 
     def absorb(self, norm: nn.Module, bias: torch.Tensor | None = None) -> None:
         """For ``scale`` "none": moves the magnitude into the statistics of the batch norm behind.
@@ -131,7 +134,7 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @property
     def shares_scale(self) -> bool:
-        """True if the weight has no channels."""
+        """Whether the spec has no channel axis."""
         return self.axis is None
 
     @property
@@ -151,16 +154,15 @@ class SlbFakeQuantizer(FakeQuantizer):
         return size / (2**self.bits - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The quantized weight; ``x``, the float weight, is only used without logits."""
+        """The quantized weight. While observing or disabled, it is ``x``, the float weight."""
         if self.observing:
             if not self._settled:
                 self._fit(x)
             return x
         if not self.enabled:
-            self._behind = self._behind or (self.training and self.logits is not None)
             return x
-        if self.training and torch.is_grad_enabled() and (self.logits is None or self._behind):
-            self.start_search(x)  # also after a quantization delay, in which the float weight was trained
+        if self.training and torch.is_grad_enabled() and self.logits is None:
+            self.start_search(x)
         if self.logits is None or self.hard or not self.training:
             return self._scaled(self._best(x))
         self._found = None  # the next step changes the logits, and fused optimizers do not change the version

@@ -24,7 +24,7 @@ class Settings:
 
     Attributes:
         schedule, t_first, t_final, start, end, hard_tail: see TemperatureSchedule.
-        every: the temperature changes each "step" (paper) or "epoch" (released recipe).
+        every: the temperature changes each "step" (paper) or each "epoch" (published code).
         norm: how batch norms get the statistics of the discrete weights, see ``state_norm``. With
             "none" they keep those of the expectation, as an ablation.
         init: logits from the trained weights; or from trained weights rounded so that outputs of

@@ -20,7 +20,7 @@ def compare(
     ],
     as_json: Json = False,
 ) -> None:
-    """Compare runs on common axes: costs at equal loss of accuracy, fronts, and their jobs.
+    """Compare runs: their costs at equal loss of accuracy, their fronts and their jobs.
 
     autocompress compare results/one results/other
     """

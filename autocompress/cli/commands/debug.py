@@ -34,8 +34,9 @@ def debug(
 ) -> None:
     """Compare each layer's output in a compressed network with the float network.
 
-    It names the first layer with a large difference, and prints lines for a job's space:
-    with these, the worst layers stay unchanged.
+    It names the first layer with a large difference. It also prints lines for the 'space' of a
+    job that leave the worst layers unchanged. "KL here" is the divergence if the float network
+    goes on with this output; "KL alone" is that of a network in which only this layer is changed.
 
     autocompress debug results/demo
     """
@@ -84,9 +85,9 @@ def _sentences(found: Debugged) -> list[str]:
     told = [
         f"trial {found.trial} on {found.images}: {found.equal:.1f} % get the baseline's label; KL of the logits "
         f"{found.kl:.3g} nats",
-        "no layer differs much: every output is at least 10 dB above the difference of both networks"
+        "no layer has an SNR below 10 dB"
         if found.parted is None
-        else f"{found.parted} is the first layer whose output is less than 10 dB above the difference of both networks",
+        else f"{found.parted} is the first layer with an SNR below 10 dB",
     ]
     if found.others:
         told.append(f"not compared, since they were replaced: {', '.join(found.others)}")

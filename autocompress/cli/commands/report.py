@@ -17,7 +17,7 @@ def report(
     benchmark: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of benchmarks/search_quality.py; the page then compares the hypervolumes of its searches.",
+            help="File of benchmarks/search_quality.py (JSON). The page then shows its hypervolumes, too.",
             metavar="FILE",
             show_default=False,
         ),

@@ -64,7 +64,7 @@ def similarity(
 
     teacher = models.create(job)
     if reasons := reasons_against_statistics(teacher):
-        raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
+        raise UserError(f"J cannot be computed for {job.model}: {reasons[0]}")
     console = Console()
     rows, size, notes = rows_of(teacher, job, data, images, console, divergence)
     print_table(console, table_of(rows, job.model))
@@ -72,5 +72,5 @@ def similarity(
         say(console, f"note: {note}")
     own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
     say(console, f"images were read at {size[0]}x{size[1]}{own};")
-    say(console, "the reading is relative: compare data sets on one model and at equal size, never two models;")
+    say(console, "J only compares data sets, on one model and at one image size;")
     say(console, "even images of the right kind score above 0, by about 1 / images in deep layers")

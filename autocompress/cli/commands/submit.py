@@ -86,7 +86,7 @@ def submit(
     from autocompress.submission.order import order_of
 
     if (printed is None) == (address is None):
-        raise UserError("the job has no destination", "give --address http://HEAD:8265 or --print KIND")
+        raise UserError("the job needs one destination", "give either --address http://HEAD:8265 or --print KIND")
     job = load_job(job_file)
     plugins = manager_for(job)
     validate(job, plugins)

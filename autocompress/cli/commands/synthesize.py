@@ -46,7 +46,7 @@ def synthesize(
         typer.Option(
             "--set",
             help="A parameter of the method, iterations=200, or a value that a checkpoint does not store: "
-            "model_args.mean=[0.5]. May be repeated.",
+            "model_args.mean=[0.5]. May be given several times.",
             metavar="KEY=VALUE",
             show_default=False,
         ),
@@ -207,7 +207,7 @@ def _sentence(facts: Mapping[str, Any], out: Path) -> str:
     from autocompress.report import words
 
     found = facts["quality"]
-    parts = [f"the teacher predicts the label of the original image for {found['agreement']:.1f} % of the files"]
+    parts = [f"the model predicts the intended class for {found['agreement']:.1f} % of the files"]
     parts += [f"confidence {found['confidence']:.2f}", f"diversity {found['diversity']:.2f}"]
     parts += [f"{name} {found[key]:.3g}" for key, name in _STATISTICS.items() if key in found]
     classes = len(facts["classes"])

@@ -1,4 +1,7 @@
-"""Heat tables of the page: couplings or groups by widths or bits, with a colour in each cell."""
+"""Two heat tables of the page: couplings by width, and groups by bits.
+
+The colour of a cell shows its loss.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Cell:
 
     text: str = ""
     heat: float = 0.0
-    told: str = ""
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,19 @@ class HeatTable:
     """A table for the page.
 
     Attributes:
-        heads: (text, number of columns) of headings over neighbouring columns: ``quantize,
-            weights``.
-        widths: heading of each column.
+        spanning: headings above several columns, as (text, number of columns), such as
+            ``("quantize, weights", 4)``.
+        headings: heading of each column.
         rows: (group, its cells).
     """
 
-    heads: list[tuple[str, int]]
-    widths: list[str]
+    spanning: list[tuple[str, int]]
+    headings: list[str]
     rows: list[tuple[str, list[Cell]]]
 
 
-def heat_table(result: SearchResult) -> HeatTable | None:
-    """The table of a run; None if it has none."""
+def bits_table(result: SearchResult) -> HeatTable | None:
+    """The loss of each group at each number of bits; None if it was not measured."""
     table = result.sensitivity
     if table.empty:
         return None
@@ -54,16 +57,16 @@ def heat_table(result: SearchResult) -> HeatTable | None:
     columns = [
         (role, quantizer, int(bits))
         for role, quantizer in sorted(kinds, key=lambda kind: list(_ROLES).index(kind[0]))
-        for bits in sorted(table[_is(table, role, quantizer)]["bits"].unique(), reverse=True)
+        for bits in sorted(table[_rows_of(table, role, quantizer)]["bits"].unique(), reverse=True)
     ]
-    heads: dict[str, int] = {}
+    spanning: dict[str, int] = {}
     for role, quantizer, _ in columns:
         text = f"{quantizer}, {_ROLES[role]}"
-        heads[text] = heads.get(text, 0) + 1
+        spanning[text] = spanning.get(text, 0) + 1
     known = {tuple(row[name] for name in _KEY): row for row in table.to_dict("records")}
     groups = list(dict.fromkeys(table["group"]))
     rows = [(group, [_cell(known.get((group, *column))) for column in columns]) for group in groups]
-    return HeatTable(list(heads.items()), [str(bits) for _, _, bits in columns], rows)
+    return HeatTable(list(spanning.items()), [str(bits) for _, _, bits in columns], rows)
 
 
 def width_table(result: SearchResult) -> HeatTable | None:
@@ -83,8 +86,9 @@ def _width_cell(row: Mapping[Hashable, Any] | None) -> Cell:
         return Cell()
     loss = float(row["divergence"])
     how = "measured" if row["measured"] else "interpolated"
-    told = f"{row['name']} ({row['group']}): keeping {row['choice']:.0%} of its channels costs {loss:.4f} nats, {how}"
-    return Cell(_loss(loss), _heat(loss), told)
+    name = f"{row['name']} ({row['group']})"
+    tooltip = f"{name}: keeping {row['choice']:.0%} of its channels costs {loss:.4f} nats, {how}"
+    return Cell(_loss(loss), _heat(loss), tooltip)
 
 
 def _heat(loss: float) -> float:
@@ -92,7 +96,7 @@ def _heat(loss: float) -> float:
     return round(min(1.0, heat), 3)
 
 
-def _is(table: pd.DataFrame, role: str, quantizer: str) -> pd.Series:
+def _rows_of(table: pd.DataFrame, role: str, quantizer: str) -> pd.Series:
     return (table["role"] == role) & (table["quantizer"] == quantizer)
 
 
@@ -100,11 +104,11 @@ def _cell(row: Mapping[Hashable, Any] | None) -> Cell:
     if row is None:
         return Cell()
     loss, what = float(row["loss"]), _ROLES[row["role"]]
-    told = (
+    tooltip = (
         f"{row['group']}: {what} alone at {row['bits']} bits ({row['quantizer']}) cost {loss:.4f} nats; "
         f"{row['agreement']:.1f} % of the predictions stay the same"
     )
-    return Cell(_loss(loss), _heat(loss), told)
+    return Cell(_loss(loss), _heat(loss), tooltip)
 
 
 def _loss(value: float) -> str:
