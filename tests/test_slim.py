@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from timm.models.ghostnet import GhostModule
 from torch import fx, nn
 
-from autocompress.export import open_session, operator_histogram
+from autocompress.export import export, open_session, operator_histogram
 from autocompress.export.exporter import to_onnx
 from autocompress.export.slim import slim
 from autocompress.export.unshare import unshare
@@ -126,3 +128,53 @@ def test_a_scale_is_not_computed_from_itself(tensors: dict[str, np.ndarray]) -> 
     slim(model)
     assert "ws" in names(model)
     onnx.checker.check_model(model, full_check=True)
+
+
+def pair(values: str, scale: str, zero: str, name: str) -> list[onnx.NodeProto]:
+    """A quantizer and a dequantizer, which writes ``name``."""
+    return [
+        helper.make_node("QuantizeLinear", [values, scale, zero], [f"{name}_q"]),
+        helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [name]),
+    ]
+
+
+@pytest.mark.parametrize(("second", "left"), [("xs", 1), ("other", 2)])
+def test_values_are_quantized_once_on_each_grid(second: str, left: int) -> None:
+    tensors = {"xs": np.array(0.3, np.float32), "other": np.array(0.2, np.float32), "z": np.array(128, np.uint8)}
+    start = helper.make_node("DequantizeLinear", ["x", "xs", "z"], ["xf"])
+    join = helper.make_node("Concat", ["xf", "xf"], ["joined"], axis=1)
+    end = helper.make_node("Relu", ["twice"], ["y"])
+    model = graph_of(
+        [start, join, *pair("joined", "xs", "z", "once"), *pair("once", second, "z", "twice"), end], tensors
+    )
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 64
+    feed = {"x": np.arange(32, dtype=np.uint8).reshape(1, 32, 1, 1) * 8}
+    before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feed)[0]
+    slim(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node].count("QuantizeLinear") == left
+    assert np.array_equal(onnxruntime.InferenceSession(model.SerializeToString()).run(None, feed)[0], before)
+
+
+def test_quantizers_of_an_output_stay() -> None:
+    tensors = {"xs": np.array(0.3, np.float32), "z": np.array(128, np.uint8)}
+    start = helper.make_node("DequantizeLinear", ["x", "xs", "z"], ["xf"])
+    model = graph_of([start, *pair("xf", "xs", "z", "once"), *pair("once", "xs", "z", "y")], tensors)
+    slim(model)
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_ghost_network_quantizes_each_tensor_once(tmp_path: Path) -> None:
+    """timm's ghost modules end with a slice of all channels, which the optimizer removes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), GhostModule(8, 8), GhostModule(8, 8)).eval()
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    network = quantize(
+        model, {name: LayerBits("q") for name in layers}, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE
+    )
+    calibrate(network, [torch.randn(4, *SIZE)])
+    export(harden(network), tmp_path / "ghost.onnx", SIZE)
+    graph = onnx.load(tmp_path / "ghost.onnx").graph
+    assert [node.op_type for node in graph.node].count("Concat") == 2
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert not [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in dequantized]

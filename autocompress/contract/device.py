@@ -201,6 +201,20 @@ class Device(ABC):
         """
         return config.threads == 1
 
+    def prepare(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> None:
+        """Called before the machine lock is taken, with each model that is then opened.
+
+        A device whose runtime may crash can load the model in another process here. The default
+        does nothing.
+
+        Args:
+            deployable, images, config: as for :meth:`open`.
+
+        Raises:
+            TrialFailed: if the model cannot be loaded.
+        """
+        del deployable, images, config
+
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         """Loads a model, and moves the batch to where the model computes.
 

@@ -79,8 +79,7 @@ def run_once(device: Device, deployable: Deployable, config: DeviceConfig) -> No
     if device.deterministic:
         measure(device, deployable, deployable, config)
         return
-    for wanted in device.formats:
-        deployable.convert(wanted)
+    _prepare(device, [deployable], config)
     device.is_in_thread(config)
     device.environment(config)
     both = deployable, deployable
@@ -123,9 +122,7 @@ def _measured(
     """The measurement, as the device or the blocks give it."""
     if device.deterministic:
         return device.compare(candidate, baseline, config)
-    for deployable in (candidate, baseline):
-        for wanted in device.formats:
-            deployable.convert(wanted)  # before the lock is taken
+    _prepare(device, [candidate, baseline], config)
     clock: Clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
     count = max(SITTINGS, math.ceil(seconds / EXCLUSIVE_SECONDS))
     if not device.is_local and (elsewhere := device.time_elsewhere(candidate, baseline, config, seconds, count)):
@@ -204,8 +201,17 @@ def layer_times(
     device: Device, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
 ) -> list[LayerTimes] | None:
     """:meth:`Device.layer_times`, while this process holds the lock of the machine."""
+    _prepare(device, deployables, config)
     with _alone(device):
         return device.layer_times(deployables, layers, config)
+
+
+def _prepare(device: Device, deployables: Sequence[Deployable], config: DeviceConfig) -> None:
+    """Converts models and prepares the device, before the lock is taken."""
+    for deployable in deployables:
+        for wanted in device.formats:
+            deployable.convert(wanted)
+        device.prepare(deployable, _images(deployable, config), config)
 
 
 @contextmanager
@@ -243,14 +249,19 @@ class _Both:
 
 def _opened(device: Device, deployable: Deployable, config: DeviceConfig) -> tuple[Callable[[], object], float]:
     """A function that runs one batch, after its first run, and the seconds of that first run."""
+    run = device.open(deployable, _images(deployable, config), config)
+    started = time.perf_counter()
+    run()  # the first run allocates
+    return run, time.perf_counter() - started
+
+
+def _images(deployable: Deployable, config: DeviceConfig) -> np.ndarray:
+    """A batch of random images."""
     channels, height, width = deployable.input_size
     if config.input_size is not None:
         height = width = config.input_size
     shape = (config.batch, channels, height, width)
-    run = device.open(deployable, np.random.default_rng(0).standard_normal(shape, dtype=np.float32), config)
-    started = time.perf_counter()
-    run()  # the first run allocates
-    return run, time.perf_counter() - started
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def _measurement(sittings: Sequence[Pairs], device: Device, config: DeviceConfig, clock: Clock) -> Measurement:

@@ -12,14 +12,51 @@ from autocompress.export.exporter import OPSET
 def slim(proto: onnx.ModelProto) -> None:
     """Removes from ``proto``, in place, values that a runtime knows or computes at load.
 
-    Scales of biases become products of two other scales. Zero points of zero are removed from
-    convolutions. Nodes lose their names, and attributes that have their default values.
+    Tensors that are quantized again on the same grid are quantized once. Scales of biases become
+    products of two other scales. Zero points of zero are removed from convolutions. Nodes lose
+    their names, and attributes that have their default values.
     """
+    _drop_repeated_quantizers(proto.graph)
     _derive_bias_scales(proto.graph)
     _drop_zero_points(proto.graph)
     for node in proto.graph.node:
         node.name = ""
         _drop_defaults(node)
+
+
+def _drop_repeated_quantizers(graph: onnx.GraphProto) -> None:
+    """Removes pairs of quantizer and dequantizer behind a dequantizer of the same grid.
+
+    Rounding a second time changes nothing. Such a pair remains where the optimizer removes an
+    operator that does nothing, such as the slice of all channels at the end of a ghost module.
+    OpenVINO 2026.4 crashes while it loads a file with such a pair behind a concatenation.
+    """
+    producers = {name: node for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
+    same: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        quantizer = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        first = producers.get(quantizer.input[0]) if quantizer and quantizer.op_type == "QuantizeLinear" else None
+        is_pair = first is not None and first.op_type == "DequantizeLinear" and node.output[0] not in outputs
+        if first is not None and is_pair and _grid(first) == _grid(quantizer) == _grid(node):
+            same[node.output[0]] = first.output[0]
+            continue
+        kept.append(node)
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    read = {name for node in kept for name in node.input}
+    quantizers = {producers[name].input[0] for name in same}
+    kept = [node for node in kept if node.output[0] not in quantizers - read]
+    _replace(graph, kept, without=set())
+
+
+def _grid(node: onnx.NodeProto | None) -> list[object]:
+    """Scale, zero point and axis of a QuantizeLinear or a DequantizeLinear."""
+    if node is None:
+        return []
+    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    return [*node.input[1:], axes]
 
 
 def _derive_bias_scales(graph: onnx.GraphProto) -> None:
