@@ -8,7 +8,8 @@ depend on other processes. If ``openvino`` is installed, float, plain and tuned 
 compared too, and the float and the tuned file with floats of 16 bits (``precision: bf16``).
 
 A row is written as soon as its backbone is done. Backbones with a row are skipped, so a second run
-continues the first one.
+continues the first one. On another machine than that of the table, a new row has an environment of
+its own.
 
     python benchmarks/placement.py [--models efficientnet_lite0 ...] [--size 224] [--seconds 16]
 """
@@ -146,6 +147,18 @@ def summary(rows: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
     return {"backbones": len(own), "reached": reached}
 
 
+def add_row(path: Path, head: dict[str, Any], name: str, device: str, row: dict[str, Any]) -> None:
+    """Writes a row to the table, with the environment if that of the table is another one."""
+    table, here = read(path), environment()
+    first = table.get("environment", here)
+    if any(here[key] != first.get(key) for key in here if key != "load"):
+        row["environment"] = here
+    rows = table.get("rows", {})
+    rows.setdefault(name, {})[device] = row
+    summaries = {device: summary(rows, device) for device in {key for row in rows.values() for key in row}}
+    write_json(path, {**head, "environment": first, "summary": summaries, "rows": rows})
+
+
 def show(name: str, device: str, row: dict[str, Any]) -> str:
     """One line of the table."""
     keys = ("plain_over_float", "over_float", "over_the_better", "over_quantize_static", "bf16_over_float")
@@ -175,9 +188,8 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     row = on_device(device, name, arguments.size, arguments.seconds, Path(folder))
                 rows.setdefault(name, {})[device.name] = row
-                table = {device: summary(rows, device) for device in {key for row in rows.values() for key in row}}
-                told = {"size": arguments.size, "targets": TARGETS, "environment": environment()}
-                write_json(arguments.out, {**told, "summary": table, "rows": rows})
+                head = {"size": arguments.size, "targets": TARGETS}
+                add_row(arguments.out, head, name, device.name, row)
             print(show(name, device.name, rows[name][device.name]), flush=True)
 
 

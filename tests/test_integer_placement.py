@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.contract import Deployable, Device, LayerTimes, Manager, hookimpl
+from autocompress.errors import TrialFailed
 from autocompress.integer_placement import Change, MeasuredCosts, Placer, paying
 from autocompress.integer_placement.files import Network
 from autocompress.job import DeviceConfig, load_job
@@ -137,6 +138,61 @@ def test_whole_files_decide(
     assert costs is not None
     assert costs.verdict == verdict
     assert bool(costs.floats(network.regions())) == (verdict == "cut")
+
+
+class Refusing(Slow):
+    """A device that refuses all files with integers, and any file if it is dead."""
+
+    name = "refusing"
+    is_dead = False
+
+    def layer_times(
+        self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
+    ) -> list[LayerTimes] | None:
+        raise TrialFailed("its process crashed")
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        if self.is_dead:
+            raise TrialFailed("it is dead")
+        return super().open(deployable, images, config)
+
+
+@pytest.mark.slow
+def test_a_runtime_that_refuses_integers_gets_floats(
+    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    costs = placer(Refusing(), tmp_path).costs(network)
+    assert costs is not None
+    regions = network.regions()
+    assert costs.floats(regions) == {region.layer for region in regions.regions if region.can_be_float}
+    assert "the file with integers is refused: its process crashed" in caplog.text
+    dead = Refusing()
+    dead.is_dead = True
+    with pytest.raises(TrialFailed, match="it is dead"):
+        placer(dead, tmp_path).costs(network)
+
+
+class NoMixed(Slow):
+    """A device that refuses files in which some layers compute in float."""
+
+    name = "no-mixed"
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        if any(node.op_type == "Cast" for node in onnx.load(str(deployable.file)).graph.node):
+            raise TrialFailed("it mixes nothing")
+        return super().open(deployable, images, config)
+
+
+@pytest.mark.slow
+def test_a_refused_placement_is_left_out(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("autocompress.integer_placement.placer.SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.integer_placement.placer.time_changes", lambda *_: (Change(), Change()))
+    costs = placer(NoMixed(), tmp_path).costs(network)
+    assert costs is not None
+    assert not costs.floats(network.regions())
+    assert "a placement of integers was refused: it mixes nothing" in caplog.text
 
 
 def test_a_device_without_times_gets_integers(network: Network, tmp_path: Path) -> None:

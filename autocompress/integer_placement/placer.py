@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from autocompress.contract import Device
 from autocompress.devices import measure
+from autocompress.devices.measuring import run_once
+from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.integer_placement.costs import Change, MeasuredCosts, Verdict
 from autocompress.integer_placement.files import Network
@@ -29,6 +32,7 @@ HOPELESS = 1.2
 LEAST_GAIN = 0.01
 """Share of time by which a mixed file must be faster than the integer file; less may be noise."""
 Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Placer:
     def costs(self, network: Network, *, judge: bool = True) -> MeasuredCosts | None:
         """The costs of ``network``; None if the device has no profiler.
 
+        If the runtime refuses the file in integers, but not that in float, all regions that can
+        compute in float do, and a warning says so.
+
         Known patterns are not timed again, so if all are known this only takes the time of tracing.
         If some are unknown, the float and the integer file are profiled.
 
@@ -63,14 +70,19 @@ class Placer:
 
         Raises:
             UntraceableModel: if ``network`` cannot be traced.
-            TrialFailed: if the runtime cannot load a file.
+            TrialFailed: if the runtime cannot load the float file.
         """
         regions = network.regions()
         patterns = list(dict.fromkeys(region.pattern for region in regions.regions))
         if not patterns or self.device.deterministic:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            known = self._patterns(network, regions, patterns, Path(folder))
+            try:
+                known = self._patterns(network, regions, patterns, Path(folder))
+            except TrialFailed as failed:
+                run_once(self.device, network.in_float(Path(folder) / "float.onnx"), self.config)
+                log.warning("layers compute in float, because the file with integers is refused: %s", failed)
+                return MeasuredCosts([], [], verdict="float")
             changes = None if known is None else self._changes(network, Path(folder))
             if known is None or changes is None:
                 return None
@@ -132,7 +144,11 @@ class Placer:
             self._tell(0.4 + 0.1 * number, "whole files are timed beside the integer file")
             file = folder / "mixed.onnx"
             mixed = network.in_float(file) if floats == everything else network.in_integers(file, floats)
-            found = measure(self.device, mixed, integers, self.config, seconds=SECONDS)
+            try:
+                found = measure(self.device, mixed, integers, self.config, seconds=SECONDS)
+            except TrialFailed as failed:
+                log.warning("a placement of integers was refused: %s", failed)
+                continue
             if found.latency_ratio < least:
                 best, least = (verdict, weight), found.latency_ratio
         return best
