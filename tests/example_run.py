@@ -201,7 +201,13 @@ def _layer(number: int, group: str) -> dict[str, Any]:
     return {
         **{"layer": f"{group}.{number}.conv1", "group": group, "operator": "conv", "became": "Ghost" if cut else ""},
         **{"channels": [64, 16 if cut else 64], "params": [36864, 9216 if cut else 36864], "macs": [9e6, 2e6]},
-        **{"weight_bits": bits, "activation_bits": bits and 8, "computes": computes, "us": [30.0, 10.0 + number]},
+        **{
+            "weight_bits": bits,
+            "activation_bits": bits and 8,
+            "computes": computes,
+            "us": [30.0, 10.0 + number],
+            "loss": [0.002, 0.4, None, 1e-5][number],
+        },
     }
 
 

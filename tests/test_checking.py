@@ -111,6 +111,11 @@ def test_an_undecided_measurement_is_repeated_and_all_count(
     assert "up to 2 times" in found.basis
 
 
+def test_the_treatment_of_noise_is_only_told_where_latency_is_limited(small_run: Path, tmp_path: Path) -> None:
+    file = small_run / "artifacts" / "0" / "model.onnx"
+    assert autocompress.check(file, budget(tmp_path, limits={"size": "1 GB"})).basis == ""
+
+
 def test_a_missed_limit_outweighs_an_undecided_one(
     small_run: Path, tmp_path: Path, measures: list[Measurement]
 ) -> None:

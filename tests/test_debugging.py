@@ -27,9 +27,8 @@ from autocompress.compression import rebuilding
 from autocompress.contract import manager
 from autocompress.debugging import Debugged, debug
 from autocompress.debugging.advice import exclusions
-from autocompress.debugging.channels import Kept, kept_channels
-from autocompress.debugging.errors import LayerError, compare_layers
 from autocompress.job import load_job
+from autocompress.layer_errors import Kept, LayerError, compare_layers, kept_channels, losses_alone
 from autocompress.opened.job import OpenedJob
 from autocompress.quantization.folding import fold_batch_norm
 
@@ -113,13 +112,23 @@ def test_the_layer_with_an_error_is_found() -> None:
     assert all(one.own_kl == 0 for one in found if one.layer != bad)
 
 
+def test_losses_alone_are_those_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("test_resnet").eval()
+    reference, other = fold_batch_norm(model), fold_batch_norm(model)
+    other.get_submodule("fc").weight.data *= 1.5
+    images = torch.randn(5, *SIZE)
+    compared = {one.layer: one.own_kl for one in compare_layers(reference, other, all_kept(model), images).layers}
+    assert losses_alone(reference, other, all_kept(model), images) == pytest.approx(compared, rel=1e-4, abs=1e-9)
+    assert losses_alone(reference, other, all_kept(model), images, seconds=0.0) == {}
+
+
 def test_figures_do_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model("test_resnet").eval()
     folded, other = fold_batch_norm(model), fold_batch_norm(model)
     other.get_submodule("fc").weight.data *= 1.5
     images = torch.randn(5, *SIZE)
     whole = compare_layers(folded, other, all_kept(model), images)
-    monkeypatch.setattr("autocompress.debugging.errors.PIXELS_TOGETHER", 2 * 32 * 32)
+    monkeypatch.setattr("autocompress.layer_errors.errors.PIXELS_TOGETHER", 2 * 32 * 32)
     parts = compare_layers(folded, other, all_kept(model), images)
     assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
     assert [one.layer for one in parts.layers] == [one.layer for one in whole.layers]

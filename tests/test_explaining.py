@@ -106,6 +106,8 @@ def test_layers_have_their_changes(explained: dict[str, Any], opened: OpenedJob)
     assert inner["params"][0] > inner["params"][1] > 0
     assert (inner["weight_bits"], inner["computes"], inner["became"]) == (8, "integers", "")
     assert layers["layer1.0.conv2"]["channels"][0] == layers["layer1.0.conv2"]["channels"][1]
+    assert layers["conv1.0"]["loss"] >= 0
+    assert inner["loss"] > 0, "it lost channels"
     before, after = inner["us"]
     assert before > after > 0
     assert sum(row["params"][0] for row in layers.values()) <= opened.baseline.params

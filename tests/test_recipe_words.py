@@ -21,14 +21,14 @@ from autocompress.report import words
                 **{"prune.method": "scop", "prune.mode": "group", "prune.multiple": 8, "scop.mixing": "pre_bn"},
                 **{"prune.keep.a.conv": 0.5, "prune.keep.b.conv": 0.5, "repair.fit": "auto", "repair.images": 512},
             },
-            "scop keeps 0.5 of the channels everywhere (group)",
+            "scop keeps 50 % of the channels everywhere",
         ),
         (
             {
                 **{"prune.method": "obs", "prune.mode": "inner", "ghost.ratio.a": 2, "recover.epochs": 1},
                 **{"prune.keep.a": 0.25, "prune.keep.b": 1.0, "prune.keep.c": 0.75},
             },
-            "ghost ratio 2 in a; obs keeps 0.25 to 0.75 of the channels in 2 of 3 places (inner); 1 epoch of recovery",
+            "ghost ratio 2 in a; obs keeps 25 % to 75 % of the channels in 2 of 3 places; 1 epoch of recovery",
         ),
         (
             {"ghost.ratio.a": 2, "ghost.ratio.b": 2, "ghost.kernel": 3, "recover.epochs": 1},

@@ -327,6 +327,44 @@ def test_controls_of_the_page_work_in_a_browser(run: Path, tmp_path: Path) -> No
 
 
 @needs_browser
+def test_keys_close_the_tip_and_go_to_the_row(run: Path, tmp_path: Path) -> None:
+    dom = rendered(
+        run / "report.html",
+        tmp_path / "profile",
+        """
+        const mark = document.querySelector("#scatter .mark.front"), hidden = [];
+        const how = { cancelable: true, bubbles: true };
+        const press = (key) => mark.dispatchEvent(new KeyboardEvent("keydown", { key, ...how }));
+        for (const key of ["Escape", "Enter", " "]) {
+          mark.blur(); mark.focus();
+          hidden.push(byId("tip").hidden);
+          press(key);
+          hidden.push(byId("tip").hidden);
+        }
+        document.body.dataset.hidden = hidden;
+        """,
+    )
+    assert 'data-hidden="false,true,false,true,false,true"' in dom
+
+
+@needs_browser
+def test_charts_can_be_made_as_narrow_as_a_printed_page(run: Path, tmp_path: Path) -> None:
+    dom = rendered(run / "report.html", tmp_path / "profile")
+    charts = re.findall(r'<svg width="([\d.]+)" height="([\d.]+)" viewBox="([^"]*)" role=', dom)
+    assert len(charts) == 3
+    for width, height, box in charts:
+        assert box == f"0 0 {width} {height}"
+
+
+def test_whole_recipes_are_behind_a_fold(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    result = results.read(run)
+    assert page.count("<summary>whole recipe</summary>") == len(result.models)
+    for name in result.models.iloc[0]["recipe"]:
+        assert f"<dt>{name.replace('.', '.<wbr>').replace('_', '_<wbr>')}</dt>" in page
+
+
+@needs_browser
 @pytest.mark.parametrize("trials", [0, 3])
 def test_the_page_of_an_empty_run_works_in_a_browser(tmp_path: Path, trials: int) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))

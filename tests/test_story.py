@@ -20,7 +20,7 @@ PRUNED = {"prune.method": "obs", "prune.mode": "group", "prune.keep.a": 0.0625, 
             {**PRUNED, "repair.fit": "auto", "recover.epochs": 0, "bits.weight.a": "q:8", "bits.activation.a": 8},
             [
                 ("Channels", "6 % to 50 % of them are kept everywhere, chosen by obs"),
-                ("Training", "none in the recipe; the weights were refitted in closed form"),
+                ("Training", "none in the recipe; the weights were refitted without it"),
                 ("Numbers", "8-bit integers everywhere"),
             ],
         ),

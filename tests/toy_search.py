@@ -225,6 +225,10 @@ class OpenedToy:
         del artifact
         return []
 
+    def layer_losses(self, artifact: Path, seconds: float) -> dict[str, float]:
+        del artifact, seconds
+        return {}
+
     def export(self, candidate: ToyCandidate, file: Path) -> Deployable:
         bits = int(candidate.recipe.values["toy.bits"])
         costs = {"latency": candidate.latency, "energy": float(candidate.macs * bits), "correct": candidate.correct}

@@ -127,7 +127,7 @@ def _file(file: Path, limits: Limits) -> Checked:
         times = latency["environment"].get("measured", 1)
         notes["latency"] = "measured once" if times == 1 else f"measured {times} times"
     figures = Figures(row, reference, latency, drop, _nodes(file, limits), _fused(file, limits), notes)
-    return Checked(str(file), judged(limits, figures), _basis(limits))
+    return Checked(str(file), judged(limits, figures), _basis(limits) if "latency" in bounds else "")
 
 
 def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Checked:
     Attributes:
         subject: the file or the trial.
         judged: one entry for each limit.
-        basis: a sentence that says how the figures were obtained.
+        basis: a sentence that says how the figures were obtained; empty if no limit is on a noisy figure.
     """
 
     subject: str

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from autocompress.lazy import importer
 
 if TYPE_CHECKING:
-    from autocompress.debugging.errors import LayerError
     from autocompress.debugging.run import Debugged, debug
+    from autocompress.layer_errors import LayerError
 
 __all__ = ["Debugged", "LayerError", "debug"]
 
-_HOMES = {"Debugged": "run", "LayerError": "errors", "debug": "run"}
+_HOMES = {"Debugged": "run", "LayerError": "run", "debug": "run"}
 
 __getattr__ = importer(__name__, _HOMES)

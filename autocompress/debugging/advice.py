@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autocompress.debugging.channels import Kept
-from autocompress.debugging.errors import LayerError
+from autocompress.layer_errors import Kept, LayerError
 
 SHARE = 0.8
 """Layers are named, worst first, until they make up this share of all divergences."""

@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from autocompress import data, models
 from autocompress.compression.artifact import PLAN_FILE, load
-from autocompress.compression.layertypes import layer_specs
 from autocompress.compute import compute_of
-from autocompress.contract import Manager, Method, manager
+from autocompress.contract import Manager, manager
 from autocompress.data import Split
 from autocompress.debugging.advice import exclusions
 from autocompress.debugging.artifacts import chosen
-from autocompress.debugging.channels import kept_channels
-from autocompress.debugging.errors import LayerError, compare_layers
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
+from autocompress.layer_errors import LayerError, compare_layers, folded, kept_channels
 from autocompress.opened.baseline import baseline_key
-from autocompress.quantization.folding import fold_batch_norm
 from autocompress.results import JOB_FILE, read
 from autocompress.searching.begun import as_begun
 from autocompress.searching.records import read_baseline_key, read_begun
@@ -98,9 +95,9 @@ def debug(
     model, split = _baseline(job, plugins)
     batch, of = _images(split, models.input_size(model), images)
     kept = kept_channels(model, plan["transforms"], methods)
-    reference = _folded(model, methods)
+    reference = folded(model, methods)
     task = models.data_info(model).task.task()
-    found = compare_layers(reference, _folded(compressed, methods), kept, batch, progress, task)
+    found = compare_layers(reference, folded(compressed, methods), kept, batch, progress, task)
     return Debugged(
         trial=number,
         layers=found.layers,
@@ -173,13 +170,6 @@ def _images(split: Split | None, size: tuple[int, int, int], most: int) -> tuple
         return torch.randn(most, *size, generator=torch.Generator().manual_seed(0)), "images of noise"
     some = split.subset(most)
     return torch.cat([batch for batch, _ in some.loader(64)]), "validation images"
-
-
-def _folded(model: nn.Module, methods: dict[str, Method]) -> fx.GraphModule:
-    """The graph with folded batch norms; a hardened network is returned unchanged."""
-    return (
-        model if isinstance(model, fx.GraphModule) else fold_batch_norm(model, specs=layer_specs([*methods.values()]))
-    )
 
 
 def _others(model: nn.Module, layers: Sequence[LayerError]) -> list[str]:

@@ -40,7 +40,7 @@ from autocompress.opened.candidates import quantized_everywhere, write_file
 from autocompress.opened.computing import decided
 from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
-from autocompress.opened.layers import layer_rows
+from autocompress.opened.layers import layer_losses, layer_rows
 from autocompress.opened.opening import (
     default_params,
     measured,
@@ -328,6 +328,10 @@ class OpenedJob:
         """What became of each layer of the baseline; see :func:`layer_rows`."""
         base, granularity = self.baseline.deployable, self.job.granularity
         return layer_rows(self.model, base, artifact, self.methods, granularity, self.device, self.job.device)
+
+    def layer_losses(self, artifact: Path, seconds: float) -> dict[str, float]:
+        """The divergence of each layer alone; see :func:`layer_losses`."""
+        return layer_losses(self.model, artifact, self.methods, manager_for(self.job), self.splits.val, seconds)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the ONNX file of the candidate; see :func:`candidates.write_file`."""

@@ -10,13 +10,18 @@ from typing import Any
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE
+from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
 from autocompress.compression.layertypes import leaves
 from autocompress.compression.rebuilding import rebuild
-from autocompress.contract import Deployable, Device, LayerTimes, Method
+from autocompress.contract import Deployable, Device, LayerTimes, Manager, Method
+from autocompress.data import Split
 from autocompress.devices import layer_times
 from autocompress.graph import LayerFacts, facts
 from autocompress.job import DeviceConfig
+from autocompress.layer_errors import folded, kept_channels, losses_alone
+
+LOSS_IMAGES = 16
+"""Maximum number of images for the divergence of each layer alone."""
 
 
 def layer_rows(
@@ -63,6 +68,32 @@ def layer_rows(
         }
         for name, layer in before.items()
     ]
+
+
+def layer_losses(
+    model: nn.Module, artifact: Path, methods: Sequence[Method], plugins: Manager, images: Split, seconds: float
+) -> dict[str, float]:
+    """The divergence by layer of the baseline, in nats, if only this layer is compressed.
+
+    Layers that cannot run alone in the baseline are left out. The result is empty without images,
+    or if the time is too short.
+
+    Args:
+        model: the baseline.
+        artifact: the folder of a candidate.
+        methods: those of its plan.
+        plugins: find the methods of the plan.
+        images: at most ``LOSS_IMAGES`` of them are used.
+        seconds: time limit.
+    """
+    if not len(images):
+        return {}
+    plan = json.loads((artifact / PLAN_FILE).read_text(encoding="utf-8"))
+    by_name = {method.name: method for method in methods}
+    kept = kept_channels(model, plan["transforms"], by_name)
+    batch, _ = next(iter(images.subset(LOSS_IMAGES).loader(LOSS_IMAGES)))
+    networks = folded(model, by_name), folded(load(artifact, plugins), by_name)
+    return losses_alone(*networks, kept, batch, seconds, models.data_info(model).task.task())
 
 
 def _parts(name: str, after: Mapping[str, LayerFacts]) -> list[LayerFacts]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from autocompress.files import write_text
 from autocompress.report import datafree, view, words
@@ -102,6 +102,7 @@ def render(result: SearchResult, beside: Race | None = None) -> str:
         front=front,
         with_energy=len(result.front) > 0 and bool(result.front["energy_uj"].notna().any()),
         with_limits=bool(result.limits),
+        with_files=any(model.files for model in front),
         counts=view.counts(result),
         trials=len(result.trials),
         rungs=view.rungs(result),
@@ -130,6 +131,11 @@ def _embed(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
+def _breakable(name: str) -> Markup:
+    """A long name that a narrow page may break behind its dots and underscores."""
+    return Markup(str(escape(name)).replace(".", ".<wbr>").replace("_", "_<wbr>"))
+
+
 @cache
 def _template() -> Any:
     loader = PackageLoader("autocompress.report", ".")
@@ -140,5 +146,6 @@ def _template() -> Any:
     def verbatim(name: str) -> Markup:
         return Markup(loader.get_source(environment, name)[0])
 
+    environment.filters["breakable"] = _breakable
     environment.globals.update(style=verbatim("templates/report.css"), scripts=[verbatim(name) for name in SCRIPTS])
     return environment.get_template("templates/report.html.j2")

@@ -30,14 +30,11 @@ def story(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -
 
 
 def _channels(values: Mapping[str, Any]) -> str:
-    shares = words.kept_shares(values)
-    fewer = [share for share in shares if share < 1]
-    if not fewer:
+    told = words.kept(values)
+    if told is None:
         return ""
-    low, high = (f"{100 * share:.0f} %" for share in (min(fewer), max(fewer)))
-    kept = low if low == high else f"{low} to {high}"
-    where = "everywhere" if len(fewer) == len(shares) else f"in {len(fewer)} of {len(shares)} places"
-    return f"{kept} of them are kept {where}, chosen by {values.get('prune.method', 'the pruner')}"
+    share, where = told
+    return f"{share} of them are kept {where}, chosen by {values.get('prune.method', 'the pruner')}"
 
 
 def _training(values: Mapping[str, Any]) -> str:
@@ -47,7 +44,7 @@ def _training(values: Mapping[str, Any]) -> str:
     if spent:
         text = f"{spent:g} epoch{'' if spent == 1 else 's'}, with the baseline as the teacher"
         return f"{text}, after weights were refitted" if refitted else text
-    return "none in the recipe; the weights were refitted in closed form" if refitted else ""
+    return "none in the recipe; the weights were refitted without it" if refitted else ""
 
 
 def _numbers(values: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ class FrontModel:
     Attributes:
         trial: number of the trial, or "baseline".
         recipe: description of the recipe.
+        parameters: (name, value) of the whole recipe.
         accuracy, test_accuracy: accuracy on the validation and on the test split.
         change, test_change: accuracy minus that of the baseline, in points.
         latency, size_ratio, energy_ratio: costs as ratios to the baseline.
@@ -43,6 +44,7 @@ class FrontModel:
 
     trial: str
     recipe: str
+    parameters: list[tuple[str, str]]
     accuracy: str
     accuracy_interval: str
     test_accuracy: str
@@ -95,6 +97,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapp
     return FrontModel(
         trial="baseline" if is_baseline else str(row["trial"]),
         recipe="uncompressed" if is_baseline else words.recipe(row["recipe"], result.neutral),
+        parameters=[] if is_baseline else flat(row["recipe"]),
         accuracy=words.percent(row["accuracy"]),
         accuracy_interval=_wilson(row["accuracy"], images.get("val")),
         test_accuracy=words.percent(row["test_accuracy"]),
@@ -212,7 +215,7 @@ def tap_crop(result: SearchResult) -> str:
         f"Tap crop: {_cropped(found)} at this size of image. Every candidate's file leaves them out, which changes no "
         f"output and is no pruning. The float baseline without them has {words.ratio(found['latency_ratio'])} the "
         f"latency ({_between(found['latency_ratio_low'], found['latency_ratio_high'])}) and "
-        f"{words.ratio(found['size_ratio'])} the size; all ratios on this page are against the baseline that "
+        f"{words.ratio(found['size_ratio'])} the size; all ratios here are against the baseline that "
         "still has these weights."
     )
 

@@ -234,15 +234,23 @@ def _name(method: str, parameter: str, group: str) -> str:
 
 
 def _pruned(values: Mapping[str, Any]) -> str:
-    """``obs keeps 0.5 of the channels everywhere (inner)``, or a range where shares differ."""
+    """``obs keeps 50 % of the channels everywhere``, or a range where shares differ."""
+    told = kept(values)
+    return f"{values['prune.method']} keeps {told[0]} of the channels {told[1]}" if told else ""
+
+
+def kept(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The shares of channels that are kept and where; None if no channel is removed.
+
+    For example ``("6 % to 25 %", "in 3 of 12 places")``.
+    """
     shares = kept_shares(values)
-    if not shares or min(shares) >= 1:
-        return ""
     fewer = [share for share in shares if share < 1]
-    low, high = _value(min(fewer)), _value(max(fewer))
-    kept = low if low == high else f"{low} to {high}"
+    if not fewer:
+        return None
+    low, high = (f"{100 * share:.0f} %" for share in (min(fewer), max(fewer)))
     where = "everywhere" if len(fewer) == len(shares) else f"in {len(fewer)} of {len(shares)} places"
-    return f"{values['prune.method']} keeps {kept} of the channels {where} ({values['prune.mode']})"
+    return low if low == high else f"{low} to {high}", where
 
 
 def kept_shares(values: Mapping[str, Any]) -> list[float]:

@@ -20,6 +20,8 @@ from autocompress.searching.searchable import SearchableJob
 
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.1, 1.0, 30.0
 """Maximum share of the time of the search; minimum and maximum seconds."""
+LAYERS_SHARE = 0.2
+"""Share of the time that is left for the layers when the steps end."""
 SECONDS = 1.0
 """Seconds of latency measurement for each file."""
 log = logging.getLogger("autocompress.search")
@@ -61,19 +63,20 @@ class Explainer:
         The keys are ``trial``; ``limit`` (seconds); ``steps``, each with ``stage``, ``accuracy``,
         ``accuracy_drop``, ``latency_ratio``, ``latency_ratio_low``, ``latency_ratio_high`` and
         ``size_ratio``; ``missing`` (why steps are missing, else empty); ``layers`` (see
-        :func:`opened.layers.layer_rows`). Errors here do not affect the run.
+        :func:`opened.layers.layer_rows`), each with ``loss`` (the divergence in nats if only this
+        layer is compressed, None if it was not computed). Errors here do not affect the run.
         """
         found: dict[str, Any] = {"trial": row["trial"], "limit": round(self.seconds, 1), "steps": [], "missing": ""}
         ends = time.monotonic() + self.seconds
         try:
-            for stage, step in self._steps(row, ends):
+            for stage, step in self._steps(row, ends - LAYERS_SHARE * self.seconds):
                 found["steps"].append({"stage": stage, **step})
         except _TimeIsUp:
-            found["missing"] = f"there were {self.seconds:.0f} s for all steps"
+            found["missing"] = f"there were {(1 - LAYERS_SHARE) * self.seconds:.0f} s for all steps"
         except Exception as error:
             log.warning("the steps of trial %s were not measured", row["trial"], exc_info=error)
             found["missing"] = raised(error)
-        return {**found, "layers": self._layers(row)}
+        return {**found, "layers": self._layers(row, ends)}
 
     def _steps(self, row: Row, ends: float) -> Iterator[tuple[str, dict[str, Any]]]:
         """The figures after each stage; those of the last stage are the figures of the row."""
@@ -120,11 +123,22 @@ class Explainer:
             "size_ratio": file.file.stat().st_size / self.baseline["size_bytes"],
         }
 
-    def _layers(self, row: Row) -> list[dict[str, Any]]:
+    def _layers(self, row: Row, ends: float) -> list[dict[str, Any]]:
         try:
-            return self.opened.layers(self.folder / row["artifact"])
+            layers = self.opened.layers(self.folder / row["artifact"])
         except Exception as error:
             log.warning(
                 "the layers of trial %s could not be described: %s: %s", row["trial"], type(error).__name__, error
             )
             return []
+        losses = self._losses(row, ends - time.monotonic())
+        return [{**layer, "loss": losses.get(layer["layer"])} for layer in layers]
+
+    def _losses(self, row: Row, seconds: float) -> dict[str, float]:
+        """The divergence of each layer alone."""
+        try:
+            with self.lock.shared():
+                return self.opened.layer_losses(self.folder / row["artifact"], seconds)
+        except Exception as error:
+            log.warning("the losses of the layers of trial %s are unknown: %s", row["trial"], raised(error))
+            return {}

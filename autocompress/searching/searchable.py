@@ -112,6 +112,9 @@ class SearchableJob(Protocol):
     def layers(self, artifact: Path) -> list[dict[str, Any]]:
         """Describes what an artifact made of each layer of the baseline."""
 
+    def layer_losses(self, artifact: Path, seconds: float) -> dict[str, float]:
+        """The divergence of each layer of an artifact alone; empty if the time is too short."""
+
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the file of the candidate."""
 

@@ -63,7 +63,7 @@ def check(
     else:
         console = Console()
         print_table(console, _verdicts(found))
-        say(console, f"{plain(found.subject, 1000)}: {found.verdict}\n{found.basis}")
+        say(console, f"{plain(found.subject, 1000)}: {found.verdict}\n{found.basis}".rstrip())
     raise typer.Exit(found.exit_code)
 
 
@@ -87,4 +87,4 @@ def _markdown(found: Checked) -> str:
     from autocompress.report.markdown import escaped, table
 
     head = f"**{escaped(found.subject)}: {found.verdict}**"
-    return f"{head}\n\n{table(HEADINGS, _cells(found), left=len(HEADINGS))}\n{escaped(found.basis, 400)}"
+    return f"{head}\n\n{table(HEADINGS, _cells(found), left=len(HEADINGS))}\n{escaped(found.basis, 400)}".rstrip()

@@ -106,6 +106,8 @@ function showTip(point, x, y) {
   tip.style.top = `${y + 14 + box.height > innerHeight ? Math.max(6, y - box.height - 12) : y + 14}px`;
 }
 function hideTip() { tip.hidden = true; light(null); }
+addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+addEventListener("wheel", () => { tip.hidden = true; }, { passive: true }); // the page moves below it
 
 // The same trial everywhere on the page: its point, its line, its rows.
 function light(trial) {

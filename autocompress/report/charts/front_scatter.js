@@ -61,7 +61,7 @@
     const visible = data.points.filter((point) => !hidden.has(point.kind));
     const full = visible.filter((point) => usable(point[chosen.x], xAxis) && usable(point[chosen.y], yAxis));
     const rail = visible.filter((point) => usable(point[chosen.x], xAxis) && !usable(point[chosen.y], yAxis));
-    const svg = draw("svg", { width, height, role: "group", "aria-label": `${yAxis.label} over ${xAxis.label}; the same figures are in the table below` }, container);
+    const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${yAxis.label} over ${xAxis.label}; the same figures are in the table below` }, container);
     if (!full.length) { draw("text", { x: left, y: top + 30 }, svg, "No trial has both figures yet."); return; }
 
     const everything = byId("everything").checked;
@@ -153,10 +153,14 @@
     mark.setAttribute("aria-label", `${describe(point).name}: ${format(point[chosen.x], axisOf(chosen.x).unit)}, ${format(point[chosen.y], axisOf(chosen.y).unit)}`);
     mark.addEventListener("focus", () => { const box = mark.getBoundingClientRect(); showTip(point, box.right, box.bottom); light(point.trial); });
     mark.addEventListener("blur", hideTip);
-    const jump = () => document.querySelector(`#front tr[data-trial="${point.trial}"]`)?.scrollIntoView({ behavior: "smooth", block: "center" });
+    const jump = () => {
+      tip.hidden = true; // it would cover the row
+      const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+      document.querySelector(`#front tr[data-trial="${point.trial}"]`)?.scrollIntoView({ behavior, block: "center" });
+    };
     mark.addEventListener("click", jump);
     mark.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") jump();
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); jump(); }
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step) { event.preventDefault(); neighbour(mark, step).focus(); }
     });

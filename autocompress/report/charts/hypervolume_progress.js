@@ -6,7 +6,7 @@
   redrawOnResize(container, () => {
     container.replaceChildren();
     const width = Math.max(container.clientWidth, 260), height = 180, left = 46, right = width - 60, top = 26, bottom = height - 40;
-    const svg = draw("svg", { width, height, role: "img", "aria-label": "Hypervolume after each trial" }, container);
+    const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Hypervolume after each trial" }, container);
     const count = data.progress.length, last = data.progress[count - 1];
     const x = makeScale(0, count, left, right, false, false, 8);
     const y = makeScale(0, Math.max(last * 1.05, 0.1), bottom, top, false, false, 4);

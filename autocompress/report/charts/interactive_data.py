@@ -9,7 +9,7 @@ import pandas as pd
 from autocompress.objectives.hypervolume import progress
 from autocompress.objectives.quantities import QUANTITIES, objective_columns
 from autocompress.report import datafree, words
-from autocompress.report.charts.parameter_importance import importance
+from autocompress.report.charts.parameter_importance import Importance, importance
 from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import BASELINE, SearchResult
 
@@ -29,6 +29,7 @@ def _axes() -> list[dict[str, Any]]:
 
 
 AXES = tuple(_axes())
+_NOTHING = Importance(0.0, 0.0, 0.0)
 _EXTRA = ("accuracy_drop", "test_accuracy", "test_accuracy_drop", "latency_ratio_low", "latency_ratio_high", "seconds")
 
 
@@ -97,7 +98,7 @@ def _limits(result: SearchResult) -> dict[str, float]:
 
 
 def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, Any]]:
-    """Parameters that vary: name, choices or range, and explained share of each objective."""
+    """Parameters that vary: name, choices or range, explained share of each objective, interval."""
     recipes = [dict(recipe) for recipe in result.trials["recipe"]]
     shares = {
         column: importance(recipes, result.trials[column].astype("float64").to_numpy().tolist())
@@ -111,12 +112,14 @@ def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, A
         choices = sorted(set(values)) if numeric else sorted({str(value) for value in values}, key=_natural)
         if len(choices) < 2:  # fixed
             continue
-        explained = {column: round(share.get(name, 0.0), 4) for column, share in shares.items() if share}
+        known = {column: share.get(name, _NOTHING) for column, share in shares.items() if share}
+        explained = {column: round(one.share, 4) for column, one in known.items()}
         found.append(
             {"name": name, "choices": choices if not numeric or len(choices) <= 8 else None}
             | {
                 "range": [min(values), max(values)] if numeric else None,
                 "explained": explained,
+                "between": {column: [round(one.low, 4), round(one.high, 4)] for column, one in known.items()},
             }
         )
     return sorted(found, key=lambda parameter: -max(parameter["explained"].values(), default=0.0))

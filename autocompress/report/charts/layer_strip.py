@@ -29,7 +29,9 @@ class LayerRow:
     channels: str
     bits: str
     params: str
+    size: str
     time: str
+    loss: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Strip:
         trial: number of the model's trial.
         widths: picture of the share of channels that each layer keeps.
         times: picture of the time of each layer before and after; empty if not measured.
+        losses: picture of the loss if only this layer is compressed; empty if not computed.
         slowest: a sentence about the slowest layers.
         rows: rows of the table.
     """
@@ -47,6 +50,7 @@ class Strip:
     trial: int
     widths: Markup
     times: Markup
+    losses: Markup
     slowest: str
     rows: list[LayerRow]
 
@@ -57,9 +61,8 @@ def strip(result: SearchResult) -> Strip | None:
     layers = told.get("layers") or []
     if not layers:
         return None
-    return Strip(
-        int(told.get("trial", -1)), _widths(layers), _times(layers), _slowest(layers), [_row(one) for one in layers]
-    )
+    pictures = _widths(layers), _times(layers), _losses(layers)
+    return Strip(int(told.get("trial", -1)), *pictures, _slowest(layers), [_row(one) for one in layers])
 
 
 def bits_of(layer: Row) -> str:
@@ -81,8 +84,16 @@ def _row(layer: Row) -> LayerRow:
         channels=_pair(layer["channels"]),
         bits=bits_of(layer),
         params=" → ".join(words.count(value) for value in layer["params"]),
+        size=_bytes(layer),
         time=" → ".join(words.MISSING if time is None else time for time in known),
+        loss=words.MISSING if layer.get("loss") is None else f"{layer['loss']:.2g}",
     )
+
+
+def _bytes(layer: Row) -> str:
+    """The size of the parameters, in float before and with the bits of the weights after."""
+    before, after = layer["params"]
+    return f"{words.size(4 * before)} → {words.size(after * (layer['weight_bits'] or 32) / 8)}"
 
 
 def _pair(channels: Sequence[int]) -> str:
@@ -147,12 +158,26 @@ def _times(layers: Sequence[Row]) -> Markup:
     most = max((time for pair in pairs for time in pair if time is not None), default=0.0)
     if not most:
         return Markup("")
-    column, parts = _frame(layers, f"Time of each layer with what follows it, up to {most:.3g} µs; outline: baseline")
+    column, parts = _frame(layers, f"Time with what follows it, up to {most:.3g} µs; outline: baseline")
     for number, (layer, (before, after)) in enumerate(zip(layers, pairs, strict=True)):
         title = f"{layer['layer']}: {_row(layer).time} µs"
         parts.append(_column(number, column, (after or 0) / most, f"kept {_kind(layer)}", title))
         parts.append(_column(number, column, (before or 0) / most, "before"))
     label = "Time of each layer before and after; the table below has the figures"
+    return drawing(WIDTH, HEIGHT, label, parts, "strip")
+
+
+def _losses(layers: Sequence[Row]) -> Markup:
+    known = [layer.get("loss") or 0.0 for layer in layers]
+    most = max(known)
+    if most <= 0:
+        return Markup("")
+    column, parts = _frame(layers, f"Loss if only this layer is compressed, up to {most:.2g} nats")
+    for number, (layer, loss) in enumerate(zip(layers, known, strict=True)):
+        title = f"{layer['layer']}: {_row(layer).loss} nats"
+        parts.append(_column(number, column, 1.0, "whole"))
+        parts.append(_column(number, column, loss / most, "lost", title))
+    label = "Loss if only one layer is compressed; the table below has the figures"
     return drawing(WIDTH, HEIGHT, label, parts, "strip")
 
 

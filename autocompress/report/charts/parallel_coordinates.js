@@ -13,7 +13,7 @@
       element("p", { class: "hint" }, parent, data.parameters.length ? "No single parameter explains the differences between the trials, or there are too few trials." : "No parameter varied.");
       return;
     }
-    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, where it is significant (F-test, 5 %). Parameters that only have an effect together have small shares.");
+    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, where it is significant (F-test, 5 %), and its 95 % interval. Parameters that were changed together share what they explain, so shares can add up to more than 100 %. Parameters that only have an effect together have small shares.");
     const grid = element("div", { class: "bars" }, parent);
     grid.style.gridTemplateColumns = `minmax(70px, max-content) repeat(${objectives.length}, 1fr)`;
     element("span", { class: "head" }, grid, "parameter");
@@ -23,8 +23,10 @@
       for (const key of objectives) {
         const share = parameter.explained[key] ?? 0;
         const bar = element("span", { class: "bar" }, grid);
-        element("i", {}, bar).style.width = `${share * 78}%`;
+        element("i", {}, bar).style.width = `${share * 60}%`;
+        const [low, high] = (parameter.between[key] ?? [0, 0]).map((end) => Math.round(end * 100));
         bar.append(`${Math.round(share * 100)} %`);
+        if (share > 0) element("small", {}, bar, ` ${low} to ${high}`);
       }
     }
   }
@@ -65,7 +67,7 @@
     const shown = dimensions();
     const width = Math.max(container.clientWidth, shown.length * 128), height = 350;
     const top = 46, bottom = height - 22, margin = 64;
-    const svg = draw("svg", { width, height, role: "img", "aria-label": "Every trial as a line through its parameters and its objectives; the same figures are in the table of trials" }, container);
+    const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Every trial as a line through its parameters and its objectives; the same figures are in the table of trials" }, container);
     shown.forEach((dimension, index) => {
       dimension.x = margin + (shown.length > 1 ? (index * (width - 2 * margin)) / (shown.length - 1) : 0);
       dimension.place = scaleOf(dimension, top, bottom);

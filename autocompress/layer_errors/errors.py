@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from autocompress.debugging.channels import Kept
+from autocompress.layer_errors.channels import Kept
 from autocompress.task import Classification, Task
 
 _CLASSES = Classification()
 Progress = Callable[[float, str], None]
+LEAST_IMAGES = 4
+"""Minimum number of images for the divergence of each layer alone."""
 PIXELS_TOGETHER = 16 * 64**2
 """Maximum number of pixels of a batch, because the outputs of all layers are in memory."""
 
@@ -100,7 +103,7 @@ def compare_layers(
         progress: told the finished fraction and a word.
         task: whose divergence is computed; for classes, the KL divergence.
     """
-    names = [name for name in _called_once(reference) if name in kept and name in set(_called_once(compressed))]
+    names = _shared(reference, compressed, kept)
     sums = {name: _Sums() for name in names}
     channels = {name: _channels(reference.get_submodule(name)) for name in names}
     together = max(1, PIXELS_TOGETHER // (images.shape[2] * images.shape[3]))
@@ -121,6 +124,46 @@ def compare_layers(
                     progress((start + (number + 1) / len(names) * len(batch)) / len(images), f"layer {name}")
     layers = [sums[name].error(name, len(kept[name].outputs), channels[name]) for name in names]
     return Compared(layers, divergence / len(images), 100.0 * equal / len(images), len(images))
+
+
+def losses_alone(
+    reference: fx.GraphModule,
+    compressed: fx.GraphModule,
+    kept: Mapping[str, Kept],
+    images: torch.Tensor,
+    seconds: float = math.inf,
+    task: Task = _CLASSES,
+) -> dict[str, float]:
+    """The mean divergence by layer, if only this layer is that of the compressed network.
+
+    It is :attr:`LayerError.own_kl`. Layers that cannot run in the float network are left out.
+
+    Args:
+        reference, compressed, kept, task: as for :func:`compare_layers`.
+        images: float32 ``(N, C, H, W)``; fewer are used if the time is short.
+        seconds: for all layers; if ``LEAST_IMAGES`` take longer, the result is empty.
+    """
+    names = _shared(reference, compressed, kept)
+    found: dict[str, float] = {}
+    with torch.no_grad():
+        reference(images[:1])  # the first pass takes longer
+        began = time.monotonic()
+        reference(images[:1])
+        each = max(time.monotonic() - began, 1e-6) * max(len(names), 1)
+        most = PIXELS_TOGETHER // (images.shape[2] * images.shape[3])
+        count = min(len(images), max(LEAST_IMAGES, most), int(min(seconds / each, len(images))))
+        if count < min(LEAST_IMAGES, len(images)):
+            return {}
+        batch = images[:count]
+        with _recorded(reference, names) as ours:
+            expected = reference(batch)
+        for name in names:
+            loss = _Layer(name, reference, compressed, kept[name], task).alone(batch, expected, *ours[name])
+            if loss is not None:
+                found[name] = loss / len(batch)
+            if time.monotonic() - began > seconds:
+                return {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -154,12 +197,23 @@ class _Layer:
         sums.kl += _kl(
             expected, self._instead(batch, own.index_copy(axis, self.kept.outputs, theirs.to(own.dtype))), self.task
         )
-        alone = self._alone(own_input)
-        if alone is None or alone.shape != theirs.shape:
+        own_kl = self.alone(batch, expected, own_input, own)
+        if own_kl is None:
             sums.runs_alone = False
         else:
-            patched = own.index_copy(axis, self.kept.outputs, alone.to(own.dtype))
-            sums.own_kl += _kl(expected, self._instead(batch, patched), self.task)
+            sums.own_kl += own_kl
+
+    def alone(
+        self, batch: torch.Tensor, expected: torch.Tensor, own_input: torch.Tensor, own: torch.Tensor
+    ) -> float | None:
+        """The sum of divergences if only this layer is compressed; None if it cannot run so."""
+        axis = 1 if own.ndim == 4 else own.ndim - 1
+        alone = self._alone(own_input)
+        wanted = [len(self.kept.outputs) if number == axis else size for number, size in enumerate(own.shape)]
+        if alone is None or list(alone.shape) != wanted:
+            return None
+        patched = own.index_copy(axis, self.kept.outputs, alone.to(own.dtype))
+        return _kl(expected, self._instead(batch, patched), self.task)
 
     def _alone(self, own_input: torch.Tensor) -> torch.Tensor | None:
         """The compressed layer on the float layer's input."""
@@ -184,6 +238,12 @@ class _Layer:
 def _kl(expected: torch.Tensor, found: torch.Tensor, task: Task) -> float:
     """Sum over images of the divergence; for classes KL(expected || found) in nats."""
     return float(task.total_divergence(expected.double(), found.double()))
+
+
+def _shared(reference: fx.GraphModule, compressed: fx.GraphModule, kept: Mapping[str, Kept]) -> list[str]:
+    """The layers that both networks have and call once, in the order in which they run."""
+    theirs = set(_called_once(compressed))
+    return [name for name in _called_once(reference) if name in kept and name in theirs]
 
 
 def _called_once(module: fx.GraphModule) -> list[str]:

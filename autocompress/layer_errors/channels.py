@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.rebuilding import rebuild
 from autocompress.contract import Method, Plan
+from autocompress.quantization.folding import fold_batch_norm
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str,
     outputs = _numbers(model, steps, methods, axis=0)
     inputs = _numbers(model, steps, methods, axis=1)
     return {name: Kept(outputs[name], inputs[name]) for name in outputs if name in inputs}
+
+
+def folded(model: nn.Module, methods: Mapping[str, Method]) -> fx.GraphModule:
+    """The graph with folded batch norms; a hardened network is returned unchanged."""
+    return (
+        model if isinstance(model, fx.GraphModule) else fold_batch_norm(model, specs=layer_specs([*methods.values()]))
+    )
 
 
 def is_layer(module: nn.Module) -> bool:
