@@ -112,6 +112,18 @@ def test_the_picture_accepts_any_name(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
+def test_long_texts_are_folded_and_none_turns_the_direction(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "model": "m\u202e", "name": "n\u2067"}))
+    reason = "RuntimeError: \u202e" + "x" * 10_000
+    results.write_trials(tmp_path, [{"trial": n, "status": "failed", "reason": reason} for n in range(3)])
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", page)
+    assert not re.search(r"\\u(202[a-e]|206[6-9])", json.dumps(page_data(page)))
+    assert "<details><summary>RuntimeError: xxx" in page
+    headline = page[page.index('<p class="headline">') :].partition("</p>")[0]
+    assert 300 < len(headline) < 500
+
+
 def test_texts_of_users_are_escaped(tmp_path: Path) -> None:
     write_run(tmp_path, name=EVIL, model=EVIL)
     rows, front = example_rows()

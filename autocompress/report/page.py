@@ -22,6 +22,7 @@ from autocompress.report.charts.layer_strip import strip
 from autocompress.report.charts.recipe_steps import steps
 from autocompress.report.metric import judged, metric
 from autocompress.report.paying import by_group, headline
+from autocompress.report.texts import short, upright
 from autocompress.report.trades import trade_rows
 from autocompress.results import JOB_FILE, SearchResult, read
 
@@ -127,7 +128,7 @@ def render(result: SearchResult, beside: Race | None = None) -> str:
 
 def _embed(value: Any) -> Markup:
     """JSON for a script element, without ``<``, so that no text of a user can close the element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
+    text = json.dumps(upright(value), separators=(",", ":"), allow_nan=False, default=str)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
@@ -140,12 +141,17 @@ def _breakable(name: str) -> Markup:
 def _template() -> Any:
     loader = PackageLoader("autocompress.report", ".")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: upright(value) if isinstance(value, str) else value,
     )
 
     def verbatim(name: str) -> Markup:
         return Markup(loader.get_source(environment, name)[0])
 
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "short": short}
     environment.globals.update(style=verbatim("templates/report.css"), scripts=[verbatim(name) for name in SCRIPTS])
     return environment.get_template("templates/report.html.j2")

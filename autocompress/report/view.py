@@ -13,7 +13,7 @@ import pandas as pd
 
 from autocompress.objectives import intervals
 from autocompress.objectives.quantities import of_column
-from autocompress.report import datafree, words
+from autocompress.report import datafree, texts, words
 from autocompress.report.metric import is_accuracy, judged, metric
 from autocompress.report.reasons import kind, together
 from autocompress.results import STATUSES, SearchResult
@@ -136,7 +136,7 @@ def headline(result: SearchResult) -> str:
     if result.every_trial_failed:
         reason, trials = reasons(result, "failed")[0]
         share = "each time" if len(trials) == len(result.trials) else f"{len(trials)} times"
-        return f"Every trial failed ({len(result.trials)} of {len(result.trials)}); {share}: {reason}"
+        return f"Every trial failed ({len(result.trials)} of {len(result.trials)}); {share}: {texts.short(reason)}"
     if result.front.empty:
         return "No front yet."
     if result.trials.empty:

@@ -87,6 +87,7 @@ function describe(point) {
   return { name, rows };
 }
 
+const cut = (text) => (text.length > 400 ? `${text.slice(0, 399)}…` : text); // the table of reasons has it whole
 const tip = byId("tip");
 function showTip(point, x, y) {
   const { name, rows } = describe(point);
@@ -99,7 +100,7 @@ function showTip(point, x, y) {
     element("td", { class: "n" }, row, value);
   }
   element("div", {}, tip, point.words);
-  if (point.reason) element("div", { class: "miss" }, tip, point.reason);
+  if (point.reason) element("div", { class: "miss" }, tip, cut(point.reason));
   tip.hidden = false;
   const box = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(6, Math.min(x + 14, innerWidth - box.width - 6))}px`;

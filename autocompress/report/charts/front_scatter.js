@@ -53,6 +53,7 @@
     container.replaceChildren();
     placed = [];
     const xAxis = axisOf(chosen.x), yAxis = axisOf(chosen.y);
+    container.previousElementSibling.hidden = !xAxis || !yAxis; // its controls choose an axis
     if (!xAxis || !yAxis) { element("p", {}, container, "Nothing was measured."); return; }
     const width = Math.max(container.clientWidth, 280), small = width < 560;
     const height = small ? 380 : 480;

@@ -18,7 +18,7 @@
     { key: "seconds", title: "Seconds", text: (point) => (point.seconds === null ? "–" : point.seconds.toFixed(1)), number: true },
     { key: "rung", title: "Rung", text: (point) => (point.rung === null ? "–" : String(point.rung)), number: true },
     { key: "words", title: "Recipe" },
-    { key: "reason", title: "Reason" },
+    { key: "reason", title: "Reason", text: (point) => cut(point.reason) },
   ].filter((column) => some(column.key) && !(column.key === "reason" && !trials.some((point) => point.reason)));
   const sorting = { key: "trial", up: true };
   let brushed = null, all = false;
