@@ -33,3 +33,9 @@ def test_numbers_become_ranges(reasons: list[str], told: str) -> None:
 
 def test_other_texts_and_units_stay_apart() -> None:
     assert len(set(map(kind, ["size 3 MB", "size 3 KB", "latency 3 ms", "size"]))) == 4
+
+
+def test_long_reasons_take_little_time() -> None:
+    """A pattern that tries every start of a long word takes minutes here."""
+    reasons = [f"{'x' * 1_000_000} at step {step}" for step in (3, 5)]
+    assert together(reasons).endswith("x at step 3 to 5")

@@ -51,7 +51,8 @@ class Checked:
     Attributes:
         subject: the file or the trial.
         judged: one entry for each limit.
-        basis: a sentence that says how the figures were obtained; empty if no limit is on a noisy figure.
+        basis: a sentence that says how the figures were obtained; empty for a file whose latency
+            is not limited.
     """
 
     subject: str

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 _DIGITS = re.compile(r"[-−+]?\d+(\.\d+)?")
-_WORD = re.compile(r"""[^\s,;:()\[\]{}='"]*\d[^\s,;:()\[\]{}='"]*""")
-"""A word with a digit: a number with its unit, or a name such as ``layer1.0.conv1``."""
+_WORD = re.compile(r"""[^\s,;:()\[\]{}='"]+""")
+_DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"([-−+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)[a-zA-Z%×µ]{0,3}\.?")
 """A number with its unit, maybe at the end of a sentence."""
 
@@ -22,9 +22,14 @@ def together(reasons: Sequence[str]) -> str:
 
     Where names differ, the text has the first of them: ``layer1.0.conv1 (and others)``.
     """
-    columns = list(zip(*(_WORD.findall(reason) for reason in reasons), strict=True))
+    columns = list(zip(*(_with_digits(reason) for reason in reasons), strict=True))
     words = iter([_told(column) for column in columns])
-    return _WORD.sub(lambda _: next(words), reasons[0])
+    return _WORD.sub(lambda word: next(words) if _DIGIT.search(word[0]) else word[0], reasons[0])
+
+
+def _with_digits(reason: str) -> list[str]:
+    """The words with a digit: numbers with their units, and names such as ``layer1.0.conv1``."""
+    return [word for word in _WORD.findall(reason) if _DIGIT.search(word)]
 
 
 def _told(words: Sequence[str]) -> str:
