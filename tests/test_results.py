@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pandas as pd
 import pytest
+import torch
 from example_run import BASELINE, example_rows, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,3 +235,21 @@ def test_a_broken_file_is_named(tmp_path: Path, file: str, text: str, message: s
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
         read(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_gives_its_model_and_its_picture(small_run: Path, tmp_path: Path) -> None:
+    run = read(small_run)
+    best = run.recommended()
+    assert best is not None
+    shape = onnx.load(run.artifact(0) / "model.onnx").graph.input[0].type.tensor_type.shape
+    images = torch.rand(2, *(size.dim_value for size in shape.dim[1:]))
+    own = autocompress.load(run.artifact(int(best["trial"])))
+    assert torch.equal(run.load()(images), own(images))
+    assert run.load(0)(images).shape == own(images).shape
+    with pytest.raises(UserError, match="trial 999 has no artifact"):
+        run.load(999)
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    (tmp_path / "job.yaml").write_text("name: empty")
+    with pytest.raises(UserError, match="is not over"):
+        read(tmp_path).load()

@@ -92,6 +92,32 @@ class SearchResult:
             raise UserError(f"trial {trial} has no artifact in {self.folder}", f"trials on the front: {known}")
         return self.folder / str(found.iloc[0])
 
+    def load(self, trial: int | None = None) -> Any:
+        """The torch module of a model of the front, in eval mode on the CPU.
+
+        Args:
+            trial: its number; by default, the recommended model.
+
+        Raises:
+            UserError: if there is no such model, or its files are damaged.
+        """
+        if trial is None:
+            best = self.recommended()
+            if best is None:
+                raise UserError(self.why_none(), "name a trial of the front")
+            trial = int(best["trial"])
+        # Imported by name, because results must not import rooms above them.
+        plugins = importlib.import_module("autocompress.contract").manager()
+        for path in map(Path, self.job.get("plugins") or []):
+            if path.is_file():
+                plugins.add_file(path)
+        load = importlib.import_module("autocompress.compression.artifact").load
+        return load(self.artifact(trial), plugins)
+
+    def plot(self) -> Any:
+        """The front as a figure of matplotlib: accuracy over the first cost objective."""
+        return importlib.import_module("autocompress.report.charts.front_png").plotted(self)
+
     def best(self, minimize: str | None = None, **limits: float | str) -> pd.Series:
         """The best model of the front within limits, as a row of ``front``.
 

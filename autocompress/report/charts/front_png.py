@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ from autocompress.report.markdown import plain
 from autocompress.report.metric import metric
 from autocompress.results import SearchResult
 
+DPI = 150
 LONGEST_TITLE = 60
 """Maximum length of the title above the picture."""
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows even if matplotlib's own backend for notebooks is not used."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI / 2)
+        return buffer.getvalue()
 
 
 def _written(column: str, value: float) -> str:
@@ -38,16 +49,21 @@ def _axis_label(column: str) -> str:
 
 
 def write_plot(result: SearchResult, path: Path) -> None:
-    """Draws accuracy over the first measured cost objective of the job, as PNG, atomically."""
+    """Writes :func:`plotted` as PNG, atomically."""
+    with atomic(path) as temporary:
+        plotted(result).savefig(temporary, format="png", dpi=DPI)
+
+
+def plotted(result: SearchResult) -> Figure:
+    """Accuracy over the first measured cost objective of the job; a notebook shows it."""
     objectives = [name for name in result.job.get("objectives", ()) if name != "accuracy"]
     columns = objective_columns(objectives) or ["latency_ratio"]
     column = next((name for name in columns if result.trials[name].notna().any()), columns[0])
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    figure = NotebookFigure(figsize=(8, 5), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw(axes, result, column)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def _draw(axes: Axes, result: SearchResult, column: str) -> None:
