@@ -93,6 +93,16 @@ def test_the_pages_made_from_the_code_are_up_to_date(page: str) -> None:
     assert (docs / page).read_text(encoding="utf-8") == pages()[page], f"write them again: {again}"
 
 
+def test_the_example_of_a_command_prints_the_models_of_a_front_and_not_the_baseline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = importlib.import_module("autocompress.authoring.examples.command")
+    run = Path(__file__).parent.parent / "results" / "reference" / "demo"
+    example.example(run)
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [str(trial) for trial in autocompress.read(run).models["trial"]]
+
+
 def test_the_reference_has_all_that_the_contract_exports() -> None:
     text = pages()[REFERENCE]
     others = {"FORMATS", "Params", "Plan", "Value", "hookimpl"}  # types and constants

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks of the engine's trainer, all optional.
 
-    The callbacks of every method that was applied run in every later training. Schedules cover the
-    full budget, whatever rung the trial is on.
+    The callbacks of every method that was applied run in every later training. Each training (a
+    recovery, a rung, QUANTIZE) gets new callbacks, and counts its steps and epochs from 0.
     """
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ class Sampler(ABC):
 
     The sampler works in the process that drives the search. It draws recipes after the starting
     points and the proposals. It is told one value for each objective of the job, in the order of
-    ``job.objectives`` and with the directions of the study, and one constraint for each bound: zero
-    or less means met.
+    ``job.objectives`` and with the directions of the study. It is also told one constraint for each
+    bound, and one for whether the recipe is valid: zero or less means met.
     """
 
     name: ClassVar[str]
@@ -28,7 +28,7 @@ class Sampler(ABC):
     and to others as COMPLETE with the worst accuracy.
     """
     sees_the_last: ClassVar[bool] = True
-    """Whether the sampler needs only the last 1,000 trials and the front, not all trials."""
+    """Whether it gets only the last 1,000 finished trials and the front; False for all of them."""
 
     def check(self, job: Job) -> list[str]:
         """Reasons why the sampler cannot be used in ``job``; empty where it can.

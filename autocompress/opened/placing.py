@@ -38,8 +38,8 @@ def measured_costs(
 
     It is None if the job or the environment switches timing off, no method quantizes activations,
     the device is a cost model or has no profiler, or timing fails. Networks without grouped
-    convolutions are not timed: in those that were measured, integers were faster in every layer
-    (results/placement), and timing takes seconds before the first trial.
+    convolutions are not timed: in those that were measured, no file with layers in float was faster
+    than the integer file (results/placement), and timing takes seconds before the first trial.
 
     Args:
         job: job of the search.

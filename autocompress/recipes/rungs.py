@@ -21,10 +21,7 @@ MOST_IMAGES = 200_000
 AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
 """Learning rates. Larger ones undo a repair: a quarter epoch at 1e-3 loses points."""
 DISTILL = 0.5
-"""Weight of distillation, if there are also labels.
-
-With 0.9, rung 1 gained 1.2 points less on a ResNet-10-T (docs/rungs.md).
-"""
+"""Weight of distillation, if there are also labels. With 0.9, rung 1 gained less."""
 
 
 def can_climb(recipe: Recipe, epochs: float) -> bool:

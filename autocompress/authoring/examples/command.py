@@ -16,8 +16,8 @@ def example(
     most: Annotated[int, typer.Option(help="Number of models.", min=1)] = 10,
 ) -> None:
     """Print trial, accuracy and size of the models on the front of a run."""
-    front = autocompress.read(run).front  # a UserError where it is no run: one line, exit code 2
-    for row in front.head(most).to_dict("records"):
+    models = autocompress.read(run).models  # a UserError where it is no run: one line, exit code 2
+    for row in models.head(most).to_dict("records"):
         print(f"{row['trial']}  {row['accuracy']:.2f} %  {row['size_bytes'] / 1e3:.0f} kB")
 
 
