@@ -74,7 +74,10 @@ class SearchConfig(Section):
     rungs: bool = True
     """Train promising recipes further."""
     placement: bool = True
-    """Measure each layer in float and in int8 on the device; stay in float where that is faster."""
+    """Measure each layer in float and in int8 on the device; stay in float where that is faster.
+
+    Networks without grouped convolutions are not measured.
+    """
     explain: bool = True
     """Measure the effect of each stage of the recommended recipe after the search.
 
