@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 gc.set_threshold(20_000, 20, 20)  # before libraries are loaded: each collection looks at all of them
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
@@ -60,19 +61,41 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
+class Garbage:
     """Garbage collections skip all objects that existed before the test module.
 
-    These are a million objects of libraries. Each training and export collects garbage, and would
-    need half a second for them.
+    These are a million objects of libraries, which a collection needs half a second to a second to
+    visit: each training and export would do that, and each test module once more. Therefore they
+    stay frozen until a process has grown, because frozen networks of earlier modules may be
+    garbage.
     """
-    gc.collect()
-    gc.freeze()
-    frozen = gc.get_freeze_count()
-    yield
-    if gc.get_freeze_count() > frozen:
-        gc.unfreeze()  # removes a frozen job of ``search_here`` that is not needed any more
+
+    GROWTH = 400 * 2**20
+    """Bytes that the process may grow until everything is visited."""
+
+    def __init__(self) -> None:
+        self._after = 0
+
+    def collect(self) -> None:
+        """Collects what is new, or everything if the process has grown."""
+        is_full = psutil.Process().memory_info().rss > self._after + self.GROWTH
+        if is_full:
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        if is_full:
+            self._after = psutil.Process().memory_info().rss
+
+
+@pytest.fixture(scope="session")
+def _garbage() -> Iterator[Garbage]:
+    yield Garbage()
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections(_garbage: Garbage) -> None:
+    _garbage.collect()
 
 
 @pytest.fixture(autouse=True)

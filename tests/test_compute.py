@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from toy_search import OpenedToy, ToyDevice, offer_toy_device, open_toy, toy_job
 
 from autocompress import models
-from autocompress.compute import Compute, compute_of
+from autocompress.compute import Compute, compute_of, long_lived
 from autocompress.contract import Callback
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.errors import UserError
@@ -288,3 +289,14 @@ def test_large_moments_are_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "1.0 GB are free: lower workers" in memory_notes(job, wide)[0]
     off = job.model_copy(update={"search": job.search.model_copy(update={"repair": False})})
     assert memory_notes(off, wide) == ()
+
+
+@pytest.mark.parametrize("frozen", [0, 5])
+def test_objects_that_the_caller_has_frozen_stay_frozen(frozen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name in ("collect", "freeze", "unfreeze"):
+        monkeypatch.setattr(gc, name, lambda name=name: called.append(name))
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: frozen)
+    with long_lived():
+        assert called == ["collect", "freeze"]
+    assert called[2:] == ([] if frozen else ["unfreeze"])
