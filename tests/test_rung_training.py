@@ -124,9 +124,9 @@ def test_a_rung_begins_with_the_stored_network_below_or_makes_it_again(opened: O
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
-def test_a_rung_that_was_killed_continues(
-    opened: OpenedJob, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rung_that_was_killed_continues(opened: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))  # other tests leave checkpoints in theirs
+    checkpoints = tmp_path / "cache" / "checkpoints"
     expected = pipeline_of(opened, tmp_path / "a").run(at_rung(opened, 2)).model
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     steps: list[str] = []
@@ -140,12 +140,12 @@ def test_a_rung_that_was_killed_continues(
 
     with pytest.raises(KeyboardInterrupt):
         pipeline_of(opened, tmp_path / "b").run(at_rung(opened, 2), progress=count, pause=die)
-    assert list((cache / "checkpoints").iterdir())
+    assert list(checkpoints.iterdir())
     steps.append("killed")
     found = pipeline_of(opened, tmp_path / "b").run(at_rung(opened, 2), progress=count)
     assert same(found.model, expected)
     assert len(steps) == 5 + 5 + 1, "five steps of each rung, each made once"
-    assert not list((cache / "checkpoints").iterdir()), "a stored result needs no checkpoint"
+    assert not list(checkpoints.iterdir()), "a stored result needs no checkpoint"
 
 
 # --- the baseline's answers -----------------------------------------------------------------------
