@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--source", default=str(SOURCE))
     parser.add_argument("--baseline-epochs", type=int, default=None)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--methods", nargs="+", help="methods of the search; all installed ones by default")
     parser.add_argument("--out", type=Path, default=Path("results/search/newcomer.json"))
     asked = parser.parse_args()
     began = psutil.Process(os.getpid()).create_time()
@@ -119,6 +120,8 @@ def main() -> None:
             }
             if asked.baseline_epochs is not None:
                 job["baseline"] = {"epochs": asked.baseline_epochs}
+            if asked.methods:
+                job["methods"] = asked.methods
             before = time.time() - began if not rows else 0.0
             result = autocompress.search(**job)
             rows.append({"seed": seed, **row(result, before)})

@@ -68,7 +68,7 @@ SMALL = {
     ],
     "newcomer": [
         *("--source", "digits", "--model", "two_blocks", "--baseline-epochs", "1", "--trials", "1"),
-        *("--minutes", "0.3"),
+        *("--minutes", "0.3", "--methods", "magnitude", "quantize"),
     ],
     "papers_adder": [
         *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
@@ -102,7 +102,7 @@ SMALL = {
         *("--widths", "quantize:3", "slb:1"),
     ],
     "removal_table": ["--models", "two_blocks", "--size", "32"],
-    "trial_overhead": ["--model", "two_blocks", "--methods", "quantize", "--trials", "2"],
+    "trial_overhead": ["--model", "two_blocks", "--methods", "quantize", "--trials", "2", "--driver-rows", "200"],
 }
 
 WITHOUT = {"efficientnet_lite0"}

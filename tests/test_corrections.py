@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_networks import TWO_BLOCKS
 from toy_search import open_toy, toy_job
 
 from autocompress.errors import TrialFailed
-from autocompress.job import Constraints
+from autocompress.job import Constraints, load_job
 from autocompress.opened.job import OpenedJob
 from autocompress.proposals import Correction, Factor, Part, Problem, propose, with_measured
 from autocompress.proposals.jobtables import Tables
@@ -260,20 +261,28 @@ def divergences(made: Proposed | None) -> dict[tuple[str, Any], Any]:
 
 
 @pytest.fixture(scope="module")
-def table_of_one(opened: OpenedJob) -> dict[tuple[str, Any], Any]:
+def narrow(cache: Path) -> OpenedJob:
+    """A job with few couplings, whose baseline is not trained."""
+    del cache
+    network = {"model": "test_resnet", "model_args": TWO_BLOCKS, "data": "digits", "baseline": {"epochs": 0}}
+    return OpenedJob.open(load_job(settings={**network, "methods": ["obs", "quantize"], "name": "narrow"}))
+
+
+@pytest.fixture(scope="module")
+def table_of_one(narrow: OpenedJob) -> dict[tuple[str, Any], Any]:
     """The table as one process makes it, none of it from the store."""
     from autocompress.proposals import costmaker, tablemaker
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costmaker, "PROBES_VERSION", "a version for one process")
         patch.setattr(tablemaker, "VERSION", "a version for one process")
-        return divergences(opened.proposals())
+        return divergences(narrow.proposals())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
 def test_two_processes_make_the_table_of_one(
-    opened: OpenedJob, table_of_one: dict[tuple[str, Any], Any], dies: bool, monkeypatch: pytest.MonkeyPatch
+    narrow: OpenedJob, table_of_one: dict[tuple[str, Any], Any], dies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from autocompress import forking
     from autocompress.proposals import costmaker, helping, tablemaker
@@ -281,7 +290,7 @@ def test_two_processes_make_the_table_of_one(
     monkeypatch.setattr(costmaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")
     monkeypatch.setattr(tablemaker, "VERSION", f"a version of a test's own, {dies}")
     monkeypatch.setattr(forking, "may_fork", lambda: True)
-    job = replace(opened)
+    job = replace(narrow)
     if dies:
         monkeypatch.setattr(helping, "MachineLock", lambda: os._exit(1))  # only the forked process calls it
     job.begin_proposals()

@@ -76,7 +76,8 @@ def test_a_preset_is_found_and_dry_run(installed: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     job = tmp_path / "job.yaml"
     job.write_text(
-        "model: test_resnet\ndata: digits\nspace: joint\nmethods: [quantize, slb]\n"
+        "model: test_resnet\nmodel_args: {layers: [1, 1, 0, 0], channels: [16, 24, 24, 24]}\n"
+        "data: digits\nspace: joint\nmethods: [quantize, slb]\n"
         "device: cost-model:bitops\nbaseline: {epochs: 1}\nconstraints: {latency: 2x}\n"
     )
     printed = run(installed, "search", str(job), "--dry-run", cwd=tmp_path)
