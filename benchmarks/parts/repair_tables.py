@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ class Asked:
     Attributes:
         file: the JSON file.
         command: the command that makes the table.
-        data: name of the data set.
+        data: name of the data set, or the data of a job.
         epochs: epochs of the baseline; None for its own number.
         until: time after which no row begins; None for no limit.
         small: whether to use few networks and shares, to try a part out.
@@ -30,7 +30,7 @@ class Asked:
 
     file: Path
     command: str
-    data: str = "glyphs"
+    data: str | Mapping[str, Any] = "glyphs"
     epochs: int | None = None
     until: float | None = None
     small: bool = False
@@ -41,6 +41,13 @@ CUTS = ("inner:0.7", "inner:0.5", "inner:0.35", "group:0.5", "group:0.35")
 """Rows of the part 'uniform'.
 
 A mode of couplings, and the share of the multiply-adds that is kept.
+"""
+
+
+CLOTHES = {"train": "idx:/usr/share/datasets/fashion-mnist", "train_images": 12000, "val_images": 2000}
+"""Fashion-MNIST, from Debian's package dataset-fashion-mnist.
+
+A small transformer learns it in three epochs. On glyphs it is still at chance after three.
 """
 
 
@@ -77,12 +84,12 @@ def vit(asked: Asked) -> None:
 
     The class token is always sampled, or as rarely as other positions.
     """
-    args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 2 if asked.small else 6}
-    opened, rows = _opened("vit_tiny_patch16_224", asked, 20, args)
+    name = "vit_tiny_patch16_224"
+    args: dict[str, Any] = {"img_size": 28, "patch_size": 7, "depth": 2 if asked.small else 3}
+    opened, rows = _opened(name, replace(asked, data=CLOTHES), int(SLOW[name]["epochs"]), args)
     keep = opened.widths(0.8, "inner", heads=2 / 3)  # one of three heads is removed, and the MLP gives the rest
-    for pruner in ("obs", "magnitude"):
-        for fit in ("one-shot", "none", "sequential"):
-            rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit, images=_images(fit)))
+    for fit in ("one-shot", "none", "sequential"):
+        rows.row(f"20 %, obs, {fit}", partial(opened.row, "obs", keep, "inner", fit, images=_images(fit)))
     alike = SearchableJob(opened.baseline)  # it needs its own store
     with (
         mock.patch("autocompress.repair.moments.prefix_tokens", return_value=0),
@@ -91,6 +98,8 @@ def vit(asked: Asked) -> None:
         for fit in ("one-shot", "sequential"):
             make = partial(alike.row, "obs", keep, "inner", fit, images=_images(fit))
             rows.row(f"20 %, obs, {fit}, class token as any other", make)
+    for fit in ("one-shot", "none", "sequential"):
+        rows.row(f"20 %, magnitude, {fit}", partial(opened.row, "magnitude", keep, "inner", fit, images=_images(fit)))
     rows.write()
 
 
@@ -112,6 +121,7 @@ def _images(fit: str) -> int:
 def _opened(name: str, asked: Asked, epochs: int, args: dict[str, Any] | None = None) -> tuple[SearchableJob, Rows]:
     epochs = asked.epochs or epochs
     head = {"model": name, "data": asked.data, "epochs": epochs, "command": asked.command, **environment()}
+    head |= {"model_args": args} if args else {}
     rows = Rows(asked.file, head, asked.until)
     baseline: Trained = trained(job_of(name, asked.data, epochs, model_args=args))
     opened = SearchableJob(baseline)

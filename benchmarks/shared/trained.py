@@ -20,8 +20,12 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.training import train_baseline, versions
 
 QUANTIZERS = ("quantize", "slb")
-SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}, "lenet5": {"epochs": 40}}
-"""Minimum of ``epochs`` for baselines that need more than others."""
+SLOW = {
+    "mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64},
+    "lenet5": {"epochs": 40},
+    "vit_tiny_patch16_224": {"epochs": 3, "lr": 1e-3, "batch_size": 64},
+}
+"""Minimum of ``epochs`` for baselines that need more than others, and their other settings."""
 
 
 @dataclass(frozen=True)
