@@ -62,7 +62,7 @@ def write_small_run(folder: Path, teacher: Path) -> Path:
     rows = [_row(opened, folder, number, values, base) for number, values in enumerate(recipes)]
     results.write_front(folder, [base, *rows])
     results.write_trials(folder, [{name: row.get(name) for name in results.COLUMNS} for row in rows])
-    counts = {"complete": len(rows), "stopped": 0, "infeasible": 0, "failed": 0}
+    counts = {"complete": len(rows), "infeasible": 0, "failed": 0}
     images = {"train": len(opened.splits.train), "val": len(opened.splits.val), "test": len(opened.splits.test)}
     environment = {"processor": "made up", "threads": 1}
     summary = {"trials": counts, "images": images, "baseline": base, "environment": environment, "seconds": 9.0}

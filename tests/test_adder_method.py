@@ -130,6 +130,7 @@ def test_squeeze_and_excitation_keeps_its_convolutions() -> None:
         {"objectives": ["accuracy", "latency"], "cost_model": None},
         {"constraints": {"latency": "0.5x"}},
         {"objectives": ["accuracy", "latency", "energy"]},
+        {"objectives": ["accuracy", "latency"], "device": "ssh:board"},
     ],
 )
 def test_it_says_why_it_does_not_apply_where_onnx_runtime_is_timed(changed: dict[str, Any], model: nn.Module) -> None:

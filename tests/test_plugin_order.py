@@ -7,7 +7,7 @@ from typing import Any
 
 from fake_methods import fake, names
 
-from autocompress.contract import DataSource, Manager, Quantizer, Stage, Transform, hookimpl
+from autocompress.contract import DataSource, Manager, Pruner, Quantizer, Stage, Transform, hookimpl
 from autocompress.contract.manager import order
 from autocompress.data import DatasetProvider
 
@@ -73,3 +73,10 @@ def test_tags_do_not_change_the_order_of_stages() -> None:
     early = fake(Transform, "early", stage=Stage.SUBSTITUTE, takes={"x"})
     late = fake(Transform, "late", stage=Stage.PRUNE, provides={"x"})
     assert names(order([late, early])) == ["early", "late"]
+
+
+def test_a_pruner_of_a_plugin_does_not_become_the_default() -> None:
+    plugin = SimpleNamespace(autocompress_methods=hookimpl(tryfirst=True)(lambda: [fake(Pruner, "a_first")]))
+    found = [one.name for one in Manager([plugin]).methods() if isinstance(one, Pruner) and one.searched]
+    assert found[0] == "obs"
+    assert found[-1] == "a_first"

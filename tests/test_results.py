@@ -35,7 +35,7 @@ numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 trials = st.fixed_dictionaries(
     {
         "trial": st.integers(0, 10**6),
-        "status": st.sampled_from(["complete", "stopped", "infeasible", "failed"]),
+        "status": st.sampled_from(["complete", "infeasible", "failed"]),
         "reason": texts,
         "accuracy": numbers,
         "size_bytes": st.none() | st.integers(0, 2**53),

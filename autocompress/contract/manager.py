@@ -178,8 +178,12 @@ class Manager:
         return begun
 
     def methods(self) -> list[Method]:
-        """All methods, sorted by kind, stage and tags (:func:`order`)."""
-        return order(self._collect("autocompress_methods", Method))
+        """All methods, sorted by kind, stage and tags (:func:`order`); built-in ones come first."""
+        found = sorted(self._collect("autocompress_methods", Method), key=lambda m: (not self._is_built_in(m), m.name))
+        return order(found)
+
+    def _is_built_in(self, item: object) -> bool:
+        return self._makers.get(id(item)) in self._own
 
     def method(self, name: str) -> Method:
         """The method called ``name``.
@@ -313,7 +317,8 @@ def plugin_file(path: Path) -> ModuleType:
 def order(methods: Iterable[Method]) -> list[Method]:
     """Sorts methods: data sources, SUBSTITUTE, PRUNE, quantizers.
 
-    Within a stage, methods that need a tag come after methods that provide it.
+    Within a stage, methods that need a tag come after methods that provide it. Otherwise the given
+    order stays.
     """
     ranks: list[Callable[[Method], bool]] = [
         lambda m: isinstance(m, DataSource),
@@ -321,7 +326,7 @@ def order(methods: Iterable[Method]) -> list[Method]:
         lambda m: isinstance(m, Pruner) or (isinstance(m, Transform) and m.stage == "prune"),
         lambda m: isinstance(m, Quantizer),
     ]
-    pending = sorted(methods, key=lambda m: (next(i for i, is_of in enumerate(ranks) if is_of(m)), m.name))
+    pending = sorted(methods, key=lambda m: next(i for i, is_of in enumerate(ranks) if is_of(m)))
     ordered: list[Method] = []
     while pending:
         ready = next((m for m in pending if not _waits(m, pending)), pending[0])

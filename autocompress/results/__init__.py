@@ -8,7 +8,7 @@ are an interface.
 ``summary.json``, every key optional::
 
     hypervolume, seconds: numbers
-    trials: {complete, stopped, infeasible, failed: counts}
+    trials: {complete, infeasible, failed: counts}
     ended: why the search ended, as text
     cache: {hits, misses}
     images: {train, val, test: counts}

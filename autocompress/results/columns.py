@@ -12,11 +12,10 @@ from autocompress.objectives.quantities import QUANTITIES
 Row = dict[str, Any]
 """The row of a trial: the columns of trials.csv and further values of the engine, all JSON."""
 
-STATUSES = ("complete", "stopped", "infeasible", "failed")
+STATUSES = ("complete", "infeasible", "failed")
 """Status of a trial.
 
-A trial is ``complete``, ``stopped`` at a rung, ``infeasible`` (a gate ended it, or it misses a
-constraint) or ``failed``.
+A trial is ``complete``, ``infeasible`` (a gate ended it, or it misses a constraint) or ``failed``.
 """
 INTERRUPTED = "interrupted"
 """``ended`` in the summary after Ctrl-C: the front was not measured again or tested."""

@@ -133,7 +133,7 @@ def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> d
         what = f"{', '.join(others)} have other processors than the driver" if others else "none of them can work"
         raise UserError(
             f"no node with the resource '{resource}' can measure for this search: {what}",
-            f"start the search on a node that has it; a submitted job asks for a share of '{resource}'",
+            "start the search on a node that has it",
         )
     return start_stations(job, device, chosen)
 

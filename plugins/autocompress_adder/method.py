@@ -75,7 +75,8 @@ class Adder(Transform):
                 "adder layers save energy, or the latency of a cost model, and the job asks for neither "
                 "(objectives: [accuracy, energy], cost_model: 45nm)"
             ]
-        if "latency" in costs and job.device.name == "onnxruntime-cpu":
+        is_onnxruntime = job.device.name == "onnxruntime-cpu" or job.device.name.startswith("ssh:")
+        if "latency" in costs and is_onnxruntime:
             return [
                 "adder layers take some twenty times a convolution's time in ONNX Runtime, where the job's latency is "
                 "measured; take it from a cost model (device: cost-model:NAME), or ask for energy in its place"

@@ -49,14 +49,12 @@ def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any], *, le
 
     A trial with an accuracy is COMPLETE, with constraints that say whether it may be on the front.
     A trial that ended at a gate is PRUNED for samplers that learn from it. For others it is
-    COMPLETE with the worst accuracy, and with costs of the baseline where they were not measured. A
-    trial that was stopped at a rung is PRUNED. Only a failed trial is FAIL.
+    COMPLETE with the worst accuracy, and with costs of the baseline where they were not measured.
+    Only a failed trial is FAIL.
     """
     if row["status"] == "failed":
         return Verdict(TrialState.FAIL)
     constraints = told_constraints(job, row)
-    if row["status"] == "stopped":
-        return Verdict(TrialState.PRUNED, None, constraints)
     values = objective_values(job.objectives, row, baseline)
     measured = known(row, "accuracy") is not None
     if measured and all(value is not None for value in values):
