@@ -52,6 +52,16 @@ def test_good_input_passes() -> None:
     assert quantize(small(), torch.randn(8, *SIZE))(torch.randn(1, *SIZE)).isfinite().all()
 
 
+def test_a_training_whose_last_step_ends_in_nan_is_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(network: nn.Module, *_args: Any, **_more: Any) -> None:
+        next(iter(network.parameters())).data.fill_(math.nan)
+
+    monkeypatch.setattr(quantize_stage, "trained", lambda _recipe: True)
+    monkeypatch.setattr(quantize_stage.qat, "run", diverge)
+    with pytest.raises(TrialFailed, match="holds NaN after the training in low bits"):
+        quantize(small(), torch.randn(8, *SIZE))
+
+
 @pytest.mark.parametrize(
     ("images", "reason"),
     [

@@ -135,8 +135,32 @@ def test_a_recipe_that_would_remove_nothing_is_invalid(multiple: int) -> None:
     """
     model = example_model()
     keep = {"layer1.0.conv1": 15 / 16} if multiple == 16 else 0.995
-    with pytest.raises(InvalidRecipe, match=f"no layer loses a channel at these widths.*multiples of {multiple}"):
+    told = f"no layer loses a channel at these widths.*multiples of {multiple}: '[\\w.]+' keeps its \\d+ channels"
+    with pytest.raises(InvalidRecipe, match=told):
         asked(model, Magnitude(), keep, multiple=multiple)
+
+
+class Multiplied(Small):
+    """Two layers share all channels that can be removed, as in StarNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(8, 8, 3, padding=1)
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        return self.conv(x) * self.act(self.other(x))
+
+
+def test_a_network_without_private_channels_is_pruned_in_mode_group() -> None:
+    found = asked(Multiplied(), Magnitude(), 0.5)
+    assert found is not None
+    assert found.mode == "group"
+
+
+def test_a_mode_in_which_nothing_can_be_removed_is_an_invalid_recipe() -> None:
+    with pytest.raises(InvalidRecipe, match=r"no channel can be removed in prune\.mode inner, for example none of '"):
+        asked(Multiplied(), Magnitude(), {}, mode="inner")
 
 
 def test_a_recipe_whose_substitution_leaves_nothing_to_remove_is_invalid() -> None:

@@ -64,6 +64,13 @@ NEUTRAL = {"low.keep": 1.0, "low.rank.a": 9, "low.rank.b": 9}
         ({"low.rank.a": 9, "low.rank.b": 4}, "low rank 4 in b", []),
         ({"low.rank.a": 9, "low.rank.b": 9, "ghost.ratio.a": 2}, "ghost ratio 2 in a", ["low"]),
         ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed", ["ghost"]),
+        (
+            {"prune.method": "scop", "scop.mixing": "pre_bn", "prune.keep.a": 1.0, "bits.weight.a": "q:8"},
+            "int8 everywhere",
+            ["scop"],
+        ),
+        ({"prune.method": "scop", "prune.keep.a": 0.5}, "scop keeps 50 % of the channels everywhere", []),
+        ({"prune.method": "none"}, "uncompressed", []),
     ],
 )
 def test_neutral_values_are_left_out(recipe: dict[str, Any], text: str, idle: list[str]) -> None:

@@ -187,6 +187,13 @@ def test_nan_inputs_are_an_error_that_names_the_layer() -> None:
         gather(_Net(nn.Linear(4, 3)), ["layer"], lambda: [torch.full((2, 5, 4), torch.nan)])
 
 
+def test_moments_that_overflow_are_an_error_that_names_the_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    images = 1e25 * torch.randn(4, 3, 8, 8)
+    with pytest.raises(ValueError, match="NaN or infinite values, at '0'"):
+        gather(model, ["0"], lambda: [images], choose_ridge=choose_ridge)
+
+
 def test_no_images_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         gather(_Net(nn.Linear(4, 3)), ["layer"], lambda: [])

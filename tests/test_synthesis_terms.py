@@ -252,6 +252,7 @@ def test_reasons_why_statistics_cannot_be_used() -> None:
     infinite[0].running_var[1] = float("nan")  # type: ignore[index]
     for model, word in (
         (nn.Sequential(nn.Conv2d(3, 3, 3), nn.LayerNorm(3)), "no batch norm"),
+        (nn.Sequential(nn.Identity(), nn.Conv2d(3, 3, 3)), "folded into layers such as '1'"),
         (nn.Sequential(nn.BatchNorm2d(3)), "never trained"),
         (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "track_running_stats"),
         (infinite, "not finite"),

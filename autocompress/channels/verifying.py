@@ -24,6 +24,7 @@ from autocompress.channels.masking import mask_inputs, mask_outputs
 from autocompress.channels.slicing import NORMS
 from autocompress.contract.coupling import Coupling
 from autocompress.graph import evaluating
+from autocompress.memory import is_out_of_memory
 
 TOLERANCE = 1e-9
 """Largest difference relative to the largest output.
@@ -43,8 +44,11 @@ def verified(
     pruners: Mapping[type[nn.Module], Any],
 ) -> list[Coupling]:
     """The couplings, with ``safe`` as measured, and reasons where a removal changes outputs."""
-    trial = _Trial(model, input_size, pruners)
     offered = [coupling for coupling in every if coupling.prunable]
+    try:
+        trial = _Trial(model, input_size, pruners)
+    except _NotInDouble as error:
+        return [replace(c, safe=False, reasons=(str(error),)) if c.prunable else c for c in every]
     wrong = _failing(offered, trial.wrong)
     right = [coupling for coupling in offered if coupling.name not in wrong]
     wrong |= trial.without_halves(right)
@@ -73,6 +77,10 @@ def _failing(couplings: Sequence[Coupling], test: Callable[[Sequence[Coupling]],
     return found or {coupling.name: f"together with others: {said}" for coupling in couplings}
 
 
+class _NotInDouble(Exception):
+    pass
+
+
 class _Trial:
     def __init__(
         self, model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[type[nn.Module], Any]
@@ -96,9 +104,13 @@ class _Trial:
             images = torch.randn((3, *own), generator=self.generator, dtype=torch.float64).to(device)
             try:
                 settle(self.model, images[1:])
-            except Exception:  # a forward function may raise any type
-                if own == size:
+            except Exception as error:  # a forward function may raise any type
+                if is_out_of_memory(error):
                     raise
+                if own == size:
+                    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                    sentence = "its removal cannot be checked: the network does not run in double precision"
+                    raise _NotInDouble(f"{sentence}: {reason}") from error
                 continue
             return images
         raise AssertionError("the last size returns or raises")

@@ -53,6 +53,17 @@ def widths(every: Sequence[Coupling], layers: Shares, multiple: int) -> dict[str
     return found
 
 
+def nothing_to_remove(every: Sequence[Coupling], layers: Shares, multiple: int) -> str:
+    """The reason, with an example, why :func:`widths` of the same arguments is empty."""
+    told = f"no layer loses a channel at these widths, rounded to multiples of {multiple}"
+    for coupling in every:
+        if coupling.prunable and (share := share_of(coupling, layers)) < 1:
+            sizes = sorted({len(block) for block in coupling.blocks})
+            parts = f" in groups of {' and '.join(map(str, sizes))}" if len(coupling.blocks) > 1 else ""
+            return f"{told}: '{coupling.name}' keeps its {coupling.channels} channels{parts} at a share of {share:g}"
+    return told
+
+
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """The input channels that each layer loses, over all couplings that it reads, ascending.
 

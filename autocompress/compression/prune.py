@@ -11,7 +11,7 @@ from autocompress import models
 from autocompress.channels.couplings import couplings as find_couplings
 from autocompress.channels.known import known_couplings
 from autocompress.channels.removal import remove
-from autocompress.channels.widths import of_layers, widths
+from autocompress.channels.widths import nothing_to_remove, of_layers, widths
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel
@@ -57,7 +57,8 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
     except UntraceableModel as error:  # a transform made it untraceable
         raise InvalidRecipe(str(error)) from error
     if not _widths(every, baseline, asked):
-        raise InvalidRecipe(f"no layer loses a channel at these widths, rounded to multiples of {asked.multiple}")
+        layers = of_layers(asked.keep, prunable(baseline, asked.mode))
+        raise InvalidRecipe(nothing_to_remove(every, layers, asked.multiple))
     return every
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -23,6 +24,7 @@ from autocompress.contract import (
 )
 from autocompress.errors import TrialFailed
 from autocompress.graph import NetworkFacts
+from autocompress.models.health import faulty_tensor
 from autocompress.quantization import hardening, network, rounding
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits
@@ -136,11 +138,22 @@ def quantize(
         for method, params in [*((methods[name], params) for name, params in recipe.transforms), *acting]:
             callbacks += method.callbacks(quantized, params, context)
         qat.run(quantized, recipe.qat, context, callbacks, pause=pause)
+        if fault := faulty_tensor(dict(quantized.named_parameters())):
+            raise TrialFailed(f"{fault} after the training in low bits")
     elif images and any(method.corrects_bias(params) for method, params in acting):
         correct_bias(quantized, images)
         context.pause()
     hardened = hardening.harden(quantized.cpu(), harden, dry_run=context.dry_run)
-    return hardened, hardening.plan(hardened)
+    plan = hardening.plan(hardened)
+    if not context.dry_run:
+        _check_scales(plan)
+    return hardened, plan
+
+
+def _check_scales(plan: Plan) -> None:
+    for name, grid in plan["activations"].items():
+        if not math.isfinite(grid["scale"]):
+            raise TrialFailed(f"the values of '{name}' are not finite numbers, so they have no scale")
 
 
 def _round(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -69,18 +70,40 @@ def _attention(
     return scores.softmax(-1) @ value
 
 
+class LayerNotWritten(Exception):
+    """An operator of a layer has no ONNX form. The text names the layer and the reason."""
+
+
 def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    converted = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        custom_translation_table=translation_table(),
-        verbose=False,
-    )
+    try:
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            custom_translation_table=translation_table(),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        # The exporter only says at which step it failed; the cause names the operator.
+        reason = str(error.__cause__ or error)
+        if layer := _layer_in(program, reason):
+            raise LayerNotWritten(f"{layer} has no ONNX form: {reason}") from error
+        raise
     assert converted is not None
     return converted.model_proto
+
+
+def _layer_in(program: torch.export.ExportedProgram, reason: str) -> str:
+    """The layer of the first graph node that ``reason`` names; empty if there is none."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    for name in re.findall(r"%(\w+)", reason):
+        stack = nodes[name].meta.get("nn_module_stack") if name in nodes else None
+        for path, kind in reversed(list((stack or {}).values())):
+            if path:
+                return f"'{path}' ({str(kind).rpartition('.')[2]})"
+    return ""
 
 
 def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:

@@ -9,6 +9,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from autocompress.data import DataInfo
+from autocompress.models.plain import made_plain
 from autocompress.task import CLASSIFICATION, TaskRef
 
 _HINTS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -132,7 +133,7 @@ def data_info(model: nn.Module) -> DataInfo:
 def from_architecture(description: dict[str, Any]) -> nn.Module:
     """Makes the model of an :func:`architecture`, with random weights, in eval mode, offline."""
     task = _task(description)
-    model = task.task().network(description["name"], dict(description["args"]), pretrained=False)
+    model = made_plain(task.task().network(description["name"], dict(description["args"]), pretrained=False))
     describe(
         model,
         name=description["name"],

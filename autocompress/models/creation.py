@@ -16,6 +16,7 @@ from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.forward import check_forward, check_traceable
 from autocompress.models.health import faulty_tensor
 from autocompress.models.naming import HUB, Named, named
+from autocompress.models.plain import made_plain, unusable_tensor
 from autocompress.models.preprocessing import FROM_DATA, asked, check_counts, info_without_data
 from autocompress.task import Task, TaskRef
 
@@ -45,8 +46,8 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
 
     Raises:
         UserError: if there is no such model, its arguments are wrong, the checkpoint does not fit,
-            weights are NaN or infinite, the output for two images is not one tensor of logits, or
-            the model cannot be traced.
+            weights are NaN or infinite, lazy or sparse, the output for two images is not one tensor
+            of logits, or the model cannot be traced.
     """
     name = named(job.model)
     checkpoint = read_checkpoint(job.checkpoint) if job.checkpoint is not None else None
@@ -74,7 +75,10 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         if any("reparam" in name for name in checkpoint.state):
             model = reparameterise(model)
         checkpoint.load_into(model)
-    if fault := faulty_tensor(model.state_dict()):
+    if fault := unusable_tensor(model):
+        hint = "every tensor must be dense, with a shape and values, before the search begins"
+        raise UserError(f"'{job.model}' cannot be compressed: {fault}", hint)
+    if fault := faulty_tensor(made_plain(model).state_dict()):
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give other weights")
     check_forward(model, info.input_size, info.task.task().output_shape(info.num_classes), job.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,9 +70,10 @@ def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], 
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         height_width = f"{size[1]} x {size[2]} pixels and {size[0]} channel{'s' if size[0] > 1 else ''}"
-        raise UserError(
-            f"'{name}' cannot take images of {height_width}: {reason}", "set input_size, or change model_args"
-        ) from error
+        hint = "set input_size, or change model_args"
+        if re.search(r"dtype|Input type|data type", reason):
+            hint = "all weights are float32 here: its forward must not convert images to another type"
+        raise UserError(f"'{name}' cannot take images of {height_width}: {reason}", hint) from error
 
 
 def _check_answer(answer: Any, outputs: tuple[int, ...] | None, name: str, when: str) -> None:

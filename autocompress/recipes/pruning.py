@@ -10,7 +10,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.channels.known import fixed_couplings
-from autocompress.channels.widths import of_layers, widths
+from autocompress.channels.widths import nothing_to_remove, of_layers, widths
 from autocompress.contract import Coupling, Method, Parameter, Params, Pruner, Space
 from autocompress.contract.coupling import MODES
 from autocompress.errors import InvalidRecipe
@@ -122,8 +122,9 @@ def prune_space(
     name = own.categorical("method", ["none", *names], default=names[0], named=others, structural=False)
     if name == "none":
         return None
+    modes = _modes(model)
     mode = own.categorical(
-        "mode", OFFERED, default="inner", cheapest="group", named=[mode for mode in MODES if mode not in OFFERED]
+        "mode", modes, default=modes[0], cheapest=modes[-1], named=[mode for mode in MODES if mode not in modes]
     )
     multiple = own.categorical("multiple", sorted({*MULTIPLES, of_device}), default=of_device, cheapest=1)
     every = prunable(model, mode)
@@ -145,8 +146,24 @@ def prune_space(
     }
     pruner = next(pruner for pruner in pruners if pruner.name == name)
     params = dict(pruner.search_space(space.scope(name), model))
+    if not every:
+        raise InvalidRecipe(f"no channel can be removed in prune.mode {mode}{_example(model, mode)}")
     if all(share == 1 for share in keep.values()):
         return None
     if not widths(every, of_layers(keep, every), multiple):
-        raise InvalidRecipe(f"no layer loses a channel at these widths, rounded to multiples of {multiple}")
+        raise InvalidRecipe(nothing_to_remove(every, of_layers(keep, every), multiple))
     return Pruning(name, params, keep, mode, multiple)
+
+
+def _modes(model: nn.Module) -> tuple[str, ...]:
+    """The modes of ``OFFERED`` in which channels can be removed; all if there are none.
+
+    A coupling of mode "inner" is one of "group" too, so only the first modes can be without any.
+    """
+    first = next((place for place, mode in enumerate(OFFERED) if prunable(model, mode)), 0)
+    return OFFERED[first:]
+
+
+def _example(model: nn.Module, mode: str) -> str:
+    name, reason = next(iter(kept_whole(model, mode).items()), ("", ""))
+    return f", for example none of '{name}': {reason}" if name else ""

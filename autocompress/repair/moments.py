@@ -128,6 +128,16 @@ class Moments:
         )
 
 
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Adds the name of ``layer`` to a ValueError about its numbers."""
+    try:
+        yield
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(told if layer in told else f"{told}, at '{layer}'") from error
+
+
 def factor(system: torch.Tensor) -> torch.Tensor:
     """Cholesky factor of G + lambda s I, batched.
 
@@ -275,7 +285,8 @@ def gather(
             for name, gathering in gatherings.items():
                 layer = model.get_submodule(name)
                 choose = partial(choose_ridge, layer) if choose_ridge is not None else _default_ridge
-                found[name] = gathering.moments(choose)
+                with naming(name):
+                    found[name] = gathering.moments(choose)
                 if pause is not None:
                     pause()  # choosing lambda of a wide layer takes up to a second
     return {name: found[name] for name in layers if name in found}

@@ -21,7 +21,7 @@ from torch import fx, nn
 
 from autocompress.graph.kinds import kind
 from autocompress.repair.columns import POSITIONS, Columns, has_columns
-from autocompress.repair.moments import RIDGES, Moments, position_generator
+from autocompress.repair.moments import RIDGES, Moments, naming, position_generator
 from autocompress.repair.pairs import DualPairs, PairSums, fit
 from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
@@ -116,7 +116,8 @@ class Lockstep:
             # of the block compensates for that shortcut.
             if state.own.unmade(shortcuts[0]) & (state.active | set(state.waiting)):
                 shortcuts = ()
-        self._refit(str(node.target), node, twin, shortcuts, state)
+        with naming(str(node.target)):
+            self._refit(str(node.target), node, twin, shortcuts, state)
         state.active.remove(node)
 
     def _refit(self, name: str, node: fx.Node, twin: fx.Node, shortcuts: tuple[fx.Node, ...], state: _State) -> None:

@@ -183,8 +183,10 @@ def operators(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = Non
 
 
 def idle(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[str]:
-    """Names of the transforms that have values in a recipe, but change nothing."""
-    return [method for method, text in _methods(values, neutral or {}).items() if not text]
+    """Names of the transforms and of the pruner that a recipe names, but that change nothing."""
+    pruner = str(values.get("prune.method", "none"))
+    unused = [method for method, text in _methods(values, neutral or {}).items() if not text]
+    return unused + ([pruner] if pruner != "none" and kept(values) is None else [])
 
 
 def _methods(values: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, str]:

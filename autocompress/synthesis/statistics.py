@@ -153,7 +153,9 @@ def reasons_against_statistics(model: nn.Module) -> list[str]:
             for name, module in model.named_modules()
             if "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
         ]
-        instead = f": {others[0]}" if others else " (or batch norms were folded into the layers)"
+        first = next((name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)), "")
+        folded = f" (or they were folded into layers such as '{first}')" if first else ""
+        instead = f": {others[0]}" if others else folded
         return [f"it has no batch norm with statistics of real images{instead}"]
     if not all(bool(torch.isfinite(x).all()) for m in layers for x in (m.running_mean, m.running_var)):
         return ["the running statistics of its batch norms are not finite numbers"]

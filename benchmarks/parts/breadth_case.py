@@ -43,7 +43,7 @@ from autocompress.data import TensorSplit
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.export import cropped, custom_operators, export, open_session
 from autocompress.export.exporter import INPUT
-from autocompress.graph import UntraceableModel, evaluating, facts
+from autocompress.graph import UntraceableModel, evaluating, facts, trace
 from autocompress.job import Job, Limits, limits_of, load_job
 from autocompress.models.forward import check_forward
 from autocompress.opened.applicable import applicable
@@ -197,7 +197,15 @@ class Tried:
         if isinstance(method, DataSource):
             return self._source(method)
         candidate = self._pipeline(methods).run(self._recipe(methods, job))
+        self._check_changed(candidate, methods)
         return {"status": "applies", **self._offered(methods), **self._measured(candidate, methods)}
+
+    def _check_changed(self, candidate: Candidate, methods: Sequence[Method]) -> None:
+        """Refuses a candidate that is the baseline."""
+        same = (candidate.params, candidate.macs) == (self.before["params"], self.before["macs"])
+        removing = [method.name for method in methods if isinstance(method, Pruner)]
+        if removing and same and len(methods) == 1:
+            raise InvalidRecipe(f"{removing[0]} removes nothing at its default widths")
 
     def _recipe(self, methods: Sequence[Method], job: Job) -> Recipe:
         space = JobSpace(self.model, methods, _no_limits(job), "stage", epochs=1.0)
@@ -269,10 +277,22 @@ class Tried:
             "params": [self.before["params"], candidate.params],
             "macs": [self.before["macs"], candidate.macs],
             "float_layers": len(candidate.float_layers),
+            "float_in": self._whole(candidate.float_layers),
             "bytes": [self.before["bytes"], file.stat().st_size],
             "latency_ms": [before, after],
             **self._agreement(deployed, session, integers=integers),
         }
+
+    def _whole(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of these layers inside of modules that torch.fx keeps whole, by type of module."""
+        whole = [node.target for node in trace(self.model).graph.nodes if node.op == "call_module"]
+        kinds = [
+            type(self.model.get_submodule(own)).__name__
+            for name in names
+            for own in whole
+            if name.startswith(f"{own}.")
+        ]
+        return dict(Counter(kinds))
 
     def _latency(self, session: Any) -> tuple[float, float]:
         """Median processor time of candidate and baseline in ms, for one image and one thread."""
