@@ -284,7 +284,7 @@ class Tried:
         }
 
     def _whole(self, names: Sequence[str]) -> dict[str, int]:
-        """The number of these layers inside of modules that torch.fx keeps whole, by type of module."""
+        """The number of these layers in modules that torch.fx keeps whole, by type of module."""
         whole = [node.target for node in trace(self.model).graph.nodes if node.op == "call_module"]
         kinds = [
             type(self.model.get_submodule(own)).__name__
