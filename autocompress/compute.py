@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from autocompress import heap
 from autocompress.compat.torch import has_native_bfloat16
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import ComputeConfig
@@ -104,12 +105,13 @@ def compute_of(config: ComputeConfig) -> Compute:
 
 
 def give_memory_back() -> None:
-    """Gives memory of the GPU that no tensor uses back to other processes.
+    """Gives memory that no tensor uses back to other processes, also that of the GPU.
 
     Raises:
         TrialFailed: if the GPU fails, because this process can then not use it any more.
     """
     gc.collect()
+    heap.give_back()
     if torch.cuda.is_initialized():
         try:
             torch.cuda.empty_cache()

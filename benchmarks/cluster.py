@@ -171,7 +171,7 @@ def faults(runs: int, seed: int, first: int, earlier: list[dict[str, Any]]) -> d
             folder = home / f"{number}"
             shutil.copytree(home / "cache" / "baselines", folder / "cache" / "baselines")
             result, row = one_run(nodes, folder, folder / "cache", victim, after)
-            row |= {"same_front": front_of(result) == wanted}
+            row |= {"same_front": front_of(result) == wanted, "changed": changed(undisturbed, result)}
             rows.append(row | {"right": is_right(row)})
             print(rows[-1], flush=True)
             shutil.rmtree(folder)
@@ -254,6 +254,20 @@ def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool
 def front_of(result: SearchResult) -> list[tuple[float, float]]:
     """Accuracy and latency ratio of the front's models, without repetitions."""
     return sorted({(round(one.accuracy, 6), round(one.latency_ratio, 6)) for one in result.models.itertuples()})
+
+
+def changed(undisturbed: SearchResult, found: SearchResult) -> list[dict[str, Any]]:
+    """The recipes that have other figures than in the undisturbed run."""
+
+    def figures(result: SearchResult) -> dict[str, dict[str, Any]]:
+        rows = result.trials[["recipe", "trial", "status", "reason", "accuracy", "latency_ratio"]].to_dict("records")
+        return {str(sorted(row.pop("recipe").items())): row for row in rows}
+
+    def told(row: Mapping[str, Any]) -> list[str]:
+        return [str(row[name]) for name in ("status", "accuracy", "latency_ratio")]
+
+    before, after = figures(undisturbed), figures(found)
+    return [{"before": before[key], "after": row} for key, row in after.items() if told(before[key]) != told(row)]
 
 
 # --- two searches ---------------------------------------------------------------------------------

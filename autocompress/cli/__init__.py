@@ -12,6 +12,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from autocompress import heap
 from autocompress.cli import output
 from autocompress.cli.app import app
 from autocompress.errors import ExitCode, Terminated, UserError
@@ -31,6 +32,7 @@ def main() -> None:
     Errors that the user can correct are one line on stderr, with exit code 2.
     """
     collect_seldom()
+    heap.keep_freed()
     output.protect()
     _handle_sigterm()
     try:

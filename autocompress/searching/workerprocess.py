@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from autocompress import heap
 from autocompress.errors import CannotWork
 from autocompress.garbage import collect_seldom
 
@@ -30,6 +31,7 @@ class WorkerProcess(tune.Trainable):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         collect_seldom()  # before the engine is imported with the settings
+        heap.keep_freed()
         super().__init__(*arguments, **options)
 
     def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
