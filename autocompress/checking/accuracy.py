@@ -18,6 +18,7 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
 from autocompress.processors import usable_processors
 from autocompress.scoring import Scorer
+from autocompress.task.checking import targets_fault
 
 _ASKED = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
@@ -45,7 +46,7 @@ def scored(model: Deployable, limits: Limits) -> np.ndarray:
     if not len(split) or splits.by_agreement:
         raise UserError("the budget names no labelled images to judge by", "give it data: folder:PATH")
     names = told.get("class_names")
-    if fault := split.task.check_targets(split.subset(1).labels(), split.num_classes):
+    if fault := targets_fault(split.info.task, split.subset(1).labels(), split.num_classes):
         raise UserError(f"the task '{task.title}' {fault}", "name the task of the file in 'task:'")
     if names is not None and task.is_classification:
         split = _with_labels_of(split, list(names), model.file)

@@ -19,6 +19,7 @@ from autocompress.models.naming import HUB, Named, named
 from autocompress.models.plain import made_plain, unusable_tensor
 from autocompress.models.preprocessing import FROM_DATA, asked, check_counts, info_without_data
 from autocompress.task import Task, TaskRef
+from autocompress.task.checking import output_shape
 
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments of ``timm.create_model`` for which a job has keys of its own."""
@@ -81,7 +82,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
     if fault := faulty_tensor(made_plain(model).state_dict()):
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give other weights")
-    check_forward(model, info.input_size, info.task.task().output_shape(info.num_classes), job.model)
+    check_forward(model, info.input_size, output_shape(info.task, info.num_classes), job.model)
     check_traceable(model, job.model)
     # A new classifier has random weights and is trained first, before branches are merged.
     if data_info is None or not needs_training(job, data_info):

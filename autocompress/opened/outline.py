@@ -20,7 +20,7 @@ from autocompress.opened.batches import check_batches, check_measured_batch
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.store import check_shared_cache
 from autocompress.task import TaskRef, check_task
-from autocompress.task.checking import IMAGES
+from autocompress.task.checking import IMAGES, targets_fault
 
 log = logging.getLogger("autocompress")
 
@@ -109,7 +109,7 @@ def _check_labels(task: TaskRef, splits: Splits) -> None:
         UserError: with what the task needs.
     """
     for split in (splits.train, splits.val):
-        if len(split) and (fault := task.task().check_targets(split.labels()[:IMAGES], splits.info.num_classes)):
+        if len(split) and (fault := targets_fault(task, split.labels()[:IMAGES], splits.info.num_classes)):
             hint = "set task: multilabel" if task.is_classification else "give other data, or another task"
             raise UserError(f"the task '{task.title}' {fault}", hint)
 

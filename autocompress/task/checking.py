@@ -32,7 +32,7 @@ def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: to
         UserError: if a member fails or has a wrong result, or the targets do not fit the task.
     """
     task = ref.task()
-    if fault := task.check_targets(targets, classes):
+    if fault := targets_fault(ref, targets, classes):
         raise UserError(f"the task '{ref.title}' {fault}", "give other data, or another task")
     probe = copy.deepcopy(model).eval()
     with torch.random.fork_rng(devices=[]):
@@ -51,9 +51,39 @@ def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: to
     if not isinstance(marks, torch.Tensor) or not marks.ndim or len(marks) != len(images):
         raise _fault(ref, f"'marks' must give a tensor with a row for each of {len(images)} images, not {_is(marks)}")
     _check_metric(ref, marks.numpy())
+    uninformed = _called(ref, "uninformed_loss", "", task.uninformed_loss, classes)
+    if not isinstance(uninformed, int | float) or not np.isfinite(uninformed):
+        raise _fault(ref, f"'uninformed_loss' must return a finite number, not {uninformed!r}")
     changed = _called(ref, "augmented", about, task.augmented, images, targets, torch.Generator().manual_seed(0))
     if not isinstance(changed, tuple) or [tuple(one.shape) for one in changed] != [images.shape, targets.shape]:
         raise _fault(ref, "'augmented' must give images and targets of the shapes that it was given")
+
+
+def targets_fault(ref: TaskRef, targets: torch.Tensor, classes: int) -> str:
+    """Why a task cannot use these targets, as the end of a sentence; empty if it can.
+
+    Raises:
+        UserError: if the task cannot be made, or ``check_targets`` fails or returns no text.
+    """
+    about = f"for targets of {targets.dtype} {tuple(targets.shape)}"
+    fault = _called(ref, "check_targets", about, ref.task().check_targets, targets, classes)
+    if not isinstance(fault, str):
+        raise _fault(ref, f"'check_targets' must return a text, not {_is(fault)}", "return '' where the targets fit")
+    return fault
+
+
+def output_shape(ref: TaskRef, classes: int) -> tuple[int, ...] | None:
+    """The shape of the outputs for one image; None for any shape.
+
+    Raises:
+        UserError: if the task cannot be made, or ``output_shape`` fails or returns no shape.
+    """
+    shape = _called(ref, "output_shape", "", ref.task().output_shape, classes)
+    if shape is None:
+        return None
+    if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
+        raise _fault(ref, f"'output_shape' must return a tuple of whole numbers, or None, not {_is(shape)}")
+    return shape
 
 
 def _check_loss(ref: TaskRef, loss: Any) -> None:

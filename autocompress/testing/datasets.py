@@ -41,8 +41,10 @@ def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
             own, again = getattr(first, role), getattr(second, role)
             if own is not None:
                 report.check(_check_labels, role, own, first.info)
+                report.check(_check_info, role, own.info, first.info)
                 report.check(_check_images, role, own, first)
                 report.check(_check_again, role, own, again)
+        report.check(_check_normalised, first)
         report.check(_check_apart, first)
         for role in ("val", "test"):
             report.check(_check_classes, role, first)
@@ -86,6 +88,31 @@ def _check_labels(role: str, split: Split, info: DataInfo) -> None:
     require(labels.dtype == torch.int64 and len(labels) == len(split), f"labels of {role} must be int64, one an image")
     fit = info.num_classes == 0 or bool((labels >= 0).all() and (labels < info.num_classes).all())
     require(fit, f"labels of {role} must lie between 0 and the number of classes")
+
+
+def _check_info(role: str, own: DataInfo, info: DataInfo) -> None:
+    """Checks that a split has the description of its source: all are normalised in one way."""
+    names = ("num_classes", "class_names", "channels", "size", "mean", "std")
+    other = [name for name in names if getattr(own, name) != getattr(info, name)]
+    require(not other, f"info of {role} must be that of the data set: {', '.join(other)} differ")
+
+
+def _check_normalised(source: Source) -> None:
+    """Checks that float images are normalised by the mean and std of ``info``.
+
+    Some pixels are darker than the mean, so some normalised numbers are below 0.
+    """
+    if max(source.info.mean, default=0) == 0:
+        return
+    there = [split for split in (source.train, source.val, source.test) if split is not None and len(split)]
+    images = torch.cat([_some(split)[0].flatten() for split in there])
+    low, high = float(images.min()), float(images.max())
+    require(
+        low < 0 or high > 1,
+        f"images must be normalised by mean and std of info, (pixel - mean) / std; those looked at reach from "
+        f"{low:.2g} to {high:.2g}, as pixels do: keep uint8 pixels, which the engine normalises, or give mean 0 and "
+        "std 1",
+    )
 
 
 def _is_of_another_task(labels: torch.Tensor) -> bool:

@@ -74,13 +74,14 @@ def example_job(model: str = "test_resnet") -> Job:
 
 
 def example_context(
-    model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
+    model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None, images: int = 0
 ) -> Context:
     """A context like those of the engine: random images in ``transfer``, None in a dry run.
 
     Args:
         model: the model that gives the input size.
         teacher: the baseline; None for a dry run.
+        images: seed of the images; another seed also gives another mean and another scale.
     """
     size = models.input_size(model)
     if dry_run:
@@ -93,8 +94,9 @@ def example_context(
         std=(0.5,) * size[0],
         class_names=tuple(str(number) for number in range(CLASSES)),
     )
-    images = TensorSplit(_images(size, seed=0), torch.arange(IMAGES) % CLASSES, info)
-    transfer = TransferSet(train=images, calibration=images, digest=images.digest)
+    pixels = _images(size, seed=images)
+    split = TensorSplit(4 * pixels + 6 if images else pixels, torch.arange(IMAGES) % CLASSES, info)
+    transfer = TransferSet(train=split, calibration=split, digest=split.digest)
     return Context(input_size=size, transfer=transfer, teacher=teacher, seed=seed)
 
 

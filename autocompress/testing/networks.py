@@ -20,6 +20,8 @@ HOOKS = (
 OTHERWISE_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 SAME_DIRECTION = 1 - 1e-6
 """Two weights with a cosine of at least this are multiples of each other."""
+LEAST_MOVED = 4
+"""The smallest number of weights by which a layer is found again under another name."""
 RESCALED = 1e-3
 """A larger relative change of the norm of a weight counts as rescaling."""
 
@@ -30,6 +32,8 @@ def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
         "it is left in training mode": not any(module.training for module in network.modules()),
         "hooks are left on it; remove each one that you register": _hooks(network) == _hooks(original),
         "requires_grad of a parameter was changed": _trainable(network) == _trainable(original),
+        "gradients are left on it: call zero_grad(), or use torch.autograd.grad": _gradients(network)
+        <= _gradients(original),
     }
     if broken := [f"{rule}: {text}" for text, holds in is_kept.items() if not holds]:
         raise ContractViolation(*broken)
@@ -72,8 +76,14 @@ def check_result(result: nn.Module, model: nn.Module, teacher: nn.Module) -> Non
 def _check_gradients(result: nn.Module, model: nn.Module) -> None:
     require(_hooks(result) <= _hooks(model), "apply must not leave hooks on the model that it returns")
     own, given = _trainable(result), _trainable(model)
-    frozen = [name for name, trainable in own.items() if not trainable and given.get(name, False)]
-    require(not frozen, f"apply must not freeze parameters; requires_grad is False for {', '.join(frozen[:3])}")
+    # A new bias may be frozen, because a norm behind the layer removes any constant.
+    may_be = {name for name, parameter in result.named_parameters() if name not in given and parameter.ndim < 2}
+    frozen = [name for name, is_own in own.items() if not is_own and given.get(name, True) and name not in may_be]
+    require(
+        not frozen,
+        f"apply must not freeze parameters; requires_grad is False for {', '.join(frozen[:3])} (constants of a layer "
+        "are buffers)",
+    )
 
 
 def _check_names(result: nn.Module, model: nn.Module) -> None:
@@ -85,7 +95,31 @@ def _check_names(result: nn.Module, model: nn.Module) -> None:
         f"apply must keep the names of blocks and stages; {', '.join(missing[:3])} is gone (replace a layer in place, "
         "with model.set_submodule)",
     )
+    moved = _moved(result, model)
+    require(
+        not moved,
+        f"apply must keep the names of layers; {', '.join(moved[:3])} (replace a layer in place, with "
+        "model.set_submodule, and put no module around a block or a stage)",
+    )
     require(type(result) is type(model), "apply must return the model that it was given, changed inside, not a wrapper")
+
+
+def _moved(result: nn.Module, model: nn.Module) -> list[str]:
+    """Layers whose name is gone while another layer has their weight: texts for a message.
+
+    A layer inside of the one that replaced it keeps its name as a prefix.
+    """
+    there, weights = dict(result.named_modules()), dict(result.named_parameters())
+    found = []
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if name in there or not isinstance(weight, torch.Tensor) or weight.numel() < LEAST_MOVED:
+            continue
+        for other, tensor in weights.items():
+            if tensor.shape == weight.shape and torch.equal(tensor, weight):
+                found.append(f"{name} is now {other.rpartition('.')[0]}")
+                break
+    return found
 
 
 def _check_sharing(result: nn.Module, model: nn.Module, teacher: nn.Module) -> None:
@@ -131,6 +165,10 @@ def _check_scales(result: nn.Module, model: nn.Module) -> None:
 
 def _hooks(network: nn.Module) -> int:
     return sum(len(getattr(module, kind, ())) for module in network.modules() for kind in HOOKS)
+
+
+def _gradients(network: nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
 def _trainable(network: nn.Module) -> dict[str, bool]:

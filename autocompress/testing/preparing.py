@@ -16,15 +16,21 @@ from autocompress.testing.networks import check_untouched
 from autocompress.testing.rules import fingerprint, other_draws, require, same_tensors, through_json
 
 
-def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
+def prepared(method: Preparing, model: nn.Module, params: Params, images: int = 0) -> Any:
     """The state for ``params``, after storing and loading it.
+
+    Args:
+        method: the method.
+        model: the baseline; it is not changed.
+        params: one point of the space of the method.
+        images: seed of the images.
 
     Raises:
         ContractViolation: if ``prepare`` changes the baseline, returns a value that cannot be
             stored, or draws random numbers that do not depend on ``context.seed`` alone.
     """
-    packed = _packed(method, model, params, seed=1)
-    again = _packed(method, model, params, seed=2)
+    packed = _packed(method, model, params, 1, images)
+    again = _packed(method, model, params, 2, images)
     require(
         same_tensors(packed[0], again[0]) and packed[1] == again[1],
         "prepare must return the same again for one context.seed: draw from a generator that is seeded with it",
@@ -32,11 +38,13 @@ def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
     return unpack(*packed)
 
 
-def _packed(method: Preparing, model: nn.Module, params: Params, seed: int) -> tuple[dict[str, torch.Tensor], Any]:
+def _packed(
+    method: Preparing, model: nn.Module, params: Params, seed: int, images: int
+) -> tuple[dict[str, torch.Tensor], Any]:
     """The result of ``prepare`` as tensors and JSON, with the global generators at ``seed``."""
     baseline, teacher = copy.deepcopy(model), copy.deepcopy(model)
-    context = replace(example_context(model, teacher=teacher), params=method.shared(params))
-    with other_draws(seed):
+    context = replace(example_context(model, teacher=teacher, images=images), params=method.shared(params))
+    with other_draws(seed, method):
         state = method.prepare(baseline, context)
     for network, role in ((baseline, "the baseline"), (teacher, "context.teacher")):
         require(same_tensors(fingerprint(network), fingerprint(model)), f"prepare must leave {role} as it is")

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from autocompress import models
 from autocompress.compression.repair import Images, Inputs
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
 from autocompress.recipes.pruning import prunable
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.networks import check_untouched
 from autocompress.testing.preparing import prepared
-from autocompress.testing.rules import Report, fingerprint, other_draws, require, same_tensors, through_json
+from autocompress.testing.rules import (
+    HASHES,
+    ContractViolation,
+    Points,
+    Report,
+    fingerprint,
+    other_draws,
+    require,
+    same_tensors,
+    through_json,
+)
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
@@ -40,10 +53,14 @@ def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params 
         ContractViolation: if a rule is broken; the message lists all broken rules.
     """
     model = model if model is not None else example_model()
-    report = Report()
-    points = [params] if params is not None else report.check(_points, method, model)
-    for point in points or []:
-        _check_point(report, method, model, point)
+    pristine = copy.deepcopy(method)
+    report, points = Report(), Points()
+    asked = [params] if params is not None else report.check(_points, method, model)
+    for point in asked or []:
+        own = Report()
+        _check_point(own, method, model, point, pristine)
+        points.add(f"with {point}" if point else "with its defaults", own.rules)
+    report.rules += points.rules()
     report.end()
 
 
@@ -59,13 +76,15 @@ def _points(method: Pruner, model: nn.Module) -> list[Params]:
     return list(found.values())
 
 
-def _check_point(report: Report, method: Pruner, model: nn.Module, params: Params) -> None:
+def _check_point(report: Report, method: Pruner, model: nn.Module, params: Params, pristine: Pruner) -> None:
     state = report.check(prepared, method, model, params)
     couplings = prunable(model, "group")
     orders = report.check(orders_of, report, method, model, couplings, params, state)
     if orders is not None:
         report.check(check_orders, orders, couplings)
         report.check(_check_again, report, method, model, couplings, params, state, orders)
+        report.check(_check_apart, report, copy.deepcopy(pristine), model, couplings, params, state, orders)
+    report.check(_check_changed, report, method, model, params, state)
 
 
 def check_orders(orders: Mapping[str, Sequence[int]], couplings: Sequence[Coupling]) -> None:
@@ -88,34 +107,103 @@ def _check_again(
     state: Any,
     orders: Mapping[str, Sequence[int]],
 ) -> None:
-    with other_draws(12345):  # every draw must come from context.seed, not from here
+    with other_draws(12345, method):  # every draw must come from context.seed, not from here
         again = orders_of(report, method, model, couplings, params, state)
     require(
-        again == orders, "the orders must be equal for equal context.seed: draw from a generator that is seeded with it"
+        again == orders,
+        f"the orders must be equal for equal context.seed: draw from a generator that is seeded with it{HASHES}",
     )
-    alone = orders_of(report, method, model, couplings[:1], params, state)
-    require(
-        alone.get(couplings[0].name) == orders.get(couplings[0].name),
-        "the order of a coupling must not depend on the other couplings of the call",
-    )
+
+
+def _check_apart(
+    report: Report,
+    method: Pruner,
+    model: nn.Module,
+    couplings: Sequence[Coupling],
+    params: Params,
+    state: Any,
+    orders: Mapping[str, Sequence[int]],
+) -> None:
+    """Asks a new copy of the method, as another process has it, for couplings in other calls.
+
+    The last coupling comes alone, and then all of them from the last to the first.
+    """
+    for asked in (couplings[-1:], couplings[::-1]):
+        found = orders_of(report, method, model, asked, params, state)
+        other = [one.name for one in asked if found.get(one.name) != orders.get(one.name)]
+        require(
+            not other,
+            "the order of a coupling must not depend on the other couplings of the call, nor on earlier calls: "
+            f"{', '.join(other[:3])}",
+        )
+
+
+def _check_changed(report: Report, method: Pruner, model: nn.Module, params: Params, state: Any) -> None:
+    """Asks for the orders of a network that a transform changed before: a layer is two layers."""
+    name = next((name for name in models.eligible_convolutions(model) if _is_written(model, name)), None)
+    if name is None:
+        return
+    changed = copy.deepcopy(model)
+    layer = changed.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d)
+    behind = nn.Conv2d(layer.out_channels, layer.out_channels, 1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(behind.weight).mul_(0.9)
+    changed.set_submodule(name, nn.Sequential(layer, behind).eval())
+    couplings = prunable(changed, "group")
+    about = f"for a network in which a transform replaced {name} by two layers: read layers of context.model, not of"
+    own = Report()
+    orders = own.check(orders_of, own, method, changed, couplings, params, state, model)
+    if orders is not None:
+        own.check(check_orders, orders, couplings)
+    report.rules += [f"{text} ({about} the teacher)" for text in own.rules]
+
+
+def _is_written(model: nn.Module, name: str) -> bool:
+    return any(name in coupling.producers for coupling in prunable(model, "group"))
 
 
 def orders_of(
-    report: Report, method: Pruner, model: nn.Module, couplings: Sequence[Coupling], params: Params, state: Any
+    report: Report,
+    method: Pruner,
+    model: nn.Module,
+    couplings: Sequence[Coupling],
+    params: Params,
+    state: Any,
+    baseline: nn.Module | None = None,
 ) -> dict[str, list[int]]:
-    """The orders of the pruner; changes that it makes to its arguments go to ``report``."""
-    own, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    """The orders of the pruner; changes that it makes to its arguments go to ``report``.
+
+    Args:
+        report: gets the rules that are broken.
+        method: the pruner.
+        model: the network that will lose channels.
+        couplings: couplings of ``model``.
+        params: params of the pruner.
+        state: what ``prepare`` returned.
+        baseline: the network of ``context.teacher``; by default ``model``.
+    """
+    baseline = model if baseline is None else baseline
+    own, teacher = copy.deepcopy(model), copy.deepcopy(baseline)
     context = example_context(model, teacher=teacher)
     context = replace(context, state=state, model=own, moments=_moments(own, context))
     given = copy.deepcopy(params)
     found: Mapping[str, Sequence[int]] = method.orders(couplings, given, context)
     report.check(require, given == params, "orders must not change params: copy them first")
-    for network, role in ((own, "context.model"), (teacher, "context.teacher")):
+    for network, original, role in ((own, model, "context.model"), (teacher, baseline, "context.teacher")):
         rule = f"orders must leave {role} as it is"
-        report.check(require, same_tensors(fingerprint(network), fingerprint(model)), f"{rule}: copy it first")
-        report.check(check_untouched, network, model, rule)
+        report.check(require, same_tensors(fingerprint(network), fingerprint(original)), f"{rule}: copy it first")
+        report.check(check_untouched, network, original, rule)
     require(isinstance(found, Mapping), f"orders must return a dict of orders by name, not {type(found).__name__}")
-    return {name: [int(channel) for channel in order] for name, order in found.items()}
+    return {name: _numbers(name, order) for name, order in found.items()}
+
+
+def _numbers(name: str, order: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(channel) for channel in order]
+    except TypeError:
+        text = f"an order must be a sequence of whole numbers: that of {name} is {type(order).__name__} of other values"
+        raise ContractViolation(text) from None
 
 
 def _moments(model: nn.Module, context: Context) -> Callable[[Sequence[str]], Mapping[str, Any]]:

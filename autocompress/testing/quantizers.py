@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, TensorSpec
+from autocompress.repair import ROUNDINGS
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.networks import check_untouched
-from autocompress.testing.rules import Report, other_draws, require, through_json
+from autocompress.testing.rules import Points, Report, other_draws, require, through_json
 from autocompress.testing.spaces import ask, by_rule
 
 
@@ -36,53 +37,68 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         "weight_bits and activation_bits must be between 1 and 8",
     )
     report.check(through_json, params, "params")
+    report.check(_check_words, report, method, params)
     context = example_context(model, teacher=copy.deepcopy(model))
+    points = Points()
     for spec, tensor in _tensors(method):
-        _check_tensor(report, method, params, context, spec, tensor)
+        own = Report()
+        _check_tensor(own, method, params, context, spec, tensor)
+        points.add(f"{spec.role} '{spec.name}' {spec.shape} at {spec.bits} bits", own.rules)
+    report.rules += points.rules()
     assert context.teacher is not None
     report.check(check_untouched, context.teacher, model, "apply must leave context.teacher as it is")
     report.end()
+
+
+def _check_words(report: Report, method: Quantizer, params: Params) -> None:
+    """Checks what the method says about calibration and rounding."""
+    count = method.calibration_images(params)
+    whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+    report.check(require, whole, f"calibration_images must return a whole number of at least 1, not {count!r}")
+    for bits in method.weight_bits:
+        name = method.rounding(params, bits)
+        rule = f"rounding must return one of {', '.join(ROUNDINGS)}, not {name!r} (as for {bits} bits)"
+        report.check(require, name in ROUNDINGS, rule)
 
 
 def _check_tensor(
     report: Report, method: Quantizer, params: Params, context: Context, spec: TensorSpec, tensor: torch.Tensor
 ) -> None:
     """All rules for one weight or activation."""
-    where = f"{spec.role} {spec.shape} at {spec.bits} bits"
-    fake = report.check(_made, method, params, context, spec, where)
+    fake = report.check(_made, method, params, context, spec)
     if fake is None:
         return
-    with other_draws(12345):  # every draw must come from context.seed, not from here
+    with other_draws(12345, method):  # every draw must come from context.seed, not from here
         twin = method.apply(spec, params, context)
     given = tensor.clone()
-    report.check(_observe, fake, given, where)
+    report.check(_observe, fake, given)
     fake.observing, fake.enabled = False, True
-    quantized = report.check(_check_forward, fake, given, where)
-    report.check(_check_gradient, fake, given, where)
+    quantized = report.check(_check_forward, fake, given)
+    report.check(_check_gradient, fake, given)
     hardened = report.check(method.harden, fake, given if spec.role == "weight" else None)
     if hardened is not None and quantized is not None:
-        report.check(_check_hardened, hardened, spec, given, quantized, where)
-    report.check(require, torch.equal(given, tensor), f"{where}: nothing may change the tensor that it is given")
-    report.check(_check_again, twin, tensor, quantized, where)
-    report.check(_check_state, method.apply(spec, params, context), fake, tensor, where)
-    report.check(_check_levels, method, method.apply(spec, params, context), tensor, where)
+        report.check(_check_hardened, hardened, fake.spec, given, quantized)
+    report.check(require, torch.equal(given, tensor), "nothing may change the tensor that it is given")
+    report.check(_check_again, twin, tensor, quantized)
+    report.check(_check_state, method.apply(spec, params, context), fake, tensor)
+    report.check(_check_levels, method, method.apply(spec, params, context), tensor)
 
 
-def _made(method: Quantizer, params: Params, context: Context, spec: TensorSpec, where: str) -> FakeQuantizer:
+def _made(method: Quantizer, params: Params, context: Context, spec: TensorSpec) -> FakeQuantizer:
     fake = method.apply(spec, params, context)
-    require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer, not {type(fake).__name__}")
+    require(isinstance(fake, FakeQuantizer), f"apply must return a FakeQuantizer, not {type(fake).__name__}")
     kept = replace(fake.spec, bits=spec.bits) == spec and fake.spec.bits >= spec.bits
-    require(kept, f"{where}: the fake-quantizer must keep its spec, except for more bits")
+    require(kept, "the fake-quantizer must keep its spec, except for more bits")
     return fake
 
 
-def _check_again(twin: FakeQuantizer, tensor: torch.Tensor, quantized: torch.Tensor | None, where: str) -> None:
-    _observe(twin, tensor, where)
+def _check_again(twin: FakeQuantizer, tensor: torch.Tensor, quantized: torch.Tensor | None) -> None:
+    _observe(twin, tensor)
     with torch.no_grad():
         same = quantized is not None and torch.equal(twin.eval()(tensor), quantized)
     require(
         same or quantized is None,
-        f"{where}: equal context.seed and equal tensors must give equal results, whatever was quantized before",
+        "equal context.seed and equal tensors must give equal results, whatever was quantized before",
     )
 
 
@@ -96,33 +112,36 @@ def _tensors(method: Quantizer) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
             yield spec, 0.1 * torch.randn(shape, generator=generator)
         dead = 0.1 * torch.randn(weights["conv"], generator=generator)
         dead[0] = 0.0
-        yield TensorSpec("dead.weight", "weight", "layer1", "conv", (8, 4, 3, 3), bits, channel_axis=0), dead
+        for name, tensor in (("dead.weight", dead), ("zero.weight", torch.zeros_like(dead))):  # of a norm with gamma 0
+            yield TensorSpec(name, "weight", "layer1", "conv", (8, 4, 3, 3), bits, channel_axis=0), tensor
     for bits in method.activation_bits:
         for nonnegative in (False, True):
             values = torch.randn(1, 8, 6, 6, generator=generator)
             spec = TensorSpec("relu", "activation", "layer1", "conv", (1, 8, 6, 6), bits, nonnegative=nonnegative)
             yield spec, values.relu() if nonnegative else values
+        zeros = TensorSpec("dead", "activation", "layer1", "conv", (1, 8, 6, 6), bits, nonnegative=True)
+        yield zeros, torch.zeros(1, 8, 6, 6)
 
 
-def _observe(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+def _observe(fake: FakeQuantizer, tensor: torch.Tensor) -> None:
     fake.observing, fake.enabled = True, False
     with torch.no_grad():
-        require(torch.equal(fake(tensor), tensor), f"{where}: while observing, forward must return its input unchanged")
+        require(torch.equal(fake(tensor), tensor), "while observing, forward must return its input unchanged")
     fake.finish_observing()
     fake.observing = False
     with torch.no_grad():
-        require(torch.equal(fake(tensor), tensor), f"{where}: while disabled, forward must return its input unchanged")
+        require(torch.equal(fake(tensor), tensor), "while disabled, forward must return its input unchanged")
     fake.enabled = True
 
 
-def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> torch.Tensor:
+def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         quantized = fake.eval()(tensor)
     require(
         quantized.shape == tensor.shape and quantized.dtype == tensor.dtype,
-        f"{where}: forward must keep shape and type",
+        "forward must keep shape and type",
     )
-    require(bool(quantized.isfinite().all()), f"{where}: the result of forward has numbers that are not finite")
+    require(bool(quantized.isfinite().all()), "the result of forward has numbers that are not finite")
     narrow = tensor.bfloat16()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = fake(narrow)
@@ -130,12 +149,12 @@ def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> tor
         expected = fake(narrow.float())
     require(
         mixed.dtype == torch.float32 and torch.equal(mixed, expected),
-        f"{where}: under autocast forward must compute and return float32, because 16 bits cannot hold the grid",
+        "under autocast forward must compute and return float32, because 16 bits cannot hold the grid",
     )
     return quantized
 
 
-def _check_gradient(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+def _check_gradient(fake: FakeQuantizer, tensor: torch.Tensor) -> None:
     leaf = tensor.clone().requires_grad_()
     output = fake.train()(leaf)
     output.sum().backward()
@@ -144,36 +163,44 @@ def _check_gradient(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> No
     gradients = [gradient for gradient in reached if gradient is not None]
     require(
         bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients),
-        f"{where}: a finite gradient must reach the input or the parameters of the quantizer",
+        "a finite gradient must reach the input or the parameters of the quantizer",
+    )
+    require(
+        any(bool(gradient.any()) for gradient in gradients),
+        "the gradient must not be 0 everywhere, or nothing can be trained: it is that of the identity within the range "
+        "(x + (rounded - x).detach())",
     )
 
 
-def _check_hardened(
-    hardened: Hardened, spec: TensorSpec, tensor: torch.Tensor, quantized: torch.Tensor, where: str
-) -> None:
-    require(isinstance(hardened, Hardened), f"{where}: harden must return a Hardened")
+def _check_hardened(hardened: Hardened, spec: TensorSpec, tensor: torch.Tensor, quantized: torch.Tensor) -> None:
+    require(isinstance(hardened, Hardened), "harden must return a Hardened")
     fits = hardened.bits <= 8 and (hardened.high - hardened.low) // hardened.step < 2**hardened.bits
-    require(fits, f"{where}: the range needs more bits than 'bits'")
+    require(fits, "the range needs more bits than 'bits'")
+    require(
+        hardened.bits <= spec.bits,
+        f"harden must give at most the bits of the spec: {hardened.bits} are more than {spec.bits}, so a recipe of "
+        "fewer bits would give no smaller file (a fake-quantizer that needs more bits says so in its spec)",
+    )
     scale, zero_point = hardened.scale, hardened.zero_point
-    require(scale.dtype == torch.float32 and bool((scale > 0).all()), f"{where}: scales must be float32 and above 0")
-    require(zero_point.dtype == torch.int32, f"{where}: zero points must be int32")
+    require(scale.dtype == torch.float32 and bool((scale > 0).all()), "scales must be float32 and above 0")
+    require(zero_point.dtype == torch.int32, "zero points must be int32")
     if spec.role == "activation":
-        require(scale.numel() == 1, f"{where}: an activation must have one scale")
-        require(hardened.low >= 0 and hardened.high <= 255, f"{where}: activations must fit uint8")
+        require(scale.numel() == 1, "an activation must have one scale")
+        require(hardened.low >= 0 and hardened.high <= 255, "activations must fit uint8")
         at_the_end = int(zero_point) == hardened.low
-        require(at_the_end or not spec.nonnegative, f"{where}: behind a ReLU the zero point must be the low end")
+        require(at_the_end or not spec.nonnegative, "behind a ReLU the zero point must be the low end")
         return
     integers = hardened.integers
     if integers is None or integers.dtype != torch.int8 or integers.shape != tensor.shape:
-        require(False, f"{where}: the integers of a weight must be int8, in its shape")
+        require(False, "the integers of a weight must be int8, in its shape")
         return
     require(
         bool((integers >= hardened.low).all() and (integers <= hardened.high).all()),
-        f"{where}: integers must be between low and high",
+        "integers must be between low and high",
     )
     require(
         bool(((integers.int() - hardened.low) % hardened.step == 0).all()),
-        f"{where}: integers must be low plus a multiple of step, because the file stores (integer - low) / step",
+        "integers must be low plus a multiple of step, because the file stores (integer - low) / step",
     )
     if hardened.channel_axis is not None:
         shape = [1] * tensor.ndim
@@ -182,11 +209,11 @@ def _check_hardened(
     restored = (integers.float() - zero_point) * scale
     require(
         torch.allclose(restored, quantized, rtol=1e-4, atol=float(scale.max()) * 1e-3),
-        f"{where}: (integers - zero point) * scale must be the result of forward, so that file and model agree",
+        "(integers - zero point) * scale must be the result of forward, so that file and model agree",
     )
 
 
-def _check_levels(method: Quantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+def _check_levels(method: Quantizer, fake: FakeQuantizer, tensor: torch.Tensor) -> None:
     """Checks that a weight which the engine rounded stays on its levels, also after calibration."""
     levels = fake.levels()
     if levels is None:
@@ -194,21 +221,21 @@ def _check_levels(method: Quantizer, fake: FakeQuantizer, tensor: torch.Tensor, 
     steps = levels.diff()
     require(
         len(levels) > 1 and bool((steps > 0).all()) and torch.allclose(steps, steps[:1].expand_as(steps)),
-        f"{where}: levels must be ascending and evenly spaced",
+        "levels must be ascending and evenly spaced",
     )
     scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-3) / levels[-1]
     scale = scale.amax().expand_as(scale) if fake.shares_scale else scale
     rounded = fake.round_to(tensor, scale.reshape(-1, *[1] * (tensor.ndim - 1)))
     fake.settle(scale)
-    _observe(fake, rounded, where)
+    _observe(fake, rounded)
     with torch.no_grad():
         same = torch.allclose(fake.eval()(rounded), rounded, rtol=1e-4, atol=float(scale.max()) * 1e-3)
-    require(same, f"{where}: a weight on the levels of a settled scale must stay what it is")
+    require(same, "a weight on the levels of a settled scale must stay what it is")
     integers = method.harden(fake, rounded).integers
-    require(integers is not None, f"{where}: a weight on its levels must be hardened to integers")
+    require(integers is not None, "a weight on its levels must be hardened to integers")
 
 
-def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor) -> None:
     """Checks that a finished quantizer can be restored from its tensors."""
     fresh.load_state_dict(fake.state_dict())
     fresh.eval()
@@ -216,5 +243,5 @@ def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor
     with torch.no_grad():
         require(
             torch.equal(fresh(tensor), fake(tensor)),
-            f"{where}: a new fake-quantizer with the state_dict loaded must give the same output",
+            "a new fake-quantizer with the state_dict loaded must give the same output",
         )

@@ -84,7 +84,7 @@ def _check_draws(sampler: Sampler, job: Job) -> None:
 
 def _drawn(sampler: Sampler, job: Job, seed: int, draws: int, about: str) -> Drawn:
     """The recipes of a small search, with the global generators at ``draws``."""
-    with other_draws(draws), warnings.catch_warnings():
+    with other_draws(draws, sampler), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = sampler.make(job, seed)
         require(isinstance(made, BaseSampler), f"make must return an Optuna sampler, not {type(made).__name__}")

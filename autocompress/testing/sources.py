@@ -53,7 +53,7 @@ def _made(report: Report, method: DataSource, model: nn.Module, params: Params, 
     """The set of one ``context.seed``, with the global generators at ``draws``."""
     teacher, given = copy.deepcopy(model).requires_grad_(False), copy.deepcopy(params)
     before = copy.deepcopy(teacher)
-    with other_draws(draws):  # every draw must come from context.seed, not from here
+    with other_draws(draws, method):  # every draw must come from context.seed, not from here
         found = method.apply(teacher, given, example_context(model, teacher=teacher, seed=seed))
     rule = "apply must leave the teacher as it is"
     report.check(require, same_tensors(fingerprint(teacher), fingerprint(model)), rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from torch import nn
@@ -43,10 +44,8 @@ def check_method(
         ContractViolation: if a rule is broken; the message lists all broken rules, each with a
             hint.
     """
-    report = Report()
-    if model is None:
-        report.check(check_families, method)
-        model = example_model()
+    report, untried = Report(), copy.deepcopy(method)
+    is_example, model = model is None, example_model() if model is None else model
     report.check(check_identity, method)
     report.check(check_refusals, method, model, job if job is not None else example_job())
     report.check(check_space, method, model)
@@ -59,4 +58,6 @@ def check_method(
             break
     else:
         report.rules.append("a method must be a Transform, a Pruner, a Quantizer or a DataSource")
+    if is_example:
+        report.check(check_families, untried, report.rules)
     report.end()

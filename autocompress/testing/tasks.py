@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from autocompress.errors import UserError
 from autocompress.job import load_job
 from autocompress.modulefiles import path_of
 from autocompress.task import TaskRef
-from autocompress.task.checking import IMAGES
+from autocompress.task.checking import IMAGES, targets_fault
 from autocompress.task.checking import check_task as call_members
 from autocompress.task.ref import check_class
 from autocompress.testing.rules import ContractViolation, NotChecked, Report, require
@@ -52,7 +53,7 @@ def check_task(
         providers = None if dataset is None else [dataset]
         splits = data.load(job.data, providers, preview=True, **models.preprocessing(job))
         images, targets = next(iter(splits.val.subset(IMAGES).loader(IMAGES)))
-        if dataset is None and (fault := ref.task().check_targets(targets, splits.info.num_classes)):
+        if dataset is None and (fault := targets_fault(ref, targets, splits.info.num_classes)):
             raise NotChecked(f"the targets of 'digits' do not fit: it {fault}; put a data set for it into the file")
         network = models.create(job, splits.info)
         call_members(ref, network, images, targets, splits.info.num_classes)
@@ -60,6 +61,8 @@ def check_task(
         raise ContractViolation(str(error)) from None
     with torch.no_grad():
         outputs = network(images).float()
+    report.check(_check_kept, report, ref, outputs, targets)
+    report.check(_check_mean, ref, outputs, targets)
     report.check(_check_gradients, ref, outputs)
     report.check(_check_images_alone, ref, outputs, targets)
     report.end()
@@ -77,6 +80,37 @@ def _check_options(task: type[Task], options: Mapping[str, Any]) -> None:
             f"its constructor needs {' and '.join(lacking)}; a test can give options to "
             f"autocompress.testing.check_task({task.__name__}, options=...)"
         )
+
+
+def _check_kept(report: Report, ref: TaskRef, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """The engine passes the same outputs to several members, so none may change them."""
+    task, other = ref.task(), outputs.flip(0)
+    members: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
+        "loss": (task.loss, (outputs, targets)),
+        "marks": (task.marks, (outputs, targets)),
+        "divergences": (task.divergences, (outputs, other)),
+        "prediction": (task.prediction, (outputs,)),
+        "agreement": (task.agreement, (outputs, other)),
+        "check_targets": (partial(task.check_targets, classes=outputs.shape[-1]), (targets,)),
+    }
+    for member, (function, arguments) in members.items():
+        given = [argument.clone() for argument in arguments]
+        function(*given)
+        same = all(torch.equal(one, before) for one, before in zip(given, arguments, strict=True))
+        report.check(require, same, f"'{member}' must not change the tensors that it is given: clone them first")
+
+
+def _check_mean(ref: TaskRef, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Batches differ in size, so losses of batches must be comparable."""
+    task = ref.task()
+    with torch.no_grad():
+        once = task.loss(outputs, targets)
+        twice = task.loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
+    require(
+        torch.allclose(once, twice, rtol=1e-3, atol=1e-5),
+        f"'loss' must be a mean over the images: it is {float(once):.4g} for a batch, and {float(twice):.4g} for the "
+        "same batch twice, so learning rates would depend on the size of a batch",
+    )
 
 
 def _check_gradients(ref: TaskRef, outputs: torch.Tensor) -> None:

@@ -18,7 +18,9 @@ from autocompress.testing.leaves import check_leaves
 from autocompress.testing.networks import check_mode, check_result, check_untouched, other_weights
 from autocompress.testing.preparing import prepared
 from autocompress.testing.rules import (
+    HASHES,
     ContractViolation,
+    Points,
     Report,
     difference,
     fingerprint,
@@ -106,18 +108,25 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
         _check_point(report, Point(method, model, params, state), pristine)
         report.end()
         return
-    points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest")]
-    points += list(random_recipes(method, model))[:RANDOM_RECIPES]
-    points += list(named_recipes(method, model))
+    titled = [("at the defaults", ask(method, model, by_rule("default")))]
+    titled += [("at the cheapest values", ask(method, model, by_rule("cheapest")))]
+    titled += [("at a random point", point) for point in list(random_recipes(method, model))[:RANDOM_RECIPES]]
+    titled += [("at a named value", point) for point in named_recipes(method, model)]
     states: dict[str, Any] = {}
-    acting = [(found, space) for found, space in points if method.acts(found)]
-    for found, space in acting:
+    points, acting = Points(), []
+    for title, (found, space) in titled:
+        if not method.acts(found):
+            continue
+        acting.append((found, space))
         shared = json.dumps(through_json(method.shared(copy.deepcopy(found)), "what shared returns"))
+        own = Report()
         if shared not in states:
-            states[shared] = report.check(prepared, method, model, found)
+            states[shared] = own.check(prepared, method, model, found)
         point = Point(method, model, found, states[shared])
-        _check_point(report, point, pristine)
-        report.check(check_structural_flags, method, model, space, states[shared])
+        _check_point(own, point, pristine)
+        own.check(check_structural_flags, method, model, space, states[shared])
+        points.add(title, own.rules)
+    report.rules += points.rules()
     if acting:
         report.check(check_cheapest, method, model, next(iter(states.values()), None))
         report.check(_check_memory, method, model, acting, states)
@@ -139,7 +148,7 @@ def _check_point(report: Report, point: Point, pristine: Transform) -> None:
     result, plan = found
     report.check(check_result, result, point.model, teacher)
     result = result.eval()
-    for rule_of_point in (_check_outputs, _check_seed, _check_dry_run, _check_weights, _check_layers, _check_training):
+    for rule_of_point in RULES_OF_POINT:
         report.check(rule_of_point, point, result, plan)
     if report.check(through_json, plan, "the plan") is not None or not plan:
         report.check(_check_rebuild, pristine, point, result, plan)
@@ -157,11 +166,11 @@ def _check_outputs(point: Point, result: nn.Module, plan: Plan) -> None:
 
 
 def _check_seed(point: Point, result: nn.Module, plan: Plan) -> None:
-    with other_draws(12345):  # every draw must come from context.seed, not from here
+    with other_draws(12345, point.method):  # every draw must come from context.seed, not from here
         again, plan_again = point.apply(point.context)
     require(
         same_tensors(fingerprint(result), fingerprint(again)) and plan == plan_again,
-        "apply must give equal models and plans for equal context.seed",
+        f"apply must give equal models and plans for equal context.seed{HASHES}",
     )
 
 
@@ -181,11 +190,35 @@ def _check_weights(point: Point, result: nn.Module, plan: Plan) -> None:
     other, _ = point.apply(point.dry_context, other_weights(point.model))
     rule = "the structure must follow from params, not from the values of weights"
     _require_same(point, other, result, rule)
+
+
+def _check_images(point: Point, result: nn.Module, plan: Plan) -> None:
+    """Checks that the structure does not depend on images, nor on the seed of a run."""
+    del plan
+    teacher = copy.deepcopy(point.model)
+    context = replace(example_context(point.model, teacher=teacher, seed=1, images=1), state=point.state)
+    other, _ = point.apply(context)
+    _require_same(point, other, result, "the structure must follow from params, not from images or context.seed")
+
+
+def _check_state(point: Point, result: nn.Module, plan: Plan) -> None:
+    """Checks that the structure does not depend on what ``prepare`` returned."""
+    del plan
     if point.state is None or point.method.structure_needs_state(point.params):
         return
-    state = prepared(point.method, other_weights(point.model), point.params)
+    state = prepared(point.method, other_weights(point.model), point.params, images=1)
     other, _ = replace(point, state=state).apply(replace(point.dry_context, state=state))
     rule = "the structure must not depend on what prepare returned, unless structure_needs_state says so"
+    _require_same(point, other, result, rule)
+
+
+def _check_without_state(point: Point, result: nn.Module, plan: Plan) -> None:
+    """Checks a dry run before ``prepare`` was called: its state is not made for a dry run."""
+    del plan
+    if point.state is None or point.method.structure_needs_state(point.params):
+        return
+    other, _ = point.apply(replace(point.dry_context, state=None))
+    rule = "a dry run must give the same structure while context.state is None, unless structure_needs_state says so"
     _require_same(point, other, result, rule)
 
 
@@ -270,6 +303,20 @@ def _check_export(point: Point, result: nn.Module) -> None:
     with torch.no_grad():
         found, expected = program.module()(images[:2]), result(images[:2])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+RULES_OF_POINT = (
+    _check_outputs,
+    _check_seed,
+    _check_dry_run,
+    _check_weights,
+    _check_images,
+    _check_state,
+    _check_without_state,
+    _check_layers,
+    _check_training,
+)
+"""Each is called with a point, the result of ``apply``, and the plan."""
 
 
 def _images(model: nn.Module, count: int = 3) -> torch.Tensor:

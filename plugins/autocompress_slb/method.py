@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -45,7 +46,7 @@ class Slb(Quantizer):
     """
 
     name = "slb"
-    version = "3"
+    version = "4"
     reference = (
         "Yang et al., Searching for Low-Bit Weights in Quantized Neural Networks, NeurIPS 2020, arXiv 2009.08695"
     )
@@ -123,7 +124,7 @@ class Slb(Quantizer):
         elements = torch.Size(spec.shape).numel()
         if reason := start.shortage([(elements, bits)], context.device):
             raise InvalidRecipe(f"slb:{bits} for '{spec.name}' {reason}")
-        return SlbFakeQuantizer(spec, bits, settings, context.seed)
+        return SlbFakeQuantizer(replace(spec, bits=bits), bits, settings, context.seed)
 
 
 def _activation(spec: TensorSpec, settings: Settings) -> FakeQuantizer:
