@@ -315,9 +315,32 @@ class RaisesForLoss(Own):
         raise RuntimeError("x")
 
 
+class RaisesForDistillation(Own):
+    """'distillation' raised RuntimeError: x"""
+
+    def distillation(self, outputs: torch.Tensor, answers: torch.Tensor, temperature: float) -> torch.Tensor:
+        raise RuntimeError("x")
+
+
+class SampledByImage(Own):
+    """'sampled_loss' must give one number as a tensor, not a tensor of shape (64,)"""
+
+    def sampled_loss(self, outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return outputs.square().sum(1)
+
+
 @pytest.mark.parametrize(
     "broken",
-    [Sums, MarksInPlace, RaisesForTargets, RaisesForShape, NoText, RaisesForLoss],
+    [
+        RaisesForDistillation,
+        SampledByImage,
+        Sums,
+        MarksInPlace,
+        RaisesForTargets,
+        RaisesForShape,
+        NoText,
+        RaisesForLoss,
+    ],
     ids=lambda broken: broken.__name__,
 )
 def test_a_mistake_in_a_task_is_found(broken: type[Task]) -> None:

@@ -51,6 +51,7 @@ def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: to
     if not isinstance(marks, torch.Tensor) or not marks.ndim or len(marks) != len(images):
         raise _fault(ref, f"'marks' must give a tensor with a row for each of {len(images)} images, not {_is(marks)}")
     _check_metric(ref, marks.numpy())
+    _check_training(ref, outputs, found, targets)
     uninformed = _called(ref, "uninformed_loss", "", task.uninformed_loss, classes)
     if not isinstance(uninformed, int | float) or not np.isfinite(uninformed):
         raise _fault(ref, f"'uninformed_loss' must return a finite number, not {uninformed!r}")
@@ -93,6 +94,20 @@ def _check_loss(ref: TaskRef, loss: Any) -> None:
         raise _fault(ref, f"its loss is {float(loss.detach())} on the first images", "check its targets")
     if not loss.requires_grad:
         raise _fault(ref, "'loss' must have a gradient to the outputs")
+
+
+def _check_training(ref: TaskRef, outputs: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor) -> None:
+    """Calls the losses of distillation, of label smoothing and of pruning."""
+    task, generator = ref.task(), torch.Generator().manual_seed(0)
+    answers = _called(ref, "answers", "", task.answers, teacher, 4.0)
+    losses = {
+        "distillation": _called(ref, "distillation", "", task.distillation, outputs, answers, 4.0),
+        "smoothed_loss": _called(ref, "smoothed_loss", "", task.smoothed_loss, outputs, targets, 0.1),
+        "sampled_loss": _called(ref, "sampled_loss", "", task.sampled_loss, outputs, generator),
+    }
+    for member, loss in losses.items():
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            raise _fault(ref, f"'{member}' must give one number as a tensor, not {_is(loss)}")
 
 
 def _check_prediction(ref: TaskRef, found: Any, count: int) -> None:
