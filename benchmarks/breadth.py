@@ -6,7 +6,8 @@ builds it, with one step of training if a method needs training, and exports it.
 ONNX Runtime. A row has one of these statuses:
 
     applies   the row has parameters, multiply-adds, bytes of the file and latency, before and
-              after; ``agrees`` says whether file and torch give the same outputs
+              after; ``agrees`` says whether file and torch give the same outputs, and ``rule`` how
+              they were compared (``parts/breadth_agreement.py``; older rows have none)
     refused   the method gave a reason
     fault     there was an exception that is no error for users
     limit     it took too long, and its process was ended
@@ -62,12 +63,14 @@ class Table:
         path: the JSON file.
         again: statuses of rows that are made again, once for each row.
         checked: with ``--check``: rows only say whether a method would apply.
+        compare: rows whose agreement an older rule decided are made again.
     """
 
-    def __init__(self, path: Path, again: Sequence[str] = (), *, checked: bool = False) -> None:
+    def __init__(self, path: Path, again: Sequence[str] = (), *, checked: bool = False, compare: bool = False) -> None:
         self.path, self.checked = path, checked
         self.rows: dict[str, dict[str, Any]] = read(path).get("rows", {})
-        self._open = {key for key, row in self.rows.items() if row["status"] in again or self._is_deeper(row)}
+        older = {key for key, row in self.rows.items() if compare and "agrees" in row and "rule" not in row}
+        self._open = older | {k for k, row in self.rows.items() if row["status"] in again or self._is_deeper(row)}
 
     def _is_deeper(self, row: dict[str, Any]) -> bool:
         return not self.checked and row["status"] == "applies" and bool(row["checked"])
@@ -161,6 +164,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=None, help="methods of the rows; all by default")
     parser.add_argument("--minutes", type=float, default=14.0, help="minutes after which no backbone begins")
     parser.add_argument("--again", nargs="+", default=(), help="make rows with these statuses again")
+    parser.add_argument("--compare", action="store_true", help="make rows that an older rule compared again")
     parser.add_argument("--out", type=Path, default=None, help=f"alone.json or pairs.json in {FOLDER} by default")
     parser.add_argument("--table", type=Path, default=None, help="write the table of docs, and measure nothing")
     chosen = parser.parse_args()
@@ -171,7 +175,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     out = chosen.out or FOLDER / ("pairs.json" if chosen.pairs else "alone.json")
-    table = Table(out, chosen.again, checked=chosen.check)
+    table = Table(out, chosen.again, checked=chosen.check, compare=chosen.compare)
     cases = [case for case in every_case(pairs=chosen.pairs) if not chosen.methods or set(case) <= set(chosen.methods)]
     end = time.monotonic() + 60 * chosen.minutes
     for backbone in BACKBONES:

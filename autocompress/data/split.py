@@ -138,7 +138,11 @@ class Split(ABC):
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
     ) -> Loader[Split]:
-        """Batches of ``batch_size``.
+        """Batches of ``batch_size``: pairs of images and labels on the CPU.
+
+        Images are float32 ``(N, channels, height, width)``, resized and normalised by ``info``.
+        Labels are the entries of :meth:`labels` for these images. The last batch may be smaller,
+        unless ``drop_last`` leaves it out.
 
         Order and augmentation are drawn from ``seed``, so equal arguments give equal batches. Use
         another seed for each epoch.

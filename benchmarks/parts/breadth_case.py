@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 import tempfile
@@ -43,7 +42,7 @@ from autocompress.data import TensorSplit
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.export import cropped, custom_operators, export, open_session
 from autocompress.export.exporter import INPUT
-from autocompress.graph import UntraceableModel, evaluating, facts, trace
+from autocompress.graph import UntraceableModel, facts, trace
 from autocompress.job import Job, Limits, limits_of, load_job
 from autocompress.models.forward import check_forward
 from autocompress.opened.applicable import applicable
@@ -53,23 +52,12 @@ from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.recipe import Recipe
 from autocompress.recipes.settings import LEAST_IMAGES
 from autocompress.store import Store
+from parts.breadth_agreement import floats_agree, integers_agree
 from parts.breadth_backbones import Backbone
 
 CLASSES, IMAGES, BATCH = 10, 48, 4
-FLOAT_ERROR = 1e-4
-"""Maximum difference of a float file from torch, relative to the largest logit.
-
-A network that enlarges rounding errors may differ more: ``FACTOR`` times as much as torch itself
-differs from double precision.
-"""
-NUDGE, NUDGES, FACTOR = 1e-6, 32, 4.0
-"""Tolerance for files with integers.
-
-How much torch differs from itself if its images change a little, because codes at the edge of a
-step change. They change by ``NUDGE`` of their size, or as much as the float file differs from
-torch, if this is more. Often one draw in two crosses no step, so up to ``NUDGES`` are made, until
-the tolerance covers the difference. ``FACTOR`` allows for few draws.
-"""
+FLOAT_IMAGES = 16
+"""Number of images on which float outputs are compared, and ``BATCH`` of those for integers."""
 RUNS = 7
 """Number of runs of each file, alternately."""
 BASELINE = "baseline"
@@ -105,7 +93,6 @@ class Tried:
         self.backbone, self.folder, self.checked = backbone, folder, checked
         self.model: nn.Module
         self.before: dict[str, Any] = {}
-        self.rounding = 0.0
 
     def rows(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
         """A row for the baseline, then for each case."""
@@ -163,9 +150,7 @@ class Tried:
         base = export_baseline(self.model, self.folder)
         self.session = open_session(base.deployable.file)
         self.before["bytes"] = base.size_bytes
-        found = self._agreement(self.model, self.session, integers=False)
-        self.rounding = float(found["difference"])
-        return found
+        return floats_agree(self.model, self.session, self.images[:FLOAT_IMAGES])
 
     @cached_property
     def images(self) -> torch.Tensor:
@@ -280,7 +265,11 @@ class Tried:
             "float_in": self._whole(candidate.float_layers),
             "bytes": [self.before["bytes"], file.stat().st_size],
             "latency_ms": [before, after],
-            **self._agreement(deployed, session, integers=integers),
+            **(
+                integers_agree(deployed, file, self.images[:BATCH])
+                if integers
+                else floats_agree(deployed, session, self.images[:FLOAT_IMAGES])
+            ),
         }
 
     def _whole(self, names: Sequence[str]) -> dict[str, int]:
@@ -304,31 +293,6 @@ class Tried:
                 own.run(None, {INPUT: image})
                 kept.append(1e3 * (time.thread_time() - started))
         return round(float(np.median(times[0])), 3), round(float(np.median(times[1])), 3)
-
-    def _agreement(self, model: nn.Module, session: Any, *, integers: bool) -> dict[str, Any]:
-        """The difference of file and torch relative to the largest logit, and the tolerance."""
-        images = self.images[:BATCH]
-        with evaluating(model):
-            ours = model(images)
-            theirs = torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
-            difference, allowed = _relative(theirs, ours), FLOAT_ERROR
-            if difference > allowed and not integers:
-                exact = copy.deepcopy(model).double()(images.double())
-                allowed = max(allowed, FACTOR * _relative(ours.double(), exact))
-            generator = torch.Generator().manual_seed(2)
-            for _ in range(NUDGES if integers else 0):
-                if difference <= allowed:
-                    break
-                noise = max(NUDGE, self.rounding) * torch.randn(images.shape, generator=generator)
-                allowed = max(allowed, FACTOR * _relative(model(images + noise), ours))
-        effect = _relative(ours[:1], ours[1:2])
-        agrees = difference <= allowed
-        found = {"difference": float(f"{difference:.2g}"), "allowed": float(f"{allowed:.2g}"), "agrees": agrees}
-        return found | {"between_images": float(f"{effect:.2g}")}
-
-
-def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-12))
 
 
 def arguments(backbone: Backbone) -> dict[str, Any]:

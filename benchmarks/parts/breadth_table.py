@@ -77,12 +77,19 @@ def figures(rows: Sequence[Row], *, built: bool) -> dict[str, int]:
         "every stage": sum(all(found is not False for found in own) for own in stages.values()),
         "one method": sum(bool(found) for found in good.values()),
         "applies": sum(is_good(row, built=built) for row in methods),
+        "agrees, by integers": sum(_agrees(row, "integers") for row in methods),
+        "agrees, by correlation": sum(_agrees(row, "floats") for row in methods),
+        "agrees, by an older rule": sum("agrees" in row and _agrees(row, None) for row in methods),
         "differs": sum(row["status"] == "applies" and not row.get("agrees", True) for row in methods),
         "refused": sum(row["status"] == "refused" for row in methods),
         "refused by a sentence that names a layer": sum(bool(row.get("names_layer")) for row in methods),
         "limit": sum(row["status"] == "limit" for row in rows),
         "fault": sum(row["status"] == "fault" for row in rows),
     }
+
+
+def _agrees(row: Row, rule: str | None) -> bool:
+    return bool(row.get("agrees")) and row.get("rule") == rule
 
 
 def _summary(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
@@ -102,7 +109,16 @@ def _summary(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
     yield "| rows | one method | pairs |"
     yield "|---|---|---|"
     both = figures(pairs, built=False)
-    for key in ("applies", "differs", "refused", "refused by a sentence that names a layer", "limit", "fault"):
+    agreeing = ("agrees, by integers", "agrees, by correlation", "agrees, by an older rule")
+    for key in (
+        "applies",
+        *agreeing,
+        "differs",
+        "refused",
+        "refused by a sentence that names a layer",
+        "limit",
+        "fault",
+    ):
         yield f"| {key} | {checked[key]} | {both[key]} |"
 
 
