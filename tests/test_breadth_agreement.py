@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts.breadth_agreement import floats_agree, integers_agree
 from torch import fx, nn
 
 from autocompress.export import export, open_session
@@ -16,6 +15,7 @@ from autocompress.quantization import LayerBits
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.hardening import harden
 from autocompress.quantization.network import calibrate, quantize
+from parts.breadth_agreement import floats_agree, integers_agree
 
 SIZE = (3, 12, 12)
 
