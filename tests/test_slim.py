@@ -164,6 +164,19 @@ def test_quantizers_of_an_output_stay() -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+def test_a_pair_of_another_type_of_integers_stays() -> None:
+    """Without a zero point, a QuantizeLinear writes uint8, so negative values become 0."""
+    start = helper.make_node("DequantizeLinear", ["xq", "xs"], ["xf"])
+    again = [
+        helper.make_node("QuantizeLinear", ["xf", "xs"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "xs"], ["d"]),
+    ]
+    cast = helper.make_node("Cast", ["x"], ["xq"], to=onnx.TensorProto.INT8)
+    model = graph_of([cast, start, *again, helper.make_node("Relu", ["d"], ["y"])], {"xs": np.array(0.3, np.float32)})
+    slim(model)
+    assert [node.op_type for node in model.graph.node].count("QuantizeLinear") == 1
+
+
 def test_a_ghost_network_quantizes_each_tensor_once(tmp_path: Path) -> None:
     """timm's ghost modules end with a slice of all channels, which the optimizer removes."""
     torch.manual_seed(0)

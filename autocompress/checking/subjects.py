@@ -25,7 +25,6 @@ from autocompress.searching.measurer import Measurer
 
 RECORDED = "figures are those that the run recorded; latency was measured when it ended"
 INTERRUPTED = "figures are those of the trials: the search was interrupted, and its front not measured again"
-NEW = "figures are those of the file; latency is not limited and was not measured"
 _STANDARD = ("", "ai.onnx")
 
 
@@ -140,8 +139,6 @@ def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> di
 
 
 def _basis(limits: Limits) -> str:
-    if "latency" not in limits.bounds():
-        return NEW
     again = f"measured again, up to {limits.reruns} times" if limits.reruns else "not measured again"
     return (
         f"latency is measured for {limits.seconds:g} s and, if the limit lies within the 95 % interval, {again}; all "

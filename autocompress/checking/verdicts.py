@@ -74,4 +74,4 @@ class Checked:
         """The result as JSON values."""
         judged = [asdict(one) | {"verdict": str(one.verdict)} for one in self.judged]
         told = {"subject": self.subject, "verdict": str(self.verdict), "exit_code": int(self.exit_code)}
-        return told | {"policy": self.basis, "checks": judged}
+        return told | {"basis": self.basis, "checks": judged}

@@ -17,6 +17,7 @@ from autocompress.contract import (
     Hardened,
     LayerSpec,
     Method,
+    Params,
     PlacementTable,
     Plan,
     Quantizer,
@@ -134,12 +135,8 @@ def quantize(
     network.calibrate(quantized, images)
     context.pause()
     if trains:
-        callbacks: list[Callback] = []
-        for method, params in [*((methods[name], params) for name, params in recipe.transforms), *acting]:
-            callbacks += method.callbacks(quantized, params, context)
-        qat.run(quantized, recipe.qat, context, callbacks, pause=pause)
-        if fault := faulty_tensor(dict(quantized.named_parameters())):
-            raise TrialFailed(f"{fault} after the training in low bits")
+        actors = [*((methods[name], params) for name, params in recipe.transforms), *acting]
+        _train(quantized, actors, recipe, context, pause)
     elif images and any(method.corrects_bias(params) for method, params in acting):
         correct_bias(quantized, images)
         context.pause()
@@ -148,6 +145,22 @@ def quantize(
     if not context.dry_run:
         _check_scales(plan)
     return hardened, plan
+
+
+def _train(
+    quantized: network.QuantizedNetwork,
+    actors: Sequence[tuple[Method, Params]],
+    recipe: Recipe,
+    context: Context,
+    pause: Callable[[], None] | None,
+) -> None:
+    """Trains the calibrated network, with the callbacks of all methods that act."""
+    callbacks: list[Callback] = []
+    for method, params in actors:
+        callbacks += method.callbacks(quantized, params, context)
+    qat.run(quantized, recipe.qat, context, callbacks, pause=pause)
+    if fault := faulty_tensor(dict(quantized.named_parameters())):
+        raise TrialFailed(f"{fault} after the training in low bits")
 
 
 def _check_scales(plan: Plan) -> None:

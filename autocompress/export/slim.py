@@ -39,7 +39,8 @@ def _drop_repeated_quantizers(graph: onnx.GraphProto) -> None:
         quantizer = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         first = producers.get(quantizer.input[0]) if quantizer and quantizer.op_type == "QuantizeLinear" else None
         is_pair = first is not None and first.op_type == "DequantizeLinear" and node.output[0] not in outputs
-        if first is not None and is_pair and _grid(first) == _grid(quantizer) == _grid(node):
+        grid = _grid(node)
+        if first is not None and is_pair and grid is not None and _grid(first) == _grid(quantizer) == grid:
             same[node.output[0]] = first.output[0]
             continue
         kept.append(node)
@@ -47,16 +48,18 @@ def _drop_repeated_quantizers(graph: onnx.GraphProto) -> None:
             node.input[place] = same.get(name, name)
     read = {name for node in kept for name in node.input}
     quantizers = {producers[name].input[0] for name in same}
-    kept = [node for node in kept if node.output[0] not in quantizers - read]
+    kept = [node for node in kept if node.output[0] not in quantizers - read - outputs]
     _replace(graph, kept, without=set())
 
 
-def _grid(node: onnx.NodeProto | None) -> list[object]:
-    """Scale, zero point and axis of a QuantizeLinear or a DequantizeLinear."""
-    if node is None:
-        return []
-    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    return [*node.input[1:], axes]
+def _grid(node: onnx.NodeProto | None) -> list[object] | None:
+    """Scale, zero point, axis and block size of a QuantizeLinear or a DequantizeLinear.
+
+    None without a zero point, because the type of the integers is then not known here.
+    """
+    if node is None or len(node.input) < 3 or not node.input[2]:
+        return None
+    return [*node.input[1:], sorted((one.name, one.i) for one in node.attribute if one.name in ("axis", "block_size"))]
 
 
 def _derive_bias_scales(graph: onnx.GraphProto) -> None:

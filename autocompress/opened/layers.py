@@ -86,7 +86,7 @@ def layer_losses(
         images: at most ``LOSS_IMAGES`` of them are used.
         seconds: time limit.
     """
-    if not len(images):
+    if not len(images) or seconds <= 0:
         return {}
     plan = json.loads((artifact / PLAN_FILE).read_text(encoding="utf-8"))
     by_name = {method.name: method for method in methods}

@@ -20,7 +20,7 @@ function draw(tag, attributes, parent, text) {
   return made;
 }
 
-const KINDS = ["front", "baseline", "complete", "stopped", "infeasible", "failed"];
+const KINDS = ["front", "baseline", "complete", "infeasible", "failed"];
 
 function scaled(value, units) {
   let unit = 0;

@@ -19,7 +19,6 @@
     if (trial !== null && trial !== undefined) attributes["data-trial"] = trial;
     if (kind === "front") return draw("circle", { ...attributes, cx: x, cy: y, r: 6 }, parent);
     if (kind === "complete") return draw("circle", { ...attributes, cx: x, cy: y, r: 3.6 }, parent);
-    if (kind === "stopped") return draw("circle", { ...attributes, cx: x, cy: y, r: 3.4 }, parent);
     const paths = {
       baseline: `M${x} ${y - 8}l7 8l-7 8l-7 -8z`,
       infeasible: `M${x - 3.5} ${y - 3.5}l7 7m0 -7l-7 7`,
