@@ -247,6 +247,19 @@ class NotNormalised(Noise):
         return Source(*splits, good.info)
 
 
+class EmptyVal(Noise):
+    """Has no validation images."""
+
+    def load(self, spec: str) -> Source:
+        good = super().load(spec)
+        assert isinstance(good.val, TensorSplit)
+        return replace(good, val=TensorSplit(good.val.images[:0], good.val.labels()[:0], good.info))
+
+
+def test_an_empty_split_is_the_only_rule() -> None:
+    assert told(check_dataset, EmptyVal()) == "val must be a Split with images"
+
+
 @pytest.mark.parametrize("broken", [OtherMeanInVal, NotNormalised], ids=lambda broken: broken.__name__)
 def test_a_mistake_in_a_data_set_is_found(broken: type[Noise]) -> None:
     assert broken.__doc__

@@ -103,6 +103,16 @@ class FreezesNewLayers(Base):
         return model
 
 
+class FixesNormsInEval(Base):
+    """every module must follow train\\(\\) and eval\\(\\); these do not: .*bn1"""
+
+    def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train = lambda mode=True, own=module: own  # type: ignore[method-assign]
+        return model
+
+
 # --- settings of the process ----------------------------------------------------------------------
 
 
@@ -147,7 +157,7 @@ class SeedsTheProcess(Base):
 
 
 SETTINGS = [SwitchesGradientsOff, ChangesTheThreads, ChangesTheDefaultType, WantsDeterminism]
-OTHERS = [OtherWithoutState, PreparedFromImages, ByImages, BySeed, FreezesNewLayers, SeedsTheProcess]
+OTHERS = [OtherWithoutState, PreparedFromImages, ByImages, BySeed, FreezesNewLayers, FixesNormsInEval, SeedsTheProcess]
 
 
 @pytest.mark.parametrize("broken", OTHERS, ids=lambda broken: broken.__name__)

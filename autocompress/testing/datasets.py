@@ -41,6 +41,8 @@ def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
             own, again = getattr(first, role), getattr(second, role)
             if own is not None:
                 report.check(_check_labels, role, own, first.info)
+                if not isinstance(own, Split) or not len(own):
+                    continue
                 report.check(_check_info, role, own.info, first.info)
                 report.check(_check_images, role, own, first)
                 report.check(_check_again, role, own, again)
@@ -184,7 +186,7 @@ def _hashes(split: Split) -> set[bytes]:
 def _check_classes(role: str, source: Source) -> None:
     """Checks that the validation and test images have no class without training images."""
     split = getattr(source, role)
-    if source.train is None or split is None or not source.labelled or not source.info.task.is_classification:
+    if not source.train or not split or not source.labelled or not source.info.task.is_classification:
         return
     if any(_is_of_another_task(one.labels()) for one in (source.train, split)):
         return

@@ -280,6 +280,8 @@ def _check_training(point: Point, result: nn.Module, plan: Plan) -> None:
     del plan
     context = point.context
     student = copy.deepcopy(result).train()
+    fixed = [name for name, module in student.named_modules() if not module.training]
+    require(not fixed, f"every module must follow train() and eval(); these do not: {', '.join(fixed[:3])}")
     callbacks = point.method.callbacks(student, point.params, context)
     require(
         isinstance(callbacks, list) and all(isinstance(callback, Callback) for callback in callbacks),
