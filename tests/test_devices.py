@@ -18,8 +18,8 @@ from torch import nn
 
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
 from autocompress.devices import OnnxRuntimeCpu, TorchEager, measure
-from autocompress.devices.lock import MachineLock
-from autocompress.devices.measuring import SITTINGS
+from autocompress.devices.lock import MachineLock, _handles
+from autocompress.devices.measuring import SITTINGS, run_once
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
 from autocompress.testing import ContractViolation, check_device, example_model
@@ -83,6 +83,26 @@ def test_a_short_measurement_takes_the_machine_once(monkeypatch: pytest.MonkeyPa
     found = measure(Counting(), file, file, DeviceConfig(), seconds=0.05)
     assert found.environment["sittings"] == SITTINGS
     assert len(taken) == 1
+
+
+def test_a_device_prepares_models_while_nobody_measures() -> None:
+    """Its runtime may then load the models, which would disturb the measurements of others."""
+    held: list[str | None] = []
+
+    class Preparing(Counting):
+        name = "preparing"
+
+        def prepare(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> None:
+            held.extend(lock._held for lock in list(_handles) if not lock.closed and lock._held)
+            held.append(None)
+
+    file = Deployable(Path("none.onnx"), SIZE, module=nn.Identity)
+    measure(Preparing(), file, file, DeviceConfig(), seconds=0.05)
+    assert held == ["shared", None, "shared", None]
+    del held[:]
+    with MachineLock().shared():  # as the first process of a search does
+        run_once(Preparing(), file, DeviceConfig())
+    assert held == ["shared", None]
 
 
 def test_a_model_without_the_format_of_the_device_fails_the_trial() -> None:

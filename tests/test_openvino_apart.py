@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import selectors
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +19,8 @@ from timm.models.ghostnet import GhostModule
 from torch import nn
 
 from autocompress.contract import Deployable
-from autocompress.devices import OpenVinoCpu, measure
-from autocompress.devices.openvino_apart import Apart
+from autocompress.devices import OpenVinoCpu
+from autocompress.devices.openvino_apart import PROGRAM, Apart, NoAnswer
 from autocompress.errors import TrialFailed
 from autocompress.export import INPUT, export, open_session
 from autocompress.job import DeviceConfig
@@ -30,6 +34,8 @@ print("7.0", flush=True)
 for line in sys.stdin:
     with open(json.loads(line)["file"]) as opened:
         wish = opened.read()
+    if wish == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if wish == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if wish == "hang":
@@ -37,6 +43,28 @@ for line in sys.stdin:
     print(json.dumps("it is strange" if wish == "strange" else ""), flush=True)
 """
 """A program that does what the file says."""
+STAND_IN = """
+import time
+print("hello")
+__version__ = "7.0"
+
+class Core:
+    def read_model(self, file):
+        with open(file) as opened:
+            while opened.read() == "hang":
+                time.sleep(3600)
+        return self
+
+    def compile_model(self, *_):
+        return self
+
+    def create_infer_request(self):
+        return self
+
+    def reshape(self, shape): ...
+    def infer(self, batch): ...
+"""
+"""A module ``openvino`` that prints a line when it is imported."""
 
 
 @pytest.fixture
@@ -71,36 +99,103 @@ def test_a_file_without_an_answer_is_named(start: Callable[..., Apart], monkeypa
     apart = start()
     load(apart, "fine")
     apart._most_seconds = 0.01
-    with pytest.raises(TrialFailed, match=r"it did not answer within 0\.01 seconds"):
+    with pytest.raises(NoAnswer, match=r"it did not answer within 0\.01 seconds"):
         load(apart, "hang")
     apart._most_seconds = patient(60)
     load(apart, "fine")
 
 
 def test_a_process_that_does_not_start_is_named(start: Callable[..., Apart]) -> None:
-    with pytest.raises(TrialFailed, match=r"cannot be started in a process of its own: .* exit code 3"):
+    with pytest.raises(NoAnswer, match=r"cannot be started in a process of its own: .* exit code 3"):
         load(start("raise SystemExit(3)"), "fine")
 
 
-def test_a_crash_ends_neither_the_process_that_measures_nor_what_it_asks_next(
-    start: Callable[..., Apart], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_that_nobody_read_is_not_that_of_the_next_file(
+    start: Callable[..., Apart], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file is loaded apart once, however often it is measured."""
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    apart = start()
+    load(apart, "fine")
+    with monkeypatch.context() as patched:
+        patched.setattr(selectors.DefaultSelector, "select", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load(apart, "strange")
+    load(apart, "fine")
+
+
+def test_a_machine_without_room_or_processes_is_named(
+    start: Callable[..., Apart], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    apart = start()
+    for place, name in ((Path, "write_bytes"), (subprocess, "Popen")):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, refuse)
+            with pytest.raises(NoAnswer, match=r"OpenVINO cannot be asked in a process of its own: .* No space left"):
+                load(apart, "fine")
+    load(apart, "fine")
+
+
+def test_lines_that_openvino_prints_are_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    apart = Apart(most_seconds=patient(60))
+    try:
+        load(apart, "fine")
+        assert apart._version == "7.0"
+    finally:
+        apart.end()
+
+
+@pytest.mark.parametrize("module", ["import time; time.sleep(3600)", STAND_IN], ids=["import", "file"])
+def test_a_process_that_hangs_ends_without_the_one_that_asked(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino.py").write_text(module)
+    (tmp_path / "model").write_text("hang")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    asked = json.dumps({"file": str(tmp_path / "model"), "shape": [1], "settings": {}})
+    with subprocess.Popen([*PROGRAM, "2"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(asked + "\n")
+            process.stdin.flush()
+            assert process.wait(patient(60)) == -signal.SIGALRM
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def deployable(tmp_path: Path) -> Deployable:
     file = tmp_path / "plain.onnx"
     export(nn.Conv2d(3, 4, 3).eval(), file, (3, 8, 8))
-    deployable, device = Deployable(file, (3, 8, 8)), OpenVinoCpu()
-    asked: list[bytes] = []
+    return Deployable(file, (3, 8, 8))
 
-    def crash(model: bytes, *others: object) -> None:
-        asked.append(model)
-        load(start(), "crash")
 
-    monkeypatch.setattr(device._apart, "load", crash)
-    for _ in range(2):
-        with pytest.raises(TrialFailed, match="crashed"):
-            measure(device, deployable, deployable, CONFIG, seconds=0.05)
-    assert len(asked) == 1
+@pytest.mark.parametrize(("wish", "is_asked_again"), [("crash", False), ("strange", False), ("killed", True)])
+def test_a_file_is_loaded_again_only_if_that_may_help(
+    wish: str,
+    is_asked_again: bool,
+    deployable: Deployable,
+    start: Callable[..., Apart],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first time, the process does ``wish``; OpenVINO itself is not needed."""
+    device, apart, wishes = OpenVinoCpu(), start(), iter([wish, "fine", "fine"])
+    monkeypatch.setattr(device._apart, "load", lambda *_: load(apart, next(wishes)))
+    some = np.zeros((1, 3, 8, 8), np.float32)
+    with pytest.raises(TrialFailed):
+        device.prepare(deployable, some, CONFIG)
+    if is_asked_again:
+        device.prepare(deployable, some, CONFIG)
+    else:
+        with pytest.raises(TrialFailed):
+            device.prepare(deployable, some, CONFIG)
+    assert len(list(wishes)) == (1 if is_asked_again else 2)
 
 
 def transformer() -> nn.Module:
@@ -132,4 +227,6 @@ def test_it_loads_and_computes_files_that_once_failed(make: Callable[[], nn.Modu
     run()
     theirs = run.request.get_output_tensor().data  # type: ignore[attr-defined]
     ours = open_session(file).run(None, {INPUT: some})[0]
-    assert np.abs(theirs - ours).max() <= 0.05 * np.abs(ours).max(), "within a few steps of the last grid"
+    # Kernels of processors without VNNI saturate some sums, so a grid's step would be too strict.
+    between_images = np.linalg.norm(np.roll(ours, 1, axis=0) - ours)
+    assert np.linalg.norm(theirs - ours) <= 0.3 * between_images

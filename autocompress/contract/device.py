@@ -202,10 +202,10 @@ class Device(ABC):
         return config.threads == 1
 
     def prepare(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> None:
-        """Called before the machine lock is taken, with each model that is then opened.
+        """Called before the machine lock is taken alone, with each model that is then opened.
 
-        A device whose runtime may crash can load the model in another process here. The default
-        does nothing.
+        A device whose runtime may crash can load the model in another process here. Trainings may
+        run beside it, but no measurements. The default does nothing.
 
         Args:
             deployable, images, config: as for :meth:`open`.

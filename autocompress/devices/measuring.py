@@ -26,6 +26,7 @@ from autocompress.devices.timing import (
 )
 from autocompress.errors import TrialFailed
 from autocompress.job import DeviceConfig
+from autocompress.locks import Kind
 
 WIDEST_INTERVAL = 0.1
 """Relative width of the interval of a ratio above which a measurement is called noisy."""
@@ -73,13 +74,16 @@ def measure(
 def run_once(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
     """Opens a model on a device and runs it once, or computes its costs, without the machine lock.
 
+    The caller holds that lock shared if other processes may measure meanwhile.
+
     Raises:
         Exception: as :func:`measure`, if the device fails.
     """
     if device.deterministic:
         measure(device, deployable, deployable, config)
         return
-    _prepare(device, [deployable], config)
+    _convert(device, [deployable])
+    device.prepare(deployable, _images(deployable, config), config)
     device.is_in_thread(config)
     device.environment(config)
     both = deployable, deployable
@@ -130,7 +134,7 @@ def _measured(
     most = PATIENCE * max(seconds, 1.0)
     sittings = _Sittings(device, candidate, baseline, config, clock, count, seconds / count, most)
     while sittings.is_another_due:
-        with _alone(device):
+        with _locked(device, "exclusive"):
             sittings.sit()
     return _measurement(sittings.done, device, config, clock)
 
@@ -202,27 +206,38 @@ def layer_times(
 ) -> list[LayerTimes] | None:
     """:meth:`Device.layer_times`, while this process holds the lock of the machine."""
     _prepare(device, deployables, config)
-    with _alone(device):
+    with _locked(device, "exclusive"):
         return device.layer_times(deployables, layers, config)
 
 
 def _prepare(device: Device, deployables: Sequence[Deployable], config: DeviceConfig) -> None:
-    """Converts models and prepares the device, before the lock is taken."""
+    """Converts models and prepares the device, before the lock is taken alone.
+
+    The lock is shared meanwhile, because a device that prepares models loads the machine.
+    """
+    _convert(device, deployables)
+    if type(device).prepare is Device.prepare:
+        return
+    with _locked(device, "shared"):
+        for deployable in deployables:
+            device.prepare(deployable, _images(deployable, config), config)
+
+
+def _convert(device: Device, deployables: Sequence[Deployable]) -> None:
     for deployable in deployables:
         for wanted in device.formats:
             deployable.convert(wanted)
-        device.prepare(deployable, _images(deployable, config), config)
 
 
 @contextmanager
-def _alone(device: Device) -> Iterator[None]:
+def _locked(device: Device, kind: Kind) -> Iterator[None]:
     """Holds the lock of the machine if the device runs on this machine."""
     if not device.is_local:
         yield
         return
     lock = MachineLock()
     try:
-        with lock.exclusive():
+        with lock.shared() if kind == "shared" else lock.exclusive():
             yield
     finally:
         lock.close()

@@ -8,6 +8,7 @@ program, too, and imports neither torch nor ONNX.
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
@@ -26,6 +27,12 @@ PROGRAM = (sys.executable, "-P", "-m", "autocompress.devices.openvino_apart")
 """The command of the process."""
 ENDING_SECONDS = 10.0
 """Seconds for the end of a process that no longer writes."""
+CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"})
+"""Signals of a process that fails by itself. Others come from outside, as for lack of memory."""
+
+
+class NoAnswer(TrialFailed):
+    """Nothing is known of a file, for a reason that may pass: it can be loaded again."""
 
 
 class Apart:
@@ -50,13 +57,21 @@ class Apart:
             settings: of OpenVINO's CPU plugin.
 
         Raises:
-            TrialFailed: if OpenVINO refuses the model, crashes or does not answer.
+            TrialFailed: if OpenVINO refuses the model or crashes.
+            NoAnswer: if it cannot be started or does not answer, or the model cannot be written.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
-            file.write_bytes(model)
-            process = self._started()
-            answer = self._answer(process, {"file": str(file), "shape": list(shape), "settings": dict(settings)})
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "model.onnx"
+                file.write_bytes(model)
+                process = self._started()
+                answer = self._answer(process, {"file": str(file), "shape": list(shape), "settings": dict(settings)})
+        except OSError as error:
+            self.end()
+            raise NoAnswer(f"OpenVINO cannot be asked in a process of its own: {error}") from error
+        except BaseException:  # Ctrl-C too: the next file must not get the answer to this one
+            self.end()
+            raise
         if answer:
             raise TrialFailed(f"OpenVINO {self._version} cannot load a file: {answer}")
 
@@ -72,8 +87,9 @@ class Apart:
         if self._process is not None and self._owner == os.getpid():
             return self._process
         path = os.pathsep.join(entry for entry in sys.path if entry)
+        limit = math.ceil(self._most_seconds + 2 * ENDING_SECONDS)  # this process ends it earlier, if it can
         self._process = subprocess.Popen(
-            self._program,
+            [*self._program, str(limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -83,20 +99,29 @@ class Apart:
         )
         self._owner = os.getpid()
         if (version := self._line(self._process)) is None:
-            raise TrialFailed(f"OpenVINO cannot be started in a process of its own: {self._how_it_ended()}")
+            raise NoAnswer(f"OpenVINO cannot be started in a process of its own: {self._ending(self._process)[0]}")
         self._version = version
         return self._process
 
     def _answer(self, process: subprocess.Popen[str], asked: Mapping[str, Any]) -> str:
-        """What is wrong with a file; empty if it was loaded."""
+        """What is wrong with a file; empty if it was loaded.
+
+        Raises:
+            NoAnswer: if the process did not end by itself.
+        """
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
             line = self._line(process)
-        except OSError:  # it ended before it could read
+        except BrokenPipeError:  # it ended before it could read
             line = None
-        return self._how_it_ended() if line is None else str(json.loads(line))
+        if line is not None:
+            return str(json.loads(line))
+        told, is_its_own = self._ending(process)
+        if not is_its_own:
+            raise NoAnswer(f"OpenVINO {self._version} cannot load a file: {told}")
+        return told
 
     def _line(self, process: subprocess.Popen[str]) -> str | None:
         """The next line of the process; None if it has ended or does not answer."""
@@ -107,37 +132,53 @@ class Apart:
                 return None
         return process.stdout.readline().rstrip("\n") or None
 
-    def _how_it_ended(self) -> str:
-        """Ends the process, and says how it ended by itself."""
-        process = self._process
-        assert process is not None
+    def _ending(self, process: subprocess.Popen[str]) -> tuple[str, bool]:
+        """Ends the process, and tells how it ended and whether it did so by itself."""
         try:
             code = process.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             self.end()
-            return f"it did not answer within {self._most_seconds:g} seconds"
+            return f"it did not answer within {self._most_seconds:g} seconds", False
         self.end()
         if code >= 0:
-            return f"its process ended with exit code {code}"
-        return f"its process crashed ({signal.Signals(-code).name})"
+            return f"its process ended with exit code {code}", True
+        name = signal.Signals(-code).name
+        if name in CRASHES:
+            return f"its process crashed ({name})", True
+        return f"its process was ended ({name})", False
 
 
 def main() -> None:
-    """Writes the version, then for each line of its input what is wrong, which may be empty."""
+    """Writes the version, then for each line of its input what is wrong, which may be empty.
+
+    Its argument is the maximum number of seconds for its start, and for each file. Then it ends, so
+    that a process that hangs does not outlive the one that asks.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # messages of OpenVINO are no answers, nor are those of imports
+    limit = int(sys.argv[1])
+    signal.alarm(limit)
+    import openvino
+
+    print(openvino.__version__, file=answers, flush=True)
+    signal.alarm(0)
+    for line in sys.stdin:
+        signal.alarm(limit)
+        print(json.dumps(_tried(json.loads(line))), file=answers, flush=True)
+        signal.alarm(0)
+
+
+def _tried(asked: Mapping[str, Any]) -> str:
+    """What is wrong with a file; the compiled model is freed before the next one."""
     import numpy as np
     import openvino
 
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # messages of OpenVINO are no answers
-    print(openvino.__version__, file=answers, flush=True)
-    for line in sys.stdin:
-        asked, wrong = json.loads(line), ""
-        try:
-            compiled = load(openvino.Core(), asked["file"], asked["shape"], asked["settings"])
-            compiled.create_infer_request().infer([np.zeros(asked["shape"], np.float32)])
-        except Exception as error:  # OpenVINO's exceptions are RuntimeErrors with many lines
-            wrong = last_line(error)
-        print(json.dumps(wrong), file=answers, flush=True)
+    try:
+        compiled = load(openvino.Core(), asked["file"], asked["shape"], asked["settings"])
+        compiled.create_infer_request().infer([np.zeros(asked["shape"], np.float32)])
+    except Exception as error:  # OpenVINO's exceptions are RuntimeErrors with many lines
+        return last_line(error)
+    return ""
 
 
 def load(core: Any, model: bytes | str, shape: Sequence[int], settings: Mapping[str, Any]) -> Any:

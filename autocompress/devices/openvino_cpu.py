@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autocompress.contract import Deployable, Device, LayerTimes, PlacementTable
 from autocompress.devices.machine import too_many_threads
-from autocompress.devices.openvino_apart import Apart, last_line, load
+from autocompress.devices.openvino_apart import Apart, NoAnswer, last_line, load
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.job import DeviceConfig
@@ -69,6 +69,8 @@ class OpenVinoCpu(Device):
             try:
                 self._apart.load(model, images.shape, asked)
                 self._refused[key] = ""
+            except NoAnswer:  # it may be loaded next time
+                raise
             except TrialFailed as failed:
                 self._refused[key] = str(failed)
         if why := self._refused[key]:
