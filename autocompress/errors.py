@@ -80,6 +80,10 @@ class TrialFailed(Exception):
     """A trial failed (NaN, time-out, a wrong export). The message is the row's reason."""
 
 
+class NoAnswer(TrialFailed):
+    """A device does not know whether a file can be loaded, for a reason that may pass."""
+
+
 class CannotWork(Exception):
     """A worker cannot open the job, or cannot measure. It ends, and another one gets its recipe."""
 

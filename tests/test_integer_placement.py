@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.contract import Deployable, Device, LayerTimes, Manager, hookimpl
-from autocompress.errors import TrialFailed
+from autocompress.errors import NoAnswer, TrialFailed
 from autocompress.integer_placement import Change, MeasuredCosts, Placer, paying
 from autocompress.integer_placement.files import Network
 from autocompress.job import DeviceConfig, load_job
@@ -144,32 +144,71 @@ class Refusing(Slow):
     """A device that refuses all files with integers, and any file if it is dead."""
 
     name = "refusing"
+    refusal: type[TrialFailed] = TrialFailed
+    refuses = True
+    can_time = False
     is_dead = False
 
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes] | None:
-        raise TrialFailed("its process crashed")
+        if not self.can_time:
+            raise TrialFailed("nothing was timed")
+        return super().layer_times(deployables, layers, config)
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         if self.is_dead:
             raise TrialFailed("it is dead")
+        nodes = onnx.load(str(deployable.file)).graph.node
+        if self.refuses and any(node.op_type == "QuantizeLinear" for node in nodes):
+            raise self.refusal("its process crashed")
         return super().open(deployable, images, config)
 
 
-@pytest.mark.slow
-def test_a_runtime_that_refuses_integers_gets_floats(
-    network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    costs = placer(Refusing(), tmp_path).costs(network)
-    assert costs is not None
+def are_floats(costs: MeasuredCosts | None, network: Network) -> bool:
     regions = network.regions()
-    assert costs.floats(regions) == {region.layer for region in regions.regions if region.can_be_float}
+    wanted = {region.layer for region in regions.regions if region.can_be_float}
+    return costs is not None and costs.floats(regions) == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("are_known", [False, True])
+def test_a_runtime_that_refuses_integers_gets_floats(
+    are_known: bool, network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is kept, so that another process places layers in the same way."""
+    monkeypatch.setattr("autocompress.integer_placement.placer.time_changes", lambda *_: (Change(), Change()))
+    device = Refusing()
+    device.can_time = are_known
+    costs = placer(device, tmp_path).costs(network)
+    assert are_floats(costs, network)
     assert "the file with integers is refused: its process crashed" in caplog.text
-    dead = Refusing()
-    dead.is_dead = True
+    caplog.clear()
+    device.can_time, device.is_dead = not are_known, True  # it is not asked again
+    again = placer(device, tmp_path).costs(network)
+    assert costs is not None
+    assert again is not None
+    assert again.key == costs.key
+    assert "the file with integers is refused: its process crashed" in caplog.text
+
+
+@pytest.mark.slow
+def test_integers_are_not_refused_where_something_else_fails(network: Network, tmp_path: Path) -> None:
+    device = Refusing()
+    device.refuses = False
+    with pytest.raises(TrialFailed, match="nothing was timed"):
+        placer(device, tmp_path).costs(network)
+    device.refuses, device.refusal = True, NoAnswer
+    for device.can_time in (False, True):
+        with pytest.raises(NoAnswer):
+            placer(device, tmp_path).costs(network)
+    device.refusal, device.is_dead = TrialFailed, True
     with pytest.raises(TrialFailed, match="it is dead"):
-        placer(dead, tmp_path).costs(network)
+        placer(device, tmp_path).costs(network)
+    device.refuses = device.is_dead = False
+    costs = placer(device, tmp_path).costs(network)
+    assert costs is not None
+    assert costs.patterns, "nothing of this is kept"
 
 
 class NoMixed(Slow):
@@ -267,6 +306,11 @@ def test_a_job_can_switch_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     job = opened(tmp_path, monkeypatch, search={"placement": False})
     assert job.placement() == []
     assert job.pipeline.costs is None
+
+
+def test_no_times_are_shown_where_integers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Placer, "costs", lambda *_: MeasuredCosts([], [], verdict="float"))
+    assert opened(tmp_path, monkeypatch).placement() == []
 
 
 @pytest.mark.slow

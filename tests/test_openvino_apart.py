@@ -20,8 +20,8 @@ from torch import nn
 
 from autocompress.contract import Deployable
 from autocompress.devices import OpenVinoCpu
-from autocompress.devices.openvino_apart import PROGRAM, Apart, NoAnswer
-from autocompress.errors import TrialFailed
+from autocompress.devices.openvino_apart import PROGRAM, Apart
+from autocompress.errors import NoAnswer, TrialFailed
 from autocompress.export import INPUT, export, open_session
 from autocompress.job import DeviceConfig
 from autocompress.quantization import LayerBits, calibrate, harden, quantize

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.errors import TrialFailed
+from autocompress.errors import NoAnswer, TrialFailed
 
 MOST_SECONDS = 120.0
 """Seconds for loading a file; after a crash, a process sometimes waits for ever."""
@@ -29,10 +29,6 @@ ENDING_SECONDS = 10.0
 """Seconds for the end of a process that no longer writes."""
 CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"})
 """Signals of a process that fails by itself. Others come from outside, as for lack of memory."""
-
-
-class NoAnswer(TrialFailed):
-    """Nothing is known of a file, for a reason that may pass: it can be loaded again."""
 
 
 class Apart:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from autocompress.contract import Deployable, Device, LayerTimes, PlacementTable
 from autocompress.devices.machine import too_many_threads
-from autocompress.devices.openvino_apart import Apart, NoAnswer, last_line, load
-from autocompress.errors import TrialFailed
+from autocompress.devices.openvino_apart import Apart, last_line, load
+from autocompress.errors import NoAnswer, TrialFailed
 from autocompress.files import digest
 from autocompress.job import DeviceConfig
 

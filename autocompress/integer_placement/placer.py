@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.contract import Device
+from autocompress.contract import Deployable, Device
 from autocompress.devices import measure
+from autocompress.devices.lock import MachineLock
 from autocompress.devices.measuring import run_once
-from autocompress.errors import TrialFailed
+from autocompress.errors import NoAnswer, TrialFailed
 from autocompress.files import digest
 from autocompress.integer_placement.costs import Change, MeasuredCosts, Verdict
 from autocompress.integer_placement.files import Network
@@ -33,6 +34,10 @@ LEAST_GAIN = 0.01
 """Share of time by which a mixed file must be faster than the integer file; less may be noise."""
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress")
+
+
+class _IntegersRefused(TrialFailed):
+    """The runtime refuses the integer file of the network."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Placer:
         """The costs of ``network``; None if the device has no profiler.
 
         If the runtime refuses the file in integers, but not that in float, all regions that can
-        compute in float do, and a warning says so.
+        compute in float do, and a warning says so. This is kept too, and then no pattern has times.
 
         Known patterns are not timed again, so if all are known this only takes the time of tracing.
         If some are unknown, the float and the integer file are profiled.
@@ -70,24 +75,57 @@ class Placer:
 
         Raises:
             UntraceableModel: if ``network`` cannot be traced.
-            TrialFailed: if the runtime cannot load the float file.
+            TrialFailed: if the runtime cannot load the float file, or if timing fails although it
+                runs the integer file.
         """
         regions = network.regions()
         patterns = list(dict.fromkeys(region.pattern for region in regions.regions))
         if not patterns or self.device.deterministic:
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                known = self._patterns(network, regions, patterns, Path(folder))
-            except TrialFailed as failed:
-                run_once(self.device, network.in_float(Path(folder) / "float.onnx"), self.config)
-                log.warning("layers compute in float, because the file with integers is refused: %s", failed)
-                return MeasuredCosts([], [], verdict="float")
-            changes = None if known is None else self._changes(network, Path(folder))
-            if known is None or changes is None:
-                return None
-            costs = MeasuredCosts(list(known), list(known.values()), *changes)
-            return self._judged(network, regions, costs, Path(folder)) if judge else costs
+        with tempfile.TemporaryDirectory() as name:
+            folder, refused = Path(name), self._key("refused", _whole(network, regions))
+            if (why := self._kept(refused)) is None:
+                try:
+                    costs = self._timed(network, regions, patterns, folder)
+                    return self._judged(network, regions, costs, folder) if judge and costs is not None else costs
+                except _IntegersRefused as failed:
+                    why = str(failed)
+                except NoAnswer:
+                    raise
+                except TrialFailed:
+                    if not (why := self._refusal(network.in_integers(folder / "integers.onnx"))):
+                        raise  # the integer file is not the reason
+                self._run_once(network.in_float(folder / "float.onnx"))
+                self.store.put(refused, {}, {"seconds": why})
+        log.warning("layers compute in float, because the file with integers is refused: %s", why)
+        return MeasuredCosts([], [], verdict="float")
+
+    def _timed(
+        self, network: Network, regions: Regions, patterns: Sequence[Pattern], folder: Path
+    ) -> MeasuredCosts | None:
+        known = self._patterns(network, regions, patterns, folder)
+        changes = None if known is None else self._changes(network, folder)
+        if known is None or changes is None:
+            return None
+        return MeasuredCosts(list(known), list(known.values()), *changes)
+
+    def _refusal(self, integers: Deployable) -> str:
+        """Why the runtime refuses the integer file; empty if it runs it.
+
+        Raises:
+            NoAnswer: if that is not known.
+        """
+        try:
+            self._run_once(integers)
+        except NoAnswer:
+            raise
+        except TrialFailed as failed:
+            return str(failed) or type(failed).__name__
+        return ""
+
+    def _run_once(self, file: Deployable) -> None:
+        with MachineLock().shared():  # it gives way to the measurements of other processes
+            run_once(self.device, file, self.config)
 
     def _patterns(
         self, network: Network, regions: Regions, patterns: Sequence[Pattern], folder: Path
@@ -118,7 +156,7 @@ class Placer:
         return maps, rows
 
     def _judged(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> MeasuredCosts:
-        key = self._key("verdict", costs.key, [region.pattern.key for region in regions.regions])
+        key = self._key("verdict", costs.key, _whole(network, regions))
         if (kept := self._kept(key)) is None:
             verdict, weight = self._verdict(network, regions, costs, folder)
             kept = [verdict, weight]
@@ -126,8 +164,14 @@ class Placer:
         return costs.judged(*kept)
 
     def _verdict(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> tuple[Verdict, float]:
-        """The fastest whole file among integers, float, and the cuts for ``WEIGHTS``."""
+        """The fastest whole file among integers, float, and the cuts for ``WEIGHTS``.
+
+        Raises:
+            _IntegersRefused: if the runtime refuses the integer file, with which all are compared.
+        """
         integers = network.in_integers(folder / "integers.onnx")
+        if why := self._refusal(integers):
+            raise _IntegersRefused(why)
         tried: dict[frozenset[str], tuple[Verdict, float]] = {frozenset(): ("integers", 1.0)}
         everything = costs.judged("float").floats(regions)
         candidates: list[tuple[Verdict, float]] = [*(("cut", weight) for weight in WEIGHTS), ("float", 1.0)]
@@ -163,3 +207,12 @@ class Placer:
     def _tell(self, share: float, text: str) -> None:
         if self.progress is not None:
             self.progress(share, text)
+
+
+def _whole(network: Network, regions: Regions) -> Any:
+    """What whole files depend on: patterns, how they are connected, the operators on integers."""
+    crossings = sorted(
+        [crossing.source, sorted(crossing.readers), list(crossing.shape), crossing.on_grid]
+        for crossing in regions.crossings
+    )
+    return [[region.layer, region.pattern.key] for region in regions.regions], crossings, network.table.record()

@@ -67,9 +67,10 @@ def placement_rows(
 ) -> list[dict[str, Any]]:
     """For each region of the baseline: layer, group, operator, times in both forms, chosen form.
 
-    Times are microseconds in float and in integers. The result is empty if nothing was measured.
+    Times are microseconds in float and in integers. The result is empty if nothing was measured,
+    as where the runtime refuses the integer file.
     """
-    if costs is None:
+    if costs is None or not costs.patterns:
         return []
     groups = models.groups(model, job.granularity)
     regions = _network(model, methods, device).regions()
