@@ -51,8 +51,11 @@ __version__ = "7.0"
 class Core:
     def read_model(self, file):
         with open(file) as opened:
-            while opened.read() == "hang":
-                time.sleep(3600)
+            wish = opened.read()
+        if wish == "memory":
+            raise MemoryError
+        if wish == "hang":
+            time.sleep(3600)
         return self
 
     def compile_model(self, *_):
@@ -140,13 +143,15 @@ def test_a_machine_without_room_or_processes_is_named(
     load(apart, "fine")
 
 
-def test_lines_that_openvino_prints_are_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_lines_and_a_lack_of_memory_are_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "openvino.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(tmp_path)
     apart = Apart(most_seconds=patient(60))
     try:
         load(apart, "fine")
         assert apart._version == "7.0"
+        with pytest.raises(NoAnswer, match="exit code 1"):
+            load(apart, "memory")
     finally:
         apart.end()
 

@@ -30,7 +30,7 @@ ROOMS = {
         "Measurement LayerTimes PlacementTable Task Sampler Command Manager manager manager_for"
     ),
     "autocompress.data": "DatasetProvider Source DataInfo LoadOptions Split TensorSplit",
-    "autocompress.errors": "UserError TrialFailed InvalidRecipe",
+    "autocompress.errors": "UserError TrialFailed NoAnswer InvalidRecipe",
     "autocompress.testing": (
         "check_plugin check_method check_transform check_pruner check_quantizer check_source check_device "
         "check_dataset check_sampler check_command check_observer check_task check_gpu ContractViolation example_model "

@@ -212,6 +212,7 @@ class Device(ABC):
 
         Raises:
             TrialFailed: if the model cannot be loaded.
+            NoAnswer: if that is not known, for example because the other process did not answer.
         """
         del deployable, images, config
 

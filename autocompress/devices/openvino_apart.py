@@ -103,7 +103,7 @@ class Apart:
         """What is wrong with a file; empty if it was loaded.
 
         Raises:
-            NoAnswer: if the process did not end by itself.
+            NoAnswer: if the process ended for another reason than a crash.
         """
         assert process.stdin is not None
         try:
@@ -114,8 +114,8 @@ class Apart:
             line = None
         if line is not None:
             return str(json.loads(line))
-        told, is_its_own = self._ending(process)
-        if not is_its_own:
+        told, is_crash = self._ending(process)
+        if not is_crash:
             raise NoAnswer(f"OpenVINO {self._version} cannot load a file: {told}")
         return told
 
@@ -129,7 +129,7 @@ class Apart:
         return process.stdout.readline().rstrip("\n") or None
 
     def _ending(self, process: subprocess.Popen[str]) -> tuple[str, bool]:
-        """Ends the process, and tells how it ended and whether it did so by itself."""
+        """Ends the process, and tells how it ended and whether that was a crash."""
         try:
             code = process.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -137,7 +137,7 @@ class Apart:
             return f"it did not answer within {self._most_seconds:g} seconds", False
         self.end()
         if code >= 0:
-            return f"its process ended with exit code {code}", True
+            return f"its process ended with exit code {code}", False
         name = signal.Signals(-code).name
         if name in CRASHES:
             return f"its process crashed ({name})", True
@@ -172,6 +172,8 @@ def _tried(asked: Mapping[str, Any]) -> str:
     try:
         compiled = load(openvino.Core(), asked["file"], asked["shape"], asked["settings"])
         compiled.create_infer_request().infer([np.zeros(asked["shape"], np.float32)])
+    except MemoryError:  # it says nothing about the file
+        raise
     except Exception as error:  # OpenVINO's exceptions are RuntimeErrors with many lines
         return last_line(error)
     return ""
