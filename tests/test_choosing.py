@@ -107,3 +107,14 @@ def test_if_no_model_fits_none_is_named(tmp_path: Path) -> None:
     run = run_with(tmp_path, DEMO, constraints={"latency": "0.01x"})
     assert run.choices() == {}
     assert run.recommended() is None
+
+
+def test_of_models_whose_latencies_cannot_be_told_apart_the_more_accurate_is_chosen() -> None:
+    def row(ratio: float, low: float, high: float, drop: float) -> dict[str, float]:
+        return {"latency_ratio": ratio, "latency_ratio_low": low, "latency_ratio_high": high, "accuracy_drop": drop}
+
+    noisy, steady = row(0.15, 0.13, 0.18, 0.0), row(0.16, 0.15, 0.17, -0.3)
+    baseline = {"latency_ratio": 1.0}
+    assert named_choices([noisy, steady], baseline, "latency") == {TRADE: 1, CHEAPEST: 1, ACCURATE: 1}
+    apart = row(0.15, 0.14, 0.149, 0.0)
+    assert named_choices([apart, steady], baseline, "latency") == {TRADE: 0, CHEAPEST: 0, ACCURATE: 1}

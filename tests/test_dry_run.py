@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import forking, models
 from autocompress.cli import dryrun
-from autocompress.contract import Deployable, Device, Measurement
+from autocompress.contract import Deployable, Device, Manager, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
@@ -162,7 +162,7 @@ def test_a_device_that_returns_nothing_to_run_is_named(monkeypatch: pytest.Monke
 def test_energy_is_judged_like_the_other_costs() -> None:
     larger = {"model": "resnet10t", "model_args": NARROW}  # sizes that are not mostly the graph of the file
     out = shown(methods=["quantize"], cost_model="45nm", energy="0.001x", size="0.5x", **larger)
-    assert "energy: cannot be met, not even by the cheapest candidates" in out
+    assert "energy: not even the cheapest candidates meet it" in out
     assert "size: within reach of quantize" in out
     (heading,) = [line for line in out.splitlines() if line.startswith(" method ")]
     for column in ("latency", "energy", "parameters", "out of reach"):
@@ -304,6 +304,18 @@ def test_glyphs_are_not_rendered_for_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert (preview.info.class_names, preview.info.input_size) == (real.info.class_names, real.info.input_size)
     again = Glyphs().open("glyphs", LoadOptions(preview=True))
     assert again.train.digest == real.train.digest  # a stored set is used
+
+
+def test_the_cheapest_recipes_may_have_no_substitution(opened: OpenedJob) -> None:
+    """A ghost module may be slower than the convolution that it replaces."""
+    methods = {method.name: method for method in Manager().methods()}
+
+    def labels(*names: str) -> list[str]:
+        return [label for label, _ in replace(opened.space, methods=[methods[name] for name in names]).cheapest()]
+
+    assert labels("ghost", "obs", "quantize") == ["ghost", "prune", "quantize", "all but ghost", "all together"]
+    assert labels("ghost", "quantize") == ["ghost", "quantize", "all together"]
+    assert labels("obs", "quantize") == ["prune", "quantize", "all together"]
 
 
 @pytest.mark.parametrize(

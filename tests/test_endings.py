@@ -21,7 +21,7 @@ from autocompress.searching.baselinerow import baseline_row
 from autocompress.searching.endings import Endings
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
-from autocompress.searching.reach import hopeless, out_of_reach
+from autocompress.searching.reach import OutOfReach, hopeless, out_of_reach, still_out
 from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 1000, "macs": 100, "energy_uj": 8.0}
@@ -216,12 +216,12 @@ def test_interrupted_recipes_come_first(tmp_path: Path) -> None:
     [
         (
             {"latency": "0.01x"},
-            ["no recipe can meet latency 0.01x: the lowest value that can be reached is about 0.0338x"],
+            ["the cheapest recipes miss latency 0.01x: their lowest value is about 0.0338x"],
         ),
         ({"latency": "0.2x"}, []),
         (
             {"macs": "2 k", "params": "10"},
-            ["no recipe can meet params 10: the lowest value that can be reached is about 125"],
+            ["the cheapest recipes miss params 10: their lowest value is about 125"],
         ),
         ({"accuracy_drop": 1.0}, []),
     ],
@@ -234,6 +234,14 @@ def test_constraints_out_of_reach_are_named_with_the_nearest_value(
     measurer = Measurer.of(job, opened.device)
     found = out_of_reach(opened, measurer, baseline_row(opened, measurer))
     assert [str(one).partition(" (")[0] for one in found] == told
+
+
+def test_a_constraint_that_a_trial_meets_is_not_out_of_reach(tmp_path: Path) -> None:
+    job = toy_job(tmp_path, constraints={"latency": "0.25x"})
+    missed = [OutOfReach("latency", "0.25x", "0.333x", "prune")]
+    baseline = {"latency_ratio": 1.0}
+    assert still_out(missed, job, [{"latency_ratio": 0.3}, {"latency_ratio": None}], baseline) == missed
+    assert still_out(missed, job, [{"latency_ratio": 0.24}], baseline) == []
 
 
 def test_a_method_that_cannot_meet_a_bound_alone_is_not_tried_alone(tmp_path: Path) -> None:
@@ -250,7 +258,7 @@ def test_a_search_names_constraints_out_of_reach(tmp_path: Path) -> None:
     found = searched(tmp_path, budget={"trials": 3}, constraints={"latency": "0.01x"})
     (one,) = found.summary["out_of_reach"]
     assert (one["quantity"], one["bound"], one["candidate"]) == ("latency", "0.01x", "all together")
-    assert any("No recipe can meet latency 0.01x" in text for text in view.warnings(found))
+    assert any("The cheapest recipes miss latency 0.01x" in text for text in view.warnings(found))
     log = (found.folder / "log.txt").read_text()
-    assert log.index("no recipe can meet latency 0.01x") < log.index("no more trials")
+    assert log.index("the cheapest recipes miss latency 0.01x") < log.index("no more trials")
     assert json.loads((found.folder / "summary.json").read_text())["fastest_within_bar"] is None

@@ -95,7 +95,7 @@ def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
         elif reaching:
             sentences.append(f"{name}: within reach of {words.join(reaching)}")
         else:
-            sentences.append(f"{name}: cannot be met, not even by the cheapest candidates")
+            sentences.append(f"{name}: not even the cheapest candidates meet it")
     return sentences
 
 

@@ -41,8 +41,9 @@ def trade(drop: float | None, share: float | None) -> float:
 def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict[str, int]:
     """The index of the row of each name; empty without rows.
 
-    Of equal rows, the more accurate one is chosen, then the cheaper one, then the first. A row
-    without a cost is only the cheapest if no row has a cost.
+    Of equal rows, the more accurate one is chosen, then the cheaper one, then the first. Rows whose
+    intervals of latency overlap with that of the best one count as equal to it. A row without a
+    cost is only the cheapest if no row has a cost.
 
     Args:
         rows: acceptable models.
@@ -57,11 +58,27 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
     spent = [math.inf if share is None else share for share in shares]
     worth = [trade(drop, share) for drop, share in zip(drops, shares, strict=True)]
     every = range(len(rows))
+
+    def settled(best: int) -> int:
+        alike = [index for index in every if index == best or _overlap(rows[index], rows[best], cost)]
+        return min(alike, key=lambda index: (lost[index], spent[index]))
+
     return {
-        TRADE: min(every, key=lambda index: (-worth[index], lost[index], spent[index])),
-        CHEAPEST: min(every, key=lambda index: (spent[index], lost[index])),
+        TRADE: settled(min(every, key=lambda index: (-worth[index], lost[index], spent[index]))),
+        CHEAPEST: settled(min(every, key=lambda index: (spent[index], lost[index]))),
         ACCURATE: min(every, key=lambda index: (lost[index], spent[index])),
     }
+
+
+def _overlap(one: Figures, other: Figures, cost: str) -> bool:
+    """Whether the 95 % intervals of the latency of two rows overlap; False for other costs."""
+    if cost != "latency":
+        return False
+    ends = [known(row, f"latency_ratio_{end}") for row in (one, other) for end in ("low", "high")]
+    if any(end is None for end in ends):
+        return False
+    low, high, other_low, other_high = (float(end) for end in ends if end is not None)
+    return low <= other_high and other_low <= high
 
 
 def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:

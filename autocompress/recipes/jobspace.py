@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
 
-from autocompress.contract import DataSource, Method, Parameter, Params, Pruner, Quantizer, Space, Transform, Value
+from autocompress.contract import (
+    DataSource,
+    Method,
+    Parameter,
+    Params,
+    Pruner,
+    Quantizer,
+    Space,
+    Stage,
+    Transform,
+    Value,
+)
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Limits, reject_unmatched
@@ -145,7 +156,9 @@ class JobSpace:
             return None
 
     def cheapest(self, *, fewest: bool = True, eight: bool = False) -> list[tuple[str, dict[str, Value]]]:
-        """The cheapest recipe of each method, and of all methods together ("all together").
+        """The cheapest recipe of each method, of all methods without substitutions, and of all.
+
+        The last two are labelled "all but ghost and adder" and "all together".
 
         Args:
             fewest: whether there are recipes with the fewest bits.
@@ -170,8 +183,13 @@ class JobSpace:
             rules[method.name] = {method.name: "cheapest"}
             if isinstance(method, Quantizer):
                 rules[method.name]["bits"] = bits
-        if len(rules) > 1:
-            rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
+        transforms = [method for method in self.methods if isinstance(method, Transform)]
+        slow = [method.name for method in transforms if method.stage == Stage.SUBSTITUTE]  # perhaps, on this device
+        alone = list(rules.items())
+        if slow and len(alone) > len(slow) + 1:
+            rules[f"all but {' and '.join(slow)}"] = _merged(rule for name, rule in alone if name not in slow)
+        if len(alone) > 1:
+            rules["all together"] = _merged(rule for _, rule in alone)
         quantizers = {method.name for method in self.methods if isinstance(method, Quantizer)}
         found = [(label, self.policy(rule, label if label in quantizers else None)) for label, rule in rules.items()]
         return [(label, values) for label, values in found if values is not None]
@@ -206,3 +224,7 @@ class JobSpace:
             if values not in [known for _, known in points]:
                 points.append((label, values))
         return points
+
+
+def _merged(rules: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {name: choice for rule in rules for name, choice in rule.items()}

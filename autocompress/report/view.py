@@ -243,7 +243,7 @@ def warnings(result: SearchResult) -> list[str]:
             "trust the ratio. Measure again on an idle machine."
         )
     texts += [
-        f"No recipe can meet {found['quantity']} {found['bound']}: the lowest value that can be reached is about "
+        f"The cheapest recipes miss {found['quantity']} {found['bound']}: their lowest value is about "
         f"{found['nearest']} ({found['candidate']})."
         for found in result.summary.get("out_of_reach") or []
     ]

@@ -78,12 +78,12 @@ class Background:
             there are proposals.
         measurer: measures on the devices of the job.
         baseline: the row of the baseline.
-        tell: called with constraints that no recipe can meet, as soon as they are known, and with
+        tell: called with constraints that the cheapest recipes miss, as soon as known, and with
             ``fault``.
         keep: called with the same notes, before ``tell``: with what each is about (the quantity of
             a constraint, or ``PROPOSALS``), and with the note.
         progress: called with the progress of long steps.
-        out_of_reach: the constraints that no recipe can meet.
+        out_of_reach: the constraints that none of the cheapest recipes meets.
         has_recipes: whether there are proposals.
         fault: why there are none, if a method raised an error; else empty.
     """
@@ -209,7 +209,7 @@ class Background:
         return bool(found)
 
     def _look_how_far(self, pause: Callable[[], None]) -> None:
-        """Finds constraints that no recipe can meet; finds none if a method raises an error."""
+        """Finds constraints that the cheapest recipes miss; none if a method raises an error."""
         try:
             self.out_of_reach = out_of_reach(self.opened, self.measurer, self.baseline, pause)
         except Exception:

@@ -40,7 +40,7 @@ from autocompress.searching.explaining import Explainer, allowed
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
-from autocompress.searching.reach import OutOfReach
+from autocompress.searching.reach import OutOfReach, still_out
 from autocompress.searching.searchable import SearchableJob
 from autocompress.searching.summary import Summary, only
 
@@ -80,7 +80,7 @@ class Closing:
         folder: ``results/<name>``.
         baseline: the baseline's row.
         lock: the machine lock.
-        out_of_reach: constraints that no recipe can meet.
+        out_of_reach: constraints that none of the cheapest recipes meets.
         tell: called with further notes for the user.
         notes: notes for the summary; those of the closing are added.
     """
@@ -204,7 +204,9 @@ class Closing:
             "ended": ended,
             "tap_crop": dict(self._crop),
             "also": list(self._also),
-            "out_of_reach": [found.state() for found in self.out_of_reach],
+            "out_of_reach": [
+                found.state() for found in still_out(self.out_of_reach, self.opened.job, rows, self.baseline)
+            ],
         }
         summary["notes"] = [*summary["notes"], *self.notes]
         write_json(self.folder / SUMMARY_FILE, summary)

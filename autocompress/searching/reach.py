@@ -1,4 +1,4 @@
-"""Finds constraints that no recipe can meet, early in a search."""
+"""Finds constraints that even the cheapest recipes miss, early in a search."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
+from autocompress.job import Job
 from autocompress.objectives.bounds import bounded_value, met
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.objectives.spelling import Bound, spell_bound
@@ -48,7 +49,7 @@ class OutOfReach:
 
     def __str__(self) -> str:
         return (
-            f"no recipe can meet {self.quantity} {self.bound}: the lowest value that can be reached is about "
+            f"the cheapest recipes miss {self.quantity} {self.bound}: their lowest value is about "
             f"{self.nearest} ({self.candidate})"
         )
 
@@ -92,6 +93,17 @@ def out_of_reach(
         for name, bound in left.items()
         if name in nearest
     ]
+
+
+def still_out(found: Sequence[OutOfReach], job: Job, rows: Sequence[Row], baseline: Row) -> list[OutOfReach]:
+    """Those of ``found`` that no trial meets either."""
+    bounds = job.constraints.bounds()
+
+    def is_met(name: str, row: Row) -> bool:
+        value = bounded_value(name, bounds[name], row, baseline)
+        return value is not None and bool(met(BY_NAME[name], value, bounds[name].value))
+
+    return [one for one in found if not any(is_met(one.quantity, row) for row in rows)]
 
 
 def hopeless(

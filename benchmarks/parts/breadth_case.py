@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import tempfile
@@ -241,7 +242,7 @@ class Tried:
         space = JobSpace(self.model, [method], _no_limits(job, own), "stage", epochs=1.0)
         params: Params = space.sources()[method.name]
         context = Context(input_size=self.size, images=4)
-        made = method.apply(self.model.requires_grad_(False), params, context)
+        made = method.apply(copy.deepcopy(self.model).requires_grad_(False), params, context)
         images, _ = next(iter(made.train.loader(4)))
         if not bool(images.isfinite().all()):
             return {"status": "fault", "reason": "its images are not finite"}
