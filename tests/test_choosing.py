@@ -118,3 +118,11 @@ def test_of_models_whose_latencies_cannot_be_told_apart_the_more_accurate_is_cho
     assert named_choices([noisy, steady], baseline, "latency") == {TRADE: 1, CHEAPEST: 1, ACCURATE: 1}
     apart = row(0.15, 0.14, 0.149, 0.0)
     assert named_choices([apart, steady], baseline, "latency") == {TRADE: 0, CHEAPEST: 0, ACCURATE: 1}
+
+
+def test_a_model_that_is_surely_slower_than_another_is_not_the_fastest() -> None:
+    def row(ratio: float, low: float, high: float, drop: float) -> dict[str, float]:
+        return {"latency_ratio": ratio, "latency_ratio_low": low, "latency_ratio_high": high, "accuracy_drop": drop}
+
+    rows = [row(0.05, 0.03, 0.2, 0.5), row(0.18, 0.17, 0.19, 0.1), row(0.1, 0.09, 0.11, 0.2)]
+    assert named_choices(rows, {"latency_ratio": 1.0}, "latency")[CHEAPEST] == 2

@@ -215,10 +215,11 @@ class NoMixed(Slow):
     """A device that refuses files in which some layers compute in float."""
 
     name = "no-mixed"
+    refusal: type[TrialFailed] = TrialFailed
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         if any(node.op_type == "Cast" for node in onnx.load(str(deployable.file)).graph.node):
-            raise TrialFailed("it mixes nothing")
+            raise self.refusal("it mixes nothing")
         return super().open(deployable, images, config)
 
 
@@ -228,7 +229,12 @@ def test_a_refused_placement_is_left_out(
 ) -> None:
     monkeypatch.setattr("autocompress.integer_placement.placer.SECONDS", 0.1)
     monkeypatch.setattr("autocompress.integer_placement.placer.time_changes", lambda *_: (Change(), Change()))
-    costs = placer(NoMixed(), tmp_path).costs(network)
+    device = NoMixed()
+    device.refusal = NoAnswer
+    with pytest.raises(NoAnswer):  # no verdict is kept
+        placer(device, tmp_path).costs(network)
+    device.refusal = TrialFailed
+    costs = placer(device, tmp_path).costs(network)
     assert costs is not None
     assert not costs.floats(network.regions())
     assert "a placement of integers was refused: it mixes nothing" in caplog.text

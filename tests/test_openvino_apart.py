@@ -7,6 +7,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,6 +202,38 @@ def test_a_file_is_loaded_again_only_if_that_may_help(
         with pytest.raises(TrialFailed):
             device.prepare(deployable, some, CONFIG)
     assert len(list(wishes)) == (1 if is_asked_again else 2)
+
+
+def test_a_file_without_an_answer_is_loaded_once_more_only(
+    deployable: Deployable, start: Callable[..., Apart], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, apart, wishes = OpenVinoCpu(), start(), iter(["killed", "killed", "fine"])
+    monkeypatch.setattr(device._apart, "load", lambda *_: load(apart, next(wishes)))
+    for _ in range(3):
+        with pytest.raises(TrialFailed, match="SIGKILL"):
+            device.prepare(deployable, np.zeros((1, 3, 8, 8), np.float32), CONFIG)
+    assert list(wishes) == ["fine"]
+
+
+def test_each_thread_gets_the_answers_to_its_own_files(start: Callable[..., Apart]) -> None:
+    apart, wrong = start(), list[str]()
+
+    def ask(wish: str) -> None:
+        for _ in range(50):
+            try:
+                load(apart, wish)
+                found = "fine"
+            except TrialFailed as failed:
+                found = "strange" if "it is strange" in str(failed) else str(failed)
+            if found != wish:
+                wrong.append(f"{wish}: {found}")
+
+    threads = [threading.Thread(target=ask, args=(wish,)) for wish in ("fine", "strange")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def transformer() -> nn.Module:

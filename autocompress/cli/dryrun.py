@@ -67,7 +67,7 @@ def _baseline_cost(opened: OpenedJob, rows: Sequence[CheapestCandidate]) -> str:
 
 
 def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
-    """Returns the lowest costs of each method, and of all together, relative to the baseline."""
+    """Returns the lowest costs of each method and of several together, relative to the baseline."""
     title = "the cheapest candidates (nothing is trained)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)

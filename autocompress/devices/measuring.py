@@ -134,7 +134,7 @@ def _measured(
     most = PATIENCE * max(seconds, 1.0)
     sittings = _Sittings(device, candidate, baseline, config, clock, count, seconds / count, most)
     while sittings.is_another_due:
-        with _locked(device, "exclusive"):
+        with locked(device, "exclusive"):
             sittings.sit()
     return _measurement(sittings.done, device, config, clock)
 
@@ -206,7 +206,7 @@ def layer_times(
 ) -> list[LayerTimes] | None:
     """:meth:`Device.layer_times`, while this process holds the lock of the machine."""
     _prepare(device, deployables, config)
-    with _locked(device, "exclusive"):
+    with locked(device, "exclusive"):
         return device.layer_times(deployables, layers, config)
 
 
@@ -218,7 +218,7 @@ def _prepare(device: Device, deployables: Sequence[Deployable], config: DeviceCo
     _convert(device, deployables)
     if type(device).prepare is Device.prepare:
         return
-    with _locked(device, "shared"):
+    with locked(device, "shared"):
         for deployable in deployables:
             device.prepare(deployable, _images(deployable, config), config)
 
@@ -230,7 +230,7 @@ def _convert(device: Device, deployables: Sequence[Deployable]) -> None:
 
 
 @contextmanager
-def _locked(device: Device, kind: Kind) -> Iterator[None]:
+def locked(device: Device, kind: Kind) -> Iterator[None]:
     """Holds the lock of the machine if the device runs on this machine."""
     if not device.is_local:
         yield

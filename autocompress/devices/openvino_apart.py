@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class Apart:
         self._program, self._most_seconds = program, most_seconds
         self._process: subprocess.Popen[str] | None = None
         self._owner, self._version = 0, ""
+        self._one_at_a_time = threading.Lock()
+        if hasattr(os, "register_at_fork"):  # a thread of the parent may hold it
+            os.register_at_fork(after_in_child=self._unlock)
 
     def load(self, model: bytes, shape: Sequence[int], settings: Mapping[str, Any]) -> None:
         """Loads a model, and runs one batch.
@@ -57,17 +61,12 @@ class Apart:
             NoAnswer: if it cannot be started or does not answer, or the model cannot be written.
         """
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "model.onnx"
                 file.write_bytes(model)
-                process = self._started()
-                answer = self._answer(process, {"file": str(file), "shape": list(shape), "settings": dict(settings)})
+                answer = self._asked({"file": str(file), "shape": list(shape), "settings": dict(settings)})
         except OSError as error:
-            self.end()
             raise NoAnswer(f"OpenVINO cannot be asked in a process of its own: {error}") from error
-        except BaseException:  # Ctrl-C too: the next file must not get the answer to this one
-            self.end()
-            raise
         if answer:
             raise TrialFailed(f"OpenVINO {self._version} cannot load a file: {answer}")
 
@@ -77,6 +76,17 @@ class Apart:
             self._process.kill()
             self._process.communicate()
         self._process = None
+
+    def _unlock(self) -> None:
+        self._one_at_a_time = threading.Lock()
+
+    def _asked(self, asked: Mapping[str, Any]) -> str:
+        """The answer to a request; after an error, the process ends."""
+        try:
+            return self._answer(self._started(), asked)
+        except BaseException:  # Ctrl-C too: the next file must not get the answer to this one
+            self.end()
+            raise
 
     def _started(self) -> subprocess.Popen[str]:
         """The process. A forked process starts its own, because answers are for one reader."""

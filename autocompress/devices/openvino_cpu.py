@@ -43,6 +43,8 @@ class OpenVinoCpu(Device):
         self._apart = Apart()
         self._refused: dict[str, str] = {}
         """What is wrong with each file, by content key; empty if it can be loaded."""
+        self._unanswered: set[str] = set()
+        """Files without an answer so far; refused the second time, since a hang takes minutes."""
 
     def check(self, config: DeviceConfig) -> list[str]:
         """Checks that OpenVINO is installed, and that there is a processor for each thread."""
@@ -69,7 +71,10 @@ class OpenVinoCpu(Device):
             try:
                 self._apart.load(model, images.shape, asked)
                 self._refused[key] = ""
-            except NoAnswer:  # it may be loaded next time
+            except NoAnswer as failed:  # it may be loaded next time
+                if key in self._unanswered:
+                    self._refused[key] = str(failed)
+                self._unanswered.add(key)
                 raise
             except TrialFailed as failed:
                 self._refused[key] = str(failed)

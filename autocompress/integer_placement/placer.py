@@ -11,8 +11,7 @@ from typing import Any
 
 from autocompress.contract import Deployable, Device
 from autocompress.devices import measure
-from autocompress.devices.lock import MachineLock
-from autocompress.devices.measuring import run_once
+from autocompress.devices.measuring import locked, run_once
 from autocompress.errors import NoAnswer, TrialFailed
 from autocompress.files import digest
 from autocompress.integer_placement.costs import Change, MeasuredCosts, Verdict
@@ -23,7 +22,7 @@ from autocompress.quantization.cutting import placement_time
 from autocompress.quantization.regions import Pattern, Regions
 from autocompress.store import Store
 
-VERSION = "2"
+VERSION = "3"
 WEIGHTS = (1.0, 2.0)
 """Weights of conversions for which the cut is tried as a whole file."""
 SECONDS = 1.0
@@ -83,8 +82,8 @@ class Placer:
         if not patterns or self.device.deterministic:
             return None
         with tempfile.TemporaryDirectory() as name:
-            folder, refused = Path(name), self._key("refused", _whole(network, regions))
-            if (why := self._kept(refused)) is None:
+            folder, refusal = Path(name), self._key("refused", _whole(network, regions))
+            if (why := self._kept(refusal)) is None:
                 try:
                     costs = self._timed(network, regions, patterns, folder)
                     return self._judged(network, regions, costs, folder) if judge and costs is not None else costs
@@ -96,7 +95,7 @@ class Placer:
                     if not (why := self._refusal(network.in_integers(folder / "integers.onnx"))):
                         raise  # the integer file is not the reason
                 self._run_once(network.in_float(folder / "float.onnx"))
-                self.store.put(refused, {}, {"seconds": why})
+                self.store.put(refusal, {}, {"found": why})
         log.warning("layers compute in float, because the file with integers is refused: %s", why)
         return MeasuredCosts([], [], verdict="float")
 
@@ -124,7 +123,7 @@ class Placer:
         return ""
 
     def _run_once(self, file: Deployable) -> None:
-        with MachineLock().shared():  # it gives way to the measurements of other processes
+        with locked(self.device, "shared"):  # it gives way to the measurements of other processes
             run_once(self.device, file, self.config)
 
     def _patterns(
@@ -140,7 +139,7 @@ class Placer:
             for pattern, seconds in timed.items():
                 if found[pattern] is None:
                     found[pattern] = seconds
-                    self.store.put(keys[pattern], {}, {"seconds": list(seconds)})
+                    self.store.put(keys[pattern], {}, {"found": list(seconds)})
         return {pattern: (seconds[0], seconds[1]) for pattern, seconds in found.items() if seconds is not None}
 
     def _changes(self, network: Network, folder: Path) -> tuple[Change, Change] | None:
@@ -151,7 +150,7 @@ class Placer:
             if timed is None:
                 return None
             kept = [asdict(change) for change in timed]
-            self.store.put(key, {}, {"seconds": kept})
+            self.store.put(key, {}, {"found": kept})
         maps, rows = (Change(tuple(change["enter"]), tuple(change["leave"])) for change in kept)
         return maps, rows
 
@@ -160,7 +159,7 @@ class Placer:
         if (kept := self._kept(key)) is None:
             verdict, weight = self._verdict(network, regions, costs, folder)
             kept = [verdict, weight]
-            self.store.put(key, {}, {"seconds": kept})
+            self.store.put(key, {}, {"found": kept})
         return costs.judged(*kept)
 
     def _verdict(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> tuple[Verdict, float]:
@@ -190,6 +189,8 @@ class Placer:
             mixed = network.in_float(file) if floats == everything else network.in_integers(file, floats)
             try:
                 found = measure(self.device, mixed, integers, self.config, seconds=SECONDS)
+            except NoAnswer:  # nothing is known of this file, so no verdict may be kept
+                raise
             except TrialFailed as failed:
                 log.warning("a placement of integers was refused: %s", failed)
                 continue
@@ -202,7 +203,7 @@ class Placer:
 
     def _kept(self, key: str) -> Any:
         found = self.store.get(key) if self.store.has(key) else None
-        return None if found is None else found[1]["seconds"]
+        return None if found is None else found[1]["found"]
 
     def _tell(self, share: float, text: str) -> None:
         if self.progress is not None:

@@ -42,7 +42,8 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
     """The index of the row of each name; empty without rows.
 
     Of equal rows, the more accurate one is chosen, then the cheaper one, then the first. Rows whose
-    intervals of latency overlap with that of the best one count as equal to it. A row without a
+    intervals of latency overlap with that of the best one count as equal to it, unless one of them
+    is surely faster than another. A row without a
     cost is only the cheapest if no row has a cost.
 
     Args:
@@ -60,8 +61,9 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
     every = range(len(rows))
 
     def settled(best: int) -> int:
-        alike = [index for index in every if index == best or _overlap(rows[index], rows[best], cost)]
-        return min(alike, key=lambda index: (lost[index], spent[index]))
+        alike = [index for index in every if _overlap(rows[index], rows[best], cost)]
+        alike = [index for index in alike if not any(_is_surely_faster(rows[other], rows[index]) for other in alike)]
+        return min([best, *alike], key=lambda index: (lost[index], spent[index]))
 
     return {
         TRADE: settled(min(every, key=lambda index: (-worth[index], lost[index], spent[index]))),
@@ -74,11 +76,13 @@ def _overlap(one: Figures, other: Figures, cost: str) -> bool:
     """Whether the 95 % intervals of the latency of two rows overlap; False for other costs."""
     if cost != "latency":
         return False
-    ends = [known(row, f"latency_ratio_{end}") for row in (one, other) for end in ("low", "high")]
-    if any(end is None for end in ends):
-        return False
-    low, high, other_low, other_high = (float(end) for end in ends if end is not None)
-    return low <= other_high and other_low <= high
+    is_known = all(known(row, f"latency_ratio_{end}") is not None for row in (one, other) for end in ("low", "high"))
+    return is_known and not _is_surely_faster(one, other) and not _is_surely_faster(other, one)
+
+
+def _is_surely_faster(one: Figures, other: Figures) -> bool:
+    high, low = known(one, "latency_ratio_high"), known(other, "latency_ratio_low")
+    return high is not None and low is not None and high < low
 
 
 def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:

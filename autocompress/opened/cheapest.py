@@ -77,7 +77,7 @@ def build(opened: Builder, point: Point, file: Path, pause: Callable[[], None] |
 
 
 def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
-    """Builds and exports the cheapest candidates of each method and of all together.
+    """Builds and exports the cheapest candidates of each method and of several together.
 
     A forked process builds some of them. If it fails, this process builds these too.
 

@@ -27,10 +27,11 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class CheapestCandidate:
-    """The lowest costs of a method here, as ratios to the baseline, without training.
+    """The lowest costs of a method, or of several, as ratios to the baseline, without training.
 
     Attributes:
-        label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all together".
+        label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all but ghost",
+            "all together".
         latency_ratio: median of the ratios to the baseline.
         latency_low, latency_high: ends of its 95 % interval.
         energy_ratio: None if the devices of the job do not give energy.

@@ -184,10 +184,12 @@ class JobSpace:
             if isinstance(method, Quantizer):
                 rules[method.name]["bits"] = bits
         transforms = [method for method in self.methods if isinstance(method, Transform)]
-        slow = [method.name for method in transforms if method.stage == Stage.SUBSTITUTE]  # perhaps, on this device
+        # On some devices a substitution is slower than what it replaces.
+        substitutes = [method.name for method in transforms if method.stage == Stage.SUBSTITUTE]
         alone = list(rules.items())
-        if slow and len(alone) > len(slow) + 1:
-            rules[f"all but {' and '.join(slow)}"] = _merged(rule for name, rule in alone if name not in slow)
+        others = [rule for name, rule in alone if name not in substitutes]
+        if substitutes and len(others) > 1:
+            rules[f"all but {' and '.join(substitutes)}"] = _merged(others)
         if len(alone) > 1:
             rules["all together"] = _merged(rule for _, rule in alone)
         quantizers = {method.name for method in self.methods if isinstance(method, Quantizer)}

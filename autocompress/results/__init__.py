@@ -15,8 +15,8 @@ are an interface.
     baseline: a row
     environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
-    out_of_reach: constraints that no candidate meets, not even the cheapest, each {quantity, bound,
-        nearest, candidate}
+    out_of_reach: constraints that neither the cheapest recipes nor any trial meets, each {quantity,
+        bound, nearest, candidate}
     fastest_within_bar: the row of the fastest model that loses at most "points" of accuracy (the
         bound of the job, else 1); it may miss the other constraints; null if there is none. Its
         files are kept.

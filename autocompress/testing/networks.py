@@ -110,12 +110,15 @@ def _moved(result: nn.Module, model: nn.Module) -> list[str]:
     A layer inside of the one that replaced it keeps its name as a prefix.
     """
     there, weights = dict(result.named_modules()), dict(result.named_parameters())
+    known = {name for name, _ in model.named_parameters()}
     found = []
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if name in there or not isinstance(weight, torch.Tensor) or weight.numel() < LEAST_MOVED:
             continue
         for other, tensor in weights.items():
+            if other in known:
+                continue  # this layer kept its name, and may have an equal weight
             if tensor.shape == weight.shape and torch.equal(tensor, weight):
                 found.append(f"{name} is now {other.rpartition('.')[0]}")
                 break

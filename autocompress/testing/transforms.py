@@ -280,7 +280,11 @@ def _check_training(point: Point, result: nn.Module, plan: Plan) -> None:
     del plan
     context = point.context
     student = copy.deepcopy(result).train()
-    fixed = [name for name, module in student.named_modules() if not module.training]
+    given = copy.deepcopy(point.model).train()
+    ignoring = {name for name, module in given.named_modules() if not module.training}  # not by the plugin
+    fixed = [
+        name or "the model" for name, module in student.named_modules() if not (module.training or name in ignoring)
+    ]
     require(not fixed, f"every module must follow train() and eval(); these do not: {', '.join(fixed[:3])}")
     callbacks = point.method.callbacks(student, point.params, context)
     require(

@@ -78,7 +78,7 @@ def figures(rows: Sequence[Row], *, built: bool) -> dict[str, int]:
         "one method": sum(bool(found) for found in good.values()),
         "applies": sum(is_good(row, built=built) for row in methods),
         "agrees, by integers": sum(_agrees(row, "integers") for row in methods),
-        "agrees, by correlation": sum(_agrees(row, "floats") for row in methods),
+        "agrees, by floats": sum(_agrees(row, "floats") for row in methods),
         "agrees, by an older rule": sum("agrees" in row and _agrees(row, None) for row in methods),
         "differs": sum(row["status"] == "applies" and not row.get("agrees", True) for row in methods),
         "refused": sum(row["status"] == "refused" for row in methods),
@@ -109,7 +109,7 @@ def _summary(rows: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
     yield "| rows | one method | pairs |"
     yield "|---|---|---|"
     both = figures(pairs, built=False)
-    agreeing = ("agrees, by integers", "agrees, by correlation", "agrees, by an older rule")
+    agreeing = ("agrees, by integers", "agrees, by floats", "agrees, by an older rule")
     for key in (
         "applies",
         *agreeing,
