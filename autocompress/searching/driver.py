@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autocompress.compute import give_memory_back, long_lived
+from autocompress import heap
+from autocompress.compute import long_lived
 from autocompress.contract import Manager, Pruner, Value
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
@@ -96,7 +97,7 @@ class Driver:
         if (known := read_begun(folder, job.search.storage)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
         self._opened = opener(as_begun(job, known), self._progress)
-        give_memory_back()  # workers start soon, and a baseline may have been trained
+        heap.give_back()  # workers start soon, and a baseline may have been trained
         begun |= decided_with(self._opened.job)
         clock.leave_out(self._opened.training_seconds)
         self._measurer = Measurer.of(job, self._opened.device, plugins)

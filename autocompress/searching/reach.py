@@ -12,7 +12,7 @@ from typing import Any
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Job
-from autocompress.objectives.bounds import bounded_value, met
+from autocompress.objectives.bounds import bounded_value, excess, met
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.objectives.spelling import Bound, spell_bound
 from autocompress.recipes.choosers import Replay
@@ -98,12 +98,8 @@ def out_of_reach(
 def still_out(found: Sequence[OutOfReach], job: Job, rows: Sequence[Row], baseline: Row) -> list[OutOfReach]:
     """Those of ``found`` that no trial meets either."""
     bounds = job.constraints.bounds()
-
-    def is_met(name: str, row: Row) -> bool:
-        value = bounded_value(name, bounds[name], row, baseline)
-        return value is not None and bool(met(BY_NAME[name], value, bounds[name].value))
-
-    return [one for one in found if not any(is_met(one.quantity, row) for row in rows)]
+    reached = {name for row in rows for name, over in excess(bounds, row, baseline).items() if over <= 0}
+    return [one for one in found if one.quantity not in reached]
 
 
 def hopeless(

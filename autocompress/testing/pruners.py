@@ -7,6 +7,7 @@ import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,11 +80,15 @@ def _points(method: Pruner, model: nn.Module) -> list[Params]:
 def _check_point(report: Report, method: Pruner, model: nn.Module, params: Params, pristine: Pruner) -> None:
     state = report.check(prepared, method, model, params)
     couplings = prunable(model, "group")
-    orders = report.check(orders_of, report, method, model, couplings, params, state)
+
+    def orders_by(asked: Pruner, of: Sequence[Coupling]) -> dict[str, list[int]]:
+        return orders_of(report, asked, model, of, params, state)
+
+    orders = report.check(orders_by, method, couplings)
     if orders is not None:
         report.check(check_orders, orders, couplings)
-        report.check(_check_again, report, method, model, couplings, params, state, orders)
-        report.check(_check_apart, report, copy.deepcopy(pristine), model, couplings, params, state, orders)
+        report.check(_check_again, partial(orders_by, method, couplings), method, orders)
+        report.check(_check_apart, partial(orders_by, copy.deepcopy(pristine)), couplings, orders)
     report.check(_check_changed, report, method, model, params, state)
 
 
@@ -99,16 +104,10 @@ def check_orders(orders: Mapping[str, Sequence[int]], couplings: Sequence[Coupli
 
 
 def _check_again(
-    report: Report,
-    method: Pruner,
-    model: nn.Module,
-    couplings: Sequence[Coupling],
-    params: Params,
-    state: Any,
-    orders: Mapping[str, Sequence[int]],
+    ask: Callable[[], Mapping[str, Sequence[int]]], method: Pruner, orders: Mapping[str, Sequence[int]]
 ) -> None:
     with other_draws(12345, method):  # every draw must come from context.seed, not from here
-        again = orders_of(report, method, model, couplings, params, state)
+        again = ask()
     require(
         again == orders,
         f"the orders must be equal for equal context.seed: draw from a generator that is seeded with it{HASHES}",
@@ -116,12 +115,8 @@ def _check_again(
 
 
 def _check_apart(
-    report: Report,
-    method: Pruner,
-    model: nn.Module,
+    ask: Callable[[Sequence[Coupling]], Mapping[str, Sequence[int]]],
     couplings: Sequence[Coupling],
-    params: Params,
-    state: Any,
     orders: Mapping[str, Sequence[int]],
 ) -> None:
     """Asks a new copy of the method, as another process has it, for couplings in other calls.
@@ -129,7 +124,7 @@ def _check_apart(
     The last coupling comes alone, and then all of them from the last to the first.
     """
     for asked in (couplings[-1:], couplings[::-1]):
-        found = orders_of(report, method, model, asked, params, state)
+        found = ask(asked)
         other = [one.name for one in asked if found.get(one.name) != orders.get(one.name)]
         require(
             not other,
